@@ -1,0 +1,87 @@
+# edgeml.fleet: every command that a user or a developer types.
+# Needs: Debian 12 or 13, root or sudo, Python 3.11 or newer, the package registries.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# ---- environments -----------------------------------------------------------------------------------------------
+
+# The collection is used from this checkout, by its full name, without any setting.
+$(VENV)/controller: requirements/controller.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed, $$($(PYTHON) --version) was seen. Set PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq python3-venv; }
+	@echo "Making the controller's environment in $(VENV) (about a minute, once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/controller.txt
+	@collections=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ansible_collections; \
+		mkdir -p "$$collections/edgeml" && ln -sfn "$(CURDIR)" "$$collections/edgeml/fleet"
+	@touch $@
+
+$(VENV)/development: $(VENV)/controller requirements/development.txt requirements/runtime.txt
+	@echo "Adding the test tools to $(VENV) (about a minute, once)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes \
+		--requirement requirements/development.txt --requirement requirements/runtime.txt
+	@touch $@
+
+# ---- use --------------------------------------------------------------------------------------------------------
+
+.PHONY: quickstart
+quickstart: $(VENV)/controller ## Serve two models on this machine: store, mirror, device and checks
+	@$(BIN)/ansible-playbook -i inventories/quickstart edgeml.fleet.quickstart
+
+.PHONY: clean
+clean: ## Remove everything that the quickstart made on this machine, and only that
+	@if [ -e $(VENV)/controller ]; then \
+		$(BIN)/ansible-playbook -i inventories/quickstart edgeml.fleet.remove; fi
+	@rm -rf build/quickstart build/images build/models build/environments inventories/quickstart/fleet.lock.yml $(VENV)
+	@rmdir build 2>/dev/null || true
+
+# ---- development ------------------------------------------------------------------------------------------------
+
+.PHONY: engine
+engine: $(VENV)/controller ## Install and start a Docker Engine here, for the lab, by the role docker_engine
+	@$(BIN)/ansible-playbook -i inventories/quickstart tests/lab/engine.yml
+
+.PHONY: lab
+lab: $(VENV)/development engine ## Start the lab: real hosts of one site, over SSH
+	@$(BIN)/python tests/lab/lab.py up
+
+.PHONY: lab-down
+lab-down: $(VENV)/development ## Remove the lab
+	@$(BIN)/python tests/lab/lab.py down
+
+.PHONY: lint
+lint: $(VENV)/development ## Check style and types
+	@$(BIN)/ruff check && $(BIN)/ruff format --check
+	@$(BIN)/yamllint --strict .
+	@$(BIN)/mypy
+	@$(BIN)/ansible-lint --offline --profile production
+
+.PHONY: test-quick
+test-quick: lint ## Lint, unit, architecture, contract and runtime tests (no lab; under three minutes)
+	@$(BIN)/pytest tests/unit tests/architecture tests/contract runtime/tests
+
+.PHONY: test
+test: lint engine ## Everything, with the fleet in the lab
+	@$(BIN)/pytest tests runtime/tests
+
+.PHONY: lock
+lock: ## Renew the hash-locked requirements from requirements/*.in
+	@$(PYTHON) -m venv build/uv && build/uv/bin/pip install --quiet uv
+	@cd requirements && for name in controller models runtime development; do \
+		../build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+			--no-header $$name.in --output-file $$name.txt; done

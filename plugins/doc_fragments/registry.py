@@ -1,0 +1,32 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Documentation of the option that names a registry (REGISTRY_ARGUMENT in module_utils/_registry.py)."""
+
+from __future__ import annotations
+
+_OPTION = """
+options:
+  {name}:
+    description: {description}
+    type: dict
+    required: true
+    suboptions:
+      address:
+        description: Host, or host and port, without scheme and path. TLS is always used.
+        type: str
+        required: true
+      username:
+        description: User name. Without it the registry is used anonymously.
+        type: str
+      password:
+        description: Password of the user.
+        type: str
+      ca_file:
+        description: PEM file of the certificate authorities to trust, where the module runs. By default the system's.
+        type: path
+"""
+
+
+class ModuleDocFragment:
+    DOCUMENTATION = _OPTION.format(name="registry", description="The registry to publish to.")
+    STORE = _OPTION.format(name="store", description="The registry that is the model store.")

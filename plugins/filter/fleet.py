@@ -1,0 +1,173 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Filters between the inventory, the lock and the roles. Pure functions; each raises a clear error."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import bcrypt
+from ansible.errors import AnsibleFilterError
+from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+
+_ARCHITECTURES = {
+    "x86_64": "amd64",
+    "amd64": "amd64",
+    "aarch64": "arm64",
+    "arm64": "arm64",
+}
+_VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?")
+
+
+def oci_architecture(machine: str) -> str:
+    """Return the OCI name (``amd64``, ``arm64``) of a machine name as the kernel or an inventory gives it."""
+    try:
+        return _ARCHITECTURES[machine]
+    except (KeyError, TypeError):
+        raise AnsibleFilterError(
+            str(
+                FleetError(
+                    "Unknown architecture",
+                    where="edgeml_architecture",
+                    seen=repr(machine),
+                    remedy=f"use one of {', '.join(sorted(_ARCHITECTURES))}",
+                )
+            )
+        ) from None
+
+
+def resolve_release(lock: dict[str, Any], models: list[dict[str, Any]], architecture: str, host: str) -> dict[str, Any]:
+    """Return what a host runs by digest: {"image", "image_size", "models"}, as the module runtime_release takes them.
+
+    `lock` is the content of fleet.lock.yml, `models` the host's edgeml_models. Everything that does not fit is reported
+    at once.
+    """
+    problems = []
+    where = f"host {host}"
+    image = lock.get("images", {}).get("runtime", {})
+    platform = image.get("platforms", {}).get(architecture)
+    if platform is None:
+        problems.append(
+            FleetError(
+                f"The lock has no runtime image for architecture {architecture}",
+                where=where,
+                seen=f"images for {', '.join(image.get('platforms', {})) or 'no architecture'}",
+                remedy="correct edgeml_architecture of the host, or add it to edgeml_architectures and publish again",
+            )
+        )
+    resolved = []
+    names: set[str] = set()
+    for position, model in enumerate(models):
+        name = model.get("name") if isinstance(model, dict) else None
+        place = f"{where}, edgeml_models[{position}]"
+        if not name:
+            problems.append(
+                FleetError("A model has no name", where=place, seen=repr(model), remedy="write {name: MODEL}")
+            )
+            continue
+        if name in names:
+            problems.append(FleetError(f"Model {name} is placed twice", where=place, remedy="remove one of them"))
+            continue
+        names.add(name)
+        entry = lock.get("models", {}).get(name)
+        if entry is None:
+            problems.append(
+                FleetError(
+                    f"Model {name} is not in the lock",
+                    where=place,
+                    seen=f"models in the lock: {', '.join(sorted(lock.get('models', {}))) or 'none'}",
+                    remedy="correct the name, or add the model to edgeml_catalogue and run the playbook "
+                    "edgeml.fleet.publish",
+                )
+            )
+            continue
+        version = model.get("version", entry["version"])
+        if not isinstance(version, str) or not _VERSION.fullmatch(version):
+            problems.append(
+                FleetError(
+                    f"The version of model {name} is not a three-part version",
+                    where=place,
+                    seen=repr(version),
+                    remedy='write it as text with three parts, such as "1.10.0"',
+                )
+            )
+            continue
+        if version != entry["version"]:
+            problems.append(
+                FleetError(
+                    f"Version {version} of model {name} is not in the lock",
+                    where=place,
+                    seen=f"version in the lock: {entry['version']}",
+                    remedy="publish that version, or leave the version out to take the lock's",
+                )
+            )
+            continue
+        objective = model.get("slo", {})
+        resolved.append(
+            {
+                "name": name,
+                "version": entry["version"],
+                "repository": entry["repository"],
+                "digest": entry["blob"]["digest"],
+                "size": entry["blob"]["size"],
+                "golden_cases": entry["golden_cases"],
+                "p95_ms": objective.get("p95_ms"),
+                "protocol": objective.get("protocol", "grpc"),
+            }
+        )
+    if problems:
+        raise AnsibleFilterError("\n".join(str(problem) for problem in problems))
+    return {
+        "image": f"{lock['registry']}/{image['repository']}@{platform['digest']}",
+        "image_size": platform["size"],
+        "models": resolved,
+    }
+
+
+def next_lock(
+    previous: dict[str, Any] | None,
+    registry: str,
+    pushed_images: list[dict[str, Any]],
+    pushed_models: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """Return the lock that follows `previous`: the same if nothing changed, else with a serial one higher.
+
+    `pushed_images` and `pushed_models` are the results of loops over the modules oci_image and model_artifact whose
+    items have a name.
+    """
+    keys = ("version", "repository", "digest", "index", "platforms", "blob", "golden_cases")
+    content = {
+        "registry": registry,
+        "images": {result["item"]["name"]: result["image"] for result in pushed_images},
+        "models": {result["item"]["name"]: {key: result[key] for key in keys} for result in pushed_models},
+    }
+    if previous and {key: previous.get(key) for key in content} == content:
+        return previous
+    return {"serial": int((previous or {}).get("serial", 0)) + 1, **content}
+
+
+def htpasswd(username: str, password: str, current: str = "") -> str:
+    """Return an htpasswd file with one bcrypt line; `current` itself if it already admits exactly this user."""
+    name, _, hashed = current.strip().partition(":")
+    if name == username and "\n" not in current.strip():
+        try:
+            if bcrypt.checkpw(password.encode(), hashed.encode()):
+                return current
+        except ValueError:  # not a bcrypt hash
+            pass
+    return f"{username}:{bcrypt.hashpw(password.encode(), bcrypt.gensalt(10)).decode()}\n"
+
+
+class FilterModule:
+    """Filters of edgeml.fleet."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Return the filters by name."""
+        return {
+            "htpasswd": htpasswd,
+            "next_lock": next_lock,
+            "oci_architecture": oci_architecture,
+            "resolve_release": resolve_release,
+        }

@@ -1,0 +1,111 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Docker Engine through its own command line client, which every host with an engine has."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+
+#: Runs a program: arguments -> (exit code, stdout, stderr), as AnsibleModule.run_command does.
+RunCommand = Callable[[list[str]], tuple[int, str, str]]
+
+
+class DockerEngine:
+    """The host's engine. Every method raises FleetError with the engine's own words."""
+
+    def __init__(self, run_command: RunCommand) -> None:
+        self._run_command = run_command
+
+    def _run(self, arguments: Sequence[str], what: str, remedy: str = "") -> str:
+        code, out, err = self._run_command(["docker", *arguments])
+        if code != 0:
+            raise FleetError(
+                what,
+                where="docker " + " ".join(arguments[:2]),
+                seen=(err or out).strip()[-2000:],
+                remedy=remedy or "see whether the engine runs (docker info) and read its log",
+            )
+        return out
+
+    def _inspect(self, kind: str, name: str) -> dict[str, Any] | None:
+        code, out, err = self._run_command(["docker", kind, "inspect", name])
+        if code == 0:
+            return dict(json.loads(out)[0])
+        if "no such" in err.lower() or "not found" in err.lower():
+            return None
+        raise FleetError(
+            "The Docker Engine does not answer",
+            where=f"docker {kind} inspect {name}",
+            seen=err.strip(),
+            remedy="start the engine; the role docker_engine installs and starts it",
+        )
+
+    def root_directory(self) -> str:
+        """Return the directory that holds the engine's images."""
+        return self._run(["info", "--format", "{{.DockerRootDir}}"], "The Docker Engine does not answer").strip()
+
+    def container(self, name: str) -> dict[str, Any] | None:
+        """Return what `docker container inspect` says, None if there is no such container."""
+        return self._inspect("container", name)
+
+    def has_image(self, reference: str) -> bool:
+        """Return whether the image is listed. A listed image may still be damaged after a power cut."""
+        return self._inspect("image", reference) is not None
+
+    def pull(self, reference: str) -> None:
+        """Pull an image by digest."""
+        self._run(
+            ["pull", "--quiet", reference],
+            f"The image {reference} cannot be pulled",
+            "check that the site mirror is reachable and holds the lock's content (playbook edgeml.fleet.mirror)",
+        )
+
+    def remove_image(self, reference: str) -> None:
+        """Remove an image by reference; absent is fine."""
+        if self.has_image(reference):
+            self._run(["image", "rm", "--force", reference], f"The image {reference} cannot be removed")
+
+    def images_of(self, repository: str) -> list[str]:
+        """Return the references by digest (``repository@sha256:...``) of all images of a repository."""
+        out = self._run(
+            ["image", "ls", "--digests", "--format", "{{.Repository}}@{{.Digest}}", repository],
+            "Images cannot be listed",
+        )
+        return sorted({line for line in out.split() if "@sha256:" in line})
+
+    def create(self, name: str, image: str, options: Sequence[str]) -> None:
+        """Create a container; it is not started."""
+        self._run(
+            ["container", "create", "--pull", "never", "--name", name, *options, image],
+            f"The container {name} cannot be made",
+        )
+
+    def start(self, name: str) -> None:
+        """Start a container."""
+        self._run(["container", "start", name], f"The container {name} cannot be started")
+
+    def stop(self, name: str, seconds: int = 15) -> None:
+        """Stop a container gracefully, by force after `seconds`."""
+        self._run(["container", "stop", "--time", str(seconds), name], f"The container {name} cannot be stopped")
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Rename a container."""
+        self._run(["container", "rename", name, new_name], f"The container {name} cannot be renamed")
+
+    def set_restart_policy(self, name: str, policy: str) -> None:
+        """Set when the engine starts a container again: "no" or "always"."""
+        self._run(["container", "update", "--restart", policy, name], f"The container {name} cannot be updated")
+
+    def remove(self, name: str) -> None:
+        """Remove a container, running or not; absent is fine."""
+        if self.container(name) is not None:
+            self._run(["container", "rm", "--force", name], f"The container {name} cannot be removed")
+
+    def logs(self, name: str, lines: int = 20) -> str:
+        """Return the last lines that the container wrote, oldest first."""
+        code, out, err = self._run_command(["docker", "container", "logs", "--tail", str(lines), name])
+        return (out + err).strip() if code == 0 else ""

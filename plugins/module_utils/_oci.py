@@ -1,0 +1,94 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Names, digests and canonical JSON of OCI content (image specification 1.1, distribution specification 1.1)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Any
+
+from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+
+IMAGE_INDEX = "application/vnd.oci.image.index.v1+json"
+IMAGE_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+IMAGE_CONFIG = "application/vnd.oci.image.config.v1+json"
+LAYER_TAR = "application/vnd.oci.image.layer.v1.tar"
+LAYER_TAR_GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
+
+# CNCF ModelPack (model-spec)
+MODEL_MANIFEST = "application/vnd.cncf.model.manifest.v1+json"
+MODEL_CONFIG = "application/vnd.cncf.model.config.v1+json"
+MODEL_WEIGHT_TAR = "application/vnd.cncf.model.weight.v1.tar"
+MODEL_FILEPATH = "org.cncf.model.filepath"
+
+# Read from registries that hold Docker's own images, never written.
+DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
+DOCKER_LAYER_TAR_GZIP = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+
+MANIFEST_TYPES = (IMAGE_INDEX, IMAGE_MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST)
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
+_TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
+
+
+def sha256_digest(data: bytes) -> str:
+    """Return ``sha256:<hex>`` of `data`."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def check_digest(text: object, where: str) -> str:
+    """Return `text` if it is a ``sha256:<64 lower-case hex>`` digest; raise FleetError that names `where` otherwise."""
+    if isinstance(text, str) and _DIGEST.fullmatch(text):
+        return text
+    raise FleetError(
+        "Not a SHA-256 digest",
+        where=where,
+        seen=repr(text),
+        remedy="give it as sha256: and 64 lower-case hexadecimal digits",
+    )
+
+
+def check_repository(text: object, where: str) -> str:
+    """Return `text` if it is a repository name (distribution specification, "Pulling manifests"); raise FleetError."""
+    if isinstance(text, str) and len(text) <= 255 and _REPOSITORY.fullmatch(text):
+        return text
+    raise FleetError(
+        "Not a repository name",
+        where=where,
+        seen=repr(text),
+        remedy="use lower-case letters, digits and single . _ - between them, parts separated by /",
+    )
+
+
+def check_tag(text: object, where: str) -> str:
+    """Return `text` if it is a tag (distribution specification, "Pulling manifests"); raise FleetError otherwise."""
+    if isinstance(text, str) and _TAG.fullmatch(text):
+        return text
+    raise FleetError(
+        "Not a tag",
+        where=where,
+        seen=repr(text),
+        remedy="use at most 128 letters, digits and . _ -, not starting with . or -",
+    )
+
+
+def canonical_json(value: object) -> bytes:
+    """Return the one UTF-8 encoding of `value` that digests are made of: sorted keys, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def descriptor(
+    media_type: str, data: bytes | None = None, *, digest: str = "", size: int = 0, **extra: Any
+) -> dict[str, Any]:
+    """Return the content descriptor of `data`, or of content known by `digest` and `size` (bytes).
+
+    `extra` adds further descriptor properties such as ``platform``, ``annotations`` or ``artifactType``.
+    """
+    if data is not None:
+        digest, size = sha256_digest(data), len(data)
+    return {"mediaType": media_type, "digest": digest, "size": size, **extra}

@@ -1,0 +1,165 @@
+#!/usr/bin/python
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Copy what a lock names from the model store to a site mirror."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: mirror_sync
+short_description: Copy what a lock names from the model store to a site mirror
+version_added: 0.1.0
+description:
+  - Makes a directory tree hold exactly the images and models that C(fleet.lock.yml) names, for the site's
+    architectures, each verified by its digest. A web server delivers the tree as a read-only OCI registry.
+  - What is served moves to the new content in one step when all of it is there. After any failure the mirror serves
+    what it served before.
+  - An interrupted download is continued by the next run. If nothing is missing, the store is not asked.
+author: edgeml.fleet contributors (@edgeml)
+requirements:
+  - Python 3.11 or newer
+extends_documentation_fragment:
+  - edgeml.fleet.registry.store
+attributes:
+  check_mode:
+    description: Can run in check mode and return changed status without modifying the target.
+    details: Manifests that the mirror lacks are read from the store.
+    support: full
+  diff_mode:
+    description: Returns the files of the served generation before and after.
+    support: full
+  idempotent:
+    description: Does nothing if the tree holds what the lock names.
+    support: full
+options:
+  root:
+    description: Directory of the tree. It is made if it does not exist.
+    type: path
+    required: true
+  lock:
+    description:
+      - Content of C(fleet.lock.yml).
+      - A serial lower than the one that the mirror serves is refused.
+    type: dict
+    required: true
+  architectures:
+    description: Architectures of the site's hosts, named as in OCI. Each image must be in the lock for all of them.
+    type: list
+    elements: str
+    choices: [amd64, arm64]
+    default: [amd64, arm64]
+  keep_generations:
+    description: How many generations to keep, the served one included. Content of others is removed.
+    type: int
+    default: 2
+"""
+
+EXAMPLES = r"""
+- name: Copy what the site's hosts need
+  edgeml.fleet.mirror_sync:
+    root: /var/lib/edgeml/mirror
+    lock: "{{ lookup('ansible.builtin.file', 'fleet.lock.yml') | from_yaml }}"
+    store:
+      address: store.edgeml.internal:5000
+      username: mirror
+      password: "{{ store_password }}"
+      ca_file: /etc/edgeml/tls/ca.crt
+"""
+
+RETURN = r"""
+generation:
+  description: Serial of the lock that the mirror serves.
+  returned: success
+  type: int
+  sample: 3
+blobs_fetched:
+  description: Number of blobs copied.
+  returned: success
+  type: int
+  sample: 4
+bytes_fetched:
+  description: Bytes transferred for them; less than their size where an interrupted copy was continued.
+  returned: success
+  type: int
+  sample: 61203441
+blobs_total:
+  description: Number of blobs that the lock leads to.
+  returned: success
+  type: int
+  sample: 17
+bytes_total:
+  description: Their bytes.
+  returned: success
+  type: int
+  sample: 131072000
+removed_blobs:
+  description: Number of blobs removed because no kept generation refers to them.
+  returned: success
+  type: int
+  sample: 0
+what:
+  description: What went wrong.
+  returned: failure
+  type: str
+  sample: The lock is older than what the mirror serves
+where:
+  description: The file or address that it concerns.
+  returned: failure
+  type: str
+  sample: /var/lib/edgeml/mirror/current
+seen:
+  description: What was seen there.
+  returned: failure
+  type: str
+  sample: serial 3 in the lock, 4 on the mirror
+remedy:
+  description: What to do.
+  returned: failure
+  type: str
+  sample: use the newest fleet.lock.yml; to go back, publish the older content again under a higher serial
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror import synchronize
+from ansible_collections.edgeml.fleet.plugins.module_utils._registry import REGISTRY_ARGUMENT, Registry
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "root": {"type": "path", "required": True},
+            "store": REGISTRY_ARGUMENT,
+            "lock": {"type": "dict", "required": True},
+            "architectures": {
+                "type": "list",
+                "elements": "str",
+                "choices": ["amd64", "arm64"],
+                "default": ["amd64", "arm64"],
+            },
+            "keep_generations": {"type": "int", "default": 2},
+        },
+        supports_check_mode=True,
+    )
+    options = module.params
+    try:
+        summary = synchronize(
+            Path(options["root"]),
+            Registry.from_options(options["store"]),
+            options["lock"],
+            options["architectures"],
+            options["keep_generations"],
+            write=not module.check_mode,
+        )
+    except FleetError as error:
+        module.fail_json(**error.as_result())
+    result = asdict(summary)
+    diff = {"before": "\n".join(result.pop("before")) + "\n", "after": "\n".join(result.pop("after")) + "\n"}
+    module.exit_json(diff=diff, **result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+#!/usr/bin/python
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Publish a model in an OCI registry."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: model_artifact
+short_description: Publish a model in an OCI registry
+version_added: 0.1.0
+description:
+  - Packs a model directory, and a C(model.json) made of the options, into one tar that depends on nothing but the
+    content, and pushes it once under two manifests.
+  - The first is a CNCF ModelPack manifest, tagged with the version. The second, tagged with the version and C(-image),
+    is an image index with one small image for each architecture, for hosts that have nothing but a container engine.
+  - The result is the model's entry in C(fleet.lock.yml).
+author: edgeml.fleet contributors (@edgeml)
+requirements:
+  - Python 3.11 or newer
+extends_documentation_fragment:
+  - edgeml.fleet.registry
+attributes:
+  check_mode:
+    description: Can run in check mode and return changed status without modifying the target.
+    support: full
+  diff_mode:
+    description: Returns the digests behind the two tags before and after.
+    support: full
+  idempotent:
+    description: Sends nothing if the registry holds the same content under both tags.
+    support: full
+options:
+  source:
+    description:
+      - Directory whose whole content becomes the model. It holds regular files and directories only.
+    type: path
+    required: true
+  name:
+    description: Name under which clients ask for the model. Lower-case letters and digits, with C(. _ -) between them.
+    type: str
+    required: true
+  version:
+    description: Three-part version such as V("1.4.0"), quoted. Numbers are refused.
+    type: raw
+    required: true
+  platform:
+    description: Platform of the Open Inference Protocol that loads the file.
+    type: str
+    choices: [onnxruntime_onnx]
+    default: onnxruntime_onnx
+  file:
+    description: The file in O(source) that the platform loads.
+    type: str
+    default: model.onnx
+  repository:
+    description: Repository in the registry.
+    type: str
+    required: true
+  architectures:
+    description: Architectures that get an image, named as in OCI.
+    type: list
+    elements: str
+    choices: [amd64, arm64]
+    default: [amd64, arm64]
+"""
+
+EXAMPLES = r"""
+- name: Publish the digits classifier
+  edgeml.fleet.model_artifact:
+    source: models/digits
+    name: digits
+    version: "1.0.0"
+    repository: edgeml/models/digits
+    registry:
+      address: store.edgeml.internal:5000
+      username: publisher
+      password: "{{ store_password }}"
+      ca_file: /etc/edgeml/tls/ca.crt
+  register: digits
+"""
+
+RETURN = r"""
+version:
+  description: Version of the model.
+  returned: success
+  type: str
+  sample: 1.0.0
+repository:
+  description: Repository in the registry.
+  returned: success
+  type: str
+  sample: edgeml/models/digits
+digest:
+  description: Digest of the ModelPack manifest.
+  returned: success
+  type: str
+  sample: sha256:9c1d0e6bd4f6a4b4ac0f1a2a4c5ba0b6b6a6b27ad5c7dd2c88b2cc4bc3b5d9a1
+index:
+  description: Digest of the image index.
+  returned: success
+  type: str
+  sample: sha256:1f4e2c5ab0c3d19f0e7b8a6d5c4b3a29181706f5e4d3c2b1a09f8e7d6c5b4a39
+platforms:
+  description: Digest of each architecture's image manifest, and the bytes of manifest, configuration and layer.
+  returned: success
+  type: dict
+  sample:
+    amd64: {digest: "sha256:5d0f8c6f1b1c6b3f4a3e2d1c0b9a8f7e6d5c4b3a291807f6e5d4c3b2a1908f7e", size: 58731}
+    arm64: {digest: "sha256:7b9a1c3d5e7f90123456789abcdef0123456789abcdef0123456789abcdef012", size: 58731}
+blob:
+  description: Digest and bytes of the model's tar.
+  returned: success
+  type: dict
+  sample: {digest: "sha256:3e2d1c0b9a8f7e6d5c4b3a291807f6e5d4c3b2a1908f7e5d0f8c6f1b1c6b3f4a", size: 58368}
+golden_cases:
+  description: Number of golden cases in the model, that is of files C(golden/*.json).
+  returned: success
+  type: int
+  sample: 10
+what:
+  description: What went wrong.
+  returned: failure
+  type: str
+  sample: The registry refused the user name and password
+where:
+  description: The file or address that it concerns.
+  returned: failure
+  type: str
+  sample: https://store.edgeml.internal:5000/v2/edgeml/models/digits/manifests/1.0.0
+seen:
+  description: What was seen there.
+  returned: failure
+  type: str
+  sample: HTTP 401, user name publisher
+remedy:
+  description: What to do.
+  returned: failure
+  type: str
+  sample: correct the user name or the password
+"""
+
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._model_artifact import FORMATS, Model, publish_model
+from ansible_collections.edgeml.fleet.plugins.module_utils._registry import REGISTRY_ARGUMENT, Registry
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "source": {"type": "path", "required": True},
+            "name": {"type": "str", "required": True},
+            "version": {"type": "raw", "required": True},
+            "platform": {"type": "str", "choices": list(FORMATS), "default": "onnxruntime_onnx"},
+            "file": {"type": "str", "default": "model.onnx"},
+            "repository": {"type": "str", "required": True},
+            "registry": REGISTRY_ARGUMENT,
+            "architectures": {
+                "type": "list",
+                "elements": "str",
+                "choices": ["amd64", "arm64"],
+                "default": ["amd64", "arm64"],
+            },
+        },
+        supports_check_mode=True,
+    )
+    options = module.params
+    model = Model(options["name"], options["version"], options["platform"], Path(options["source"]), options["file"])
+    try:
+        changed, entry, before = publish_model(
+            model,
+            options["architectures"],
+            Registry.from_options(options["registry"]),
+            options["repository"],
+            send=not module.check_mode,
+        )
+    except FleetError as error:
+        module.fail_json(**error.as_result())
+    after = {model.version: entry["digest"], f"{model.version}-image": entry["index"]}
+    diff = {"before": _lines(before), "after": _lines(after)}
+    golden_cases = len(list(model.source.glob("golden/*.json")))
+    module.exit_json(changed=changed, diff=diff, golden_cases=golden_cases, **entry)
+
+
+def _lines(tags: dict[str, str | None]) -> str:
+    return "".join(f"{tag}: {digest}\n" for tag, digest in tags.items() if digest)
+
+
+if __name__ == "__main__":
+    main()

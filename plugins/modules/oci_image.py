@@ -1,0 +1,328 @@
+#!/usr/bin/python
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Assemble a container image from a recipe and push it."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: oci_image
+short_description: Assemble a container image without a container engine
+version_added: 0.1.0
+author:
+  - edgeml.fleet contributors
+description:
+  - Makes an OCI image for several architectures from Debian packages, hash-locked Python wheels and files, and pushes
+    it to a registry or writes it to a file for C(docker load).
+  - Needs neither Docker nor emulation nor root, because nothing of the image is installed or executed for a foreign
+    architecture.
+  - The same inputs give the same digests, on any machine with the same zlib. What was built before is found in the
+    cache; Debian packages newer than those in the cache are taken only with O(rebuild=true) or a changed recipe.
+  - Layers are V(base), V(python) and V(files). They are compressed with gzip, which every Docker Engine reads.
+requirements:
+  - The programs mmdebstrap and dpkg-deb, unless O(base_image) is given.
+  - The Python library packaging, and pip or venv, for images with Python. The Python that runs Ansible has them, see
+    C(ansible_playbook_python).
+attributes:
+  check_mode:
+    support: partial
+    description: Can check the registry and the archive.
+    details:
+      - Nothing is built, pushed or written. An image that is not in the cache counts as changed, without digests.
+  diff_mode:
+    support: none
+    description: Will return details on what has changed.
+  idempotent:
+    support: full
+    description: When run twice in a row with the same arguments, the second call changes nothing.
+options:
+  recipe:
+    description:
+      - The content of the image. Unknown keys are refused.
+      - RV(ignore:base) is a mapping of C(suite), C(packages) (exactly the Debian packages whose files are in the image;
+        dependencies are not followed), C(remove) and C(keep) (path patterns; what is kept wins), C(users) (list of
+        C(name), C(uid), C(gid), C(home)) and C(mirror) (address of a Debian mirror; by default that of mmdebstrap).
+      - RV(ignore:python) is a mapping of C(version), C(requirements) (a lock file with hashes, below O(source_root)),
+        C(target) (directory in the image for C(PYTHONPATH)), C(exclude) (distribution to the reason why it is left
+        out) and C(remove) (path patterns below the target).
+      - RV(ignore:files) is a list of C(source) (file or directory below O(source_root)) and C(target). Directories
+        C(tests) and C(__pycache__) are left out.
+      - RV(ignore:config) is a mapping of C(user) (numeric), C(entrypoint), C(command), C(environment),
+        C(exposed_ports), C(labels) and C(working_directory).
+      - In path patterns C(*) stays within one name, C(**) does not, a pattern without C(/) matches a name anywhere,
+        and what matches a directory matches all that is in it.
+    type: dict
+    required: true
+  source_root:
+    description: Directory where relative paths of the recipe begin.
+    type: path
+  architectures:
+    description: Architectures of the image, as OCI names them.
+    type: list
+    elements: str
+    choices: [amd64, arm64]
+    default: [amd64, arm64]
+  cache:
+    description: Directory for layers that were built. Builds in the same directory wait for each other.
+    type: path
+    required: true
+  rebuild:
+    description: Build all layers again, with the newest Debian packages of the suite.
+    type: bool
+    default: false
+  base_image:
+    description:
+      - Build upon this image, C(registry/repository@sha256:<digest of the index>), instead of the recipe's Debian
+        packages. It must have all O(architectures), and Python of the recipe's version if the recipe has Python.
+    type: str
+  base_username:
+    description: User name for the registry of O(base_image).
+    type: str
+  base_password:
+    description: Password for the registry of O(base_image).
+    type: str
+  base_ca_file:
+    description: PEM file of the certificate authorities to trust for the registry of O(base_image).
+    type: path
+  registry:
+    description: Registry to push the image to.
+    type: dict
+    suboptions:
+      address:
+        description: Host and optional port.
+        type: str
+        required: true
+      username:
+        description: User name.
+        type: str
+      password:
+        description: Password.
+        type: str
+      ca_file:
+        description: PEM file of the certificate authorities to trust instead of the system's.
+        type: path
+  repository:
+    description: Repository that the image is pushed to.
+    type: str
+  tag:
+    description: Tag that the image index gets in O(repository).
+    type: str
+    default: latest
+  archive:
+    description: File to write for C(docker load), for one architecture.
+    type: dict
+    suboptions:
+      path:
+        description: Path of the file, in a directory that exists.
+        type: path
+        required: true
+      architecture:
+        description: One of O(architectures).
+        type: str
+        choices: [amd64, arm64]
+        required: true
+      name:
+        description: Name that the engine gives the image, C(repository:tag). Without it, it has its ID only.
+        type: str
+"""
+
+EXAMPLES = r"""
+- name: Publish the runtime image for both architectures
+  edgeml.fleet.oci_image:
+    recipe: "{{ lookup('ansible.builtin.file', '../runtime/image/image.yml') | from_yaml }}"
+    source_root: "{{ playbook_dir }}/.."
+    cache: "{{ playbook_dir }}/../build/images"
+    registry:
+      address: store.edgeml.internal:5000
+      username: publisher
+      password: "{{ store_password }}"
+      ca_file: /etc/edgeml/ca.crt
+    repository: edgeml/runtime
+    tag: 0.1.0
+  register: runtime
+
+- name: Write the image of a registry for an engine that has none yet
+  edgeml.fleet.oci_image:
+    recipe:
+      base:
+        suite: trixie
+        packages: [base-files, docker-registry, libc6]
+      config:
+        user: "65532:65532"
+        entrypoint: [/usr/bin/docker-registry]
+        command: [serve, /etc/edgeml/registry.yml]
+    architectures: [amd64]
+    cache: /var/cache/edgeml/images
+    archive:
+      path: /var/cache/edgeml/registry.tar
+      architecture: amd64
+      name: edgeml/model-store:local
+"""
+
+RETURN = r"""
+image:
+  description: The image's entry in fleet.lock.yml; sizes are bytes of manifest, configuration and layers.
+  returned: success, unless in check mode when the image is not in the cache
+  type: dict
+  sample:
+    repository: edgeml/runtime
+    digest: sha256:4a5b6c7d8e9f4a5b6c7d8e9f4a5b6c7d8e9f4a5b6c7d8e9f4a5b6c7d8e9f4a5b
+    platforms:
+      amd64:
+        digest: sha256:0a1b2c3d4e5f0a1b2c3d4e5f0a1b2c3d4e5f0a1b2c3d4e5f0a1b2c3d4e5f0a1b
+        size: 51234567
+image_ids:
+  description: Digest of the image's configuration by architecture, which is the image's ID in a Docker Engine.
+  returned: as image
+  type: dict
+  sample:
+    amd64: sha256:1a2b3c4d5e6f1a2b3c4d5e6f1a2b3c4d5e6f1a2b3c4d5e6f1a2b3c4d5e6f1a2b
+layers:
+  description: The layers by architecture, lowest first; sizes in bytes, RV(ignore:uncompressed_size) null if unknown.
+  returned: as image
+  type: dict
+  sample:
+    amd64:
+      - purpose: base
+        digest: sha256:9f8e7d6c5b4a9f8e7d6c5b4a9f8e7d6c5b4a9f8e7d6c5b4a9f8e7d6c5b4a9f8e
+        size: 14123456
+        uncompressed_size: 38123456
+packages:
+  description: Versions of the Debian packages and Python distributions in the image, by architecture.
+  returned: as image
+  type: dict
+  sample:
+    amd64:
+      libc6: 2.41-12
+      numpy: 2.4.6
+"""
+
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._image import Assembly, Image
+from ansible_collections.edgeml.fleet.plugins.module_utils._image_cache import LayerCache, NotBuiltError
+from ansible_collections.edgeml.fleet.plugins.module_utils._image_delivery import (
+    is_archived,
+    is_pushed,
+    push,
+    write_archive,
+)
+from ansible_collections.edgeml.fleet.plugins.module_utils._image_recipe import parse_recipe
+from ansible_collections.edgeml.fleet.plugins.module_utils._image_upstream import UpstreamImage
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci import check_repository, check_tag, sha256_digest
+from ansible_collections.edgeml.fleet.plugins.module_utils._registry import REGISTRY_ARGUMENT, Registry
+
+
+def run(options: dict[str, Any], *, check_mode: bool) -> dict[str, Any]:
+    """Assemble and deliver the image that the module's `options` describe; return the module's result."""
+    recipe = parse_recipe(options["recipe"])
+    source_root = Path(options["source_root"] or ".")
+    archive = options["archive"]
+    repository = options["repository"] or ""
+    registry = None
+    if options["registry"]:
+        check_repository(repository, "repository")
+        check_tag(options["tag"], "tag")
+        registry = Registry.from_options(options["registry"])
+        registry.ping()  # before minutes of work
+    if archive and archive["architecture"] not in options["architectures"]:
+        raise FleetError(
+            "The image is not assembled for the archive's architecture",
+            where="archive.architecture",
+            seen=archive["architecture"],
+            remedy="name it in architectures too",
+        )
+    cache = LayerCache(Path(options["cache"]), rebuild=options["rebuild"], build=not check_mode)
+    with cache.locked(), cache.work_directory() as work:
+        upstream = None
+        if options["base_image"]:
+            upstream = UpstreamImage(
+                options["base_image"],
+                cache,
+                username=options["base_username"] or "",
+                password=options["base_password"] or "",
+                ca_file=options["base_ca_file"] or "",
+            )
+        try:
+            image = Assembly(recipe, source_root, cache, upstream, work).image(options["architectures"])
+        except NotBuiltError:
+            return {"changed": True}
+        changed = False
+        if registry and check_mode:
+            changed |= not is_pushed(image, registry, repository, options["tag"])
+        elif registry:
+            changed |= push(image, registry, repository, options["tag"], upstream)
+        if archive:
+            write = is_archived if check_mode else write_archive
+            outcome = write(image.platforms[archive["architecture"]], Path(archive["path"]), archive["name"] or "")
+            changed |= outcome is not check_mode
+    return {"changed": changed, **_described(image, repository)}
+
+
+def _described(image: Image, repository: str) -> dict[str, Any]:
+    platforms = image.platforms.items()
+    return {
+        "image": image.lock_entry(repository),
+        "image_ids": {architecture: sha256_digest(platform.config) for architecture, platform in platforms},
+        "layers": {
+            architecture: [
+                {
+                    "purpose": layer.purpose,
+                    "digest": layer.file.digest,
+                    "size": layer.file.size,
+                    "uncompressed_size": layer.file.uncompressed_size,
+                }
+                for layer in platform.layers
+            ]
+            for architecture, platform in platforms
+        },
+        "packages": {architecture: dict(platform.packages) for architecture, platform in platforms},
+    }
+
+
+def main() -> None:
+    """Run the module."""
+    architectures = ["amd64", "arm64"]
+    module = AnsibleModule(
+        argument_spec={
+            "recipe": {"type": "dict", "required": True},
+            "source_root": {"type": "path"},
+            "architectures": {
+                "type": "list",
+                "elements": "str",
+                "choices": architectures,
+                "default": architectures,
+            },
+            "cache": {"type": "path", "required": True},
+            "rebuild": {"type": "bool", "default": False},
+            "base_image": {"type": "str"},
+            "base_username": {"type": "str"},
+            "base_password": {"type": "str", "no_log": True},
+            "base_ca_file": {"type": "path"},
+            "registry": {**REGISTRY_ARGUMENT, "required": False},
+            "repository": {"type": "str"},
+            "tag": {"type": "str", "default": "latest"},
+            "archive": {
+                "type": "dict",
+                "options": {
+                    "path": {"type": "path", "required": True},
+                    "architecture": {"type": "str", "choices": architectures, "required": True},
+                    "name": {"type": "str"},
+                },
+            },
+        },
+        required_one_of=[("registry", "archive")],
+        required_together=[("registry", "repository"), ("base_username", "base_password")],
+        supports_check_mode=True,
+    )
+    try:
+        module.exit_json(**run(module.params, check_mode=module.check_mode))
+    except FleetError as error:
+        module.fail_json(**error.as_result())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+#!/usr/bin/python
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Make one release of the inference runtime the active one on this host."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: runtime_release
+short_description: Make a release of the inference runtime active on a host
+version_added: 0.1.0
+author:
+  - edgeml.fleet contributors (@edgeml)
+description:
+  - Takes the whole desired release (image and models by digest, configuration, objectives) and brings the host there
+    as one transaction that runs on the host.
+  - "The steps: compare, stage (pull the image, fetch and verify the models), start a candidate on private sockets,
+    check it (ready, golden outputs, latency objective), switch, commit."
+  - Until the switch the release that serves is not touched. If the new one does not become ready after the switch,
+    the old one is started again.
+requirements:
+  - Docker Engine 20.10 or newer with its command line client
+options:
+  state:
+    description: V(active) makes the release active, V(absent) removes the runtime, its models and its images.
+    type: str
+    choices: [active, absent]
+    default: active
+  image:
+    description: Reference of the image by the digest of the manifest for this host's architecture.
+    type: str
+  image_size:
+    description: Bytes of the image as transferred, to check the disk.
+    type: int
+    default: 0
+  models:
+    description: Models to serve.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: Name under which the model is served.
+        type: str
+        required: true
+      version:
+        description: Version, three parts.
+        type: str
+        required: true
+      repository:
+        description: Repository of the model in the registry that O(image) names.
+        type: str
+        required: true
+      digest:
+        description: Digest of the model's tar blob.
+        type: str
+        required: true
+      size:
+        description: Bytes of the blob.
+        type: int
+        required: true
+      golden_cases:
+        description: Number of golden cases that the model brings.
+        type: int
+        default: 0
+      p95_ms:
+        description: Latency objective in milliseconds that the candidate has to meet. No objective if omitted.
+        type: float
+      protocol:
+        description: Protocol through which the objective is measured.
+        type: str
+        choices: [grpc, rest]
+        default: grpc
+  configuration:
+    description: The runtime's configuration without its models.
+    type: dict
+    default: {}
+  secrets_directory:
+    description: Directory on the host with certificate, key and token, mounted read-only at the same path.
+    type: path
+    default: ""
+  memory_mb:
+    description: Memory limit of the container in MiB. V(0) sets none.
+    type: int
+    default: 0
+  ca_file:
+    description: Certificate authority of the registry, on the host.
+    type: path
+    default: ""
+  root:
+    description: Directory on the host for models, releases and state.
+    type: path
+    default: /var/lib/edgeml
+  start_timeout:
+    description: Seconds that a container may take to become ready.
+    type: float
+    default: 60
+attributes:
+  check_mode:
+    description: Says what would change.
+    support: full
+  diff_mode:
+    description: Shows the active and the desired release.
+    support: full
+  idempotent:
+    description: Nothing is done if the release is active, running and ready.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Serve one model
+  edgeml.fleet.runtime_release:
+    image: registry.edgeml.internal:5443/edgeml/runtime@{{ runtime_digest }}
+    ca_file: /etc/docker/certs.d/registry.edgeml.internal:5443/ca.crt
+    models:
+      - name: digits
+        version: 1.0.0
+        repository: edgeml/models/digits
+        digest: sha256:9834876dcfb05cb167a5c24953eba58c4ac89b1adf57f28f2f9d09af107ee8f0
+        size: 61440
+        p95_ms: 5
+    configuration:
+      listen: {rest: ["127.0.0.1:8000"], grpc: ["127.0.0.1:8001"], metrics: ["127.0.0.1:8002"]}
+
+- name: Remove the runtime
+  edgeml.fleet.runtime_release:
+    state: absent
+"""
+
+RETURN = r"""
+release:
+  description: The active release, or in check mode the one that would be.
+  returned: success
+  type: dict
+  sample:
+    id: 3b1f9c0d
+    image: registry.edgeml.internal:5443/edgeml/runtime@sha256:5f70bf18
+    models: [{name: digits, version: 1.0.0, digest: "sha256:9834876d"}]
+steps:
+  description: In check mode, what would be done.
+  returned: success
+  type: list
+  elements: str
+  sample: ["fetch model digits 1.0.0", "switch to release 3b1f9c0d"]
+what:
+  description: What went wrong.
+  returned: failure
+  type: str
+  sample: Port 8000 is already taken
+where:
+  description: The file, address or path concerned.
+  returned: failure
+  type: str
+  sample: 127.0.0.1:8000
+seen:
+  description: What was seen there.
+  returned: failure
+  type: str
+  sample: Address already in use
+remedy:
+  description: What to do next.
+  returned: failure
+  type: str
+  sample: stop the program that listens there
+"""
+
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.edgeml.fleet.plugins.module_utils._engine import DockerEngine
+from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._release import Desired, Model, Release
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "state": {"type": "str", "choices": ["active", "absent"], "default": "active"},
+            "image": {"type": "str"},
+            "image_size": {"type": "int", "default": 0},
+            "models": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "version": {"type": "str", "required": True},
+                    "repository": {"type": "str", "required": True},
+                    "digest": {"type": "str", "required": True},
+                    "size": {"type": "int", "required": True},
+                    "golden_cases": {"type": "int", "default": 0},
+                    "p95_ms": {"type": "float"},
+                    "protocol": {"type": "str", "choices": ["grpc", "rest"], "default": "grpc"},
+                },
+            },
+            "configuration": {"type": "dict", "default": {}},
+            "secrets_directory": {"type": "path", "default": "", "no_log": False},
+            "memory_mb": {"type": "int", "default": 0},
+            "ca_file": {"type": "path", "default": ""},
+            "root": {"type": "path", "default": "/var/lib/edgeml"},
+            "start_timeout": {"type": "float", "default": 60},
+        },
+        required_if=[("state", "active", ["image"])],
+        supports_check_mode=True,
+    )
+    options = module.params
+    release = Release(
+        DockerEngine(module.run_command), Path(options["root"]), options["ca_file"], options["start_timeout"]
+    )
+    try:
+        if options["state"] == "absent":
+            result = release.remove(module.check_mode)
+        else:
+            desired = Desired(
+                image=options["image"],
+                image_size=options["image_size"],
+                models=tuple(Model(**model) for model in options["models"]),
+                configuration=options["configuration"],
+                secrets_directory=options["secrets_directory"],
+                memory_mb=options["memory_mb"],
+            )
+            result = release.converge(desired, module.check_mode)
+    except FleetError as error:
+        module.fail_json(**error.as_result())
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,8 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m edgeml_runtime``."""
+
+from edgeml_runtime.command import main
+
+if __name__ == "__main__":
+    main()

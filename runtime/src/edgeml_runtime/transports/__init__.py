@@ -1,0 +1,3 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Bytes in, bytes out: listeners, paths, status codes, authorisation."""

@@ -1,0 +1,30 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The metrics listener: ``GET /metrics``."""
+
+from edgeml_runtime.metrics import Metrics
+from edgeml_runtime.transports.credentials import is_authorised
+from edgeml_runtime.transports.http import Receive, Scope, Send, header, respond
+
+_TEXT = (b"content-type", b"text/plain; charset=utf-8")
+
+
+class MetricsApplication:
+    """The ASGI application of the metrics listeners."""
+
+    def __init__(self, metrics: Metrics, token: str | None) -> None:
+        self._metrics = metrics
+        self._token = token
+
+    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["path"] != "/metrics":
+            await respond(send, 404, [_TEXT], b"metrics are at /metrics\n")
+        elif scope["method"] != "GET":
+            await respond(send, 405, [_TEXT, (b"allow", b"GET")], b"only GET is allowed\n")
+        elif not is_authorised(self._token, header(scope, b"authorization")):
+            headers = [_TEXT, (b"www-authenticate", b"Bearer")]
+            await respond(send, 401, headers, b"a valid bearer token is required\n")
+        else:
+            exposition = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
+            await respond(send, 200, [exposition], self._metrics.exposition())

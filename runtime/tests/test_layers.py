@@ -1,0 +1,51 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The direction of knowledge: transports know codecs, codecs know no transport, the engine knows neither."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "src" / "edgeml_runtime"
+FORBIDDEN = {
+    "engine": ("edgeml_runtime.codecs", "edgeml_runtime.transports", "grpc", "uvicorn", "orjson", "google"),
+    "codecs": ("edgeml_runtime.transports", "edgeml_runtime.engine", "grpc", "uvicorn", "onnxruntime"),
+    "transports": ("onnxruntime", "numpy", "google"),
+}
+
+
+def imports(file: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+def reaches(module: str, forbidden: str) -> bool:
+    return module == forbidden or module.startswith(forbidden + ".")
+
+
+@pytest.mark.parametrize("layer", sorted(FORBIDDEN))
+def test_layer(layer: str) -> None:
+    files = [file for file in (PACKAGE / layer).glob("*.py") if not file.name.endswith("_pb2.py")]
+    assert len(files) > 2
+    for file in files:
+        for module in imports(file):
+            for forbidden in FORBIDDEN[layer]:
+                assert not reaches(module, forbidden), f"{file.name} imports {module}"
+
+
+def test_only_one_file_knows_grpcio() -> None:
+    knowing = {file.name for file in PACKAGE.rglob("*.py") if any(reaches(name, "grpc") for name in imports(file))}
+    assert knowing == {"grpc.py"}
+
+
+def test_standard_library_and_declared_dependencies_only() -> None:
+    declared = {"edgeml_runtime", "google", "grpc", "numpy", "onnxruntime", "orjson", "prometheus_client", "uvicorn"}
+    used = {name.partition(".")[0] for file in PACKAGE.rglob("*.py") for name in imports(file)}
+    assert used - sys.stdlib_module_names == declared | {"uvloop"}

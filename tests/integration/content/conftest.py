@@ -1,0 +1,159 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Fixtures of the content tests: a real registry and a real nginx with the role's configuration."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import bcrypt
+import jinja2
+import pytest
+import trustme
+import yaml
+from ansible_collections.edgeml.fleet.tests.integration.content.support import (
+    PACKAGES,
+    REPOSITORY_ROOT,
+    UNPRIVILEGED,
+    Authority,
+    Link,
+    SiteMirror,
+    Store,
+    free_port,
+    wait_for,
+)
+
+
+@pytest.fixture(scope="session")
+def programs() -> Path:
+    """Return a directory with Debian's registry and nginx, unpacked and not installed: no service is started."""
+    release = platform.freedesktop_os_release()["VERSION_CODENAME"]
+    target = REPOSITORY_ROOT / "build" / "cache" / f"content-programs-{release}"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as name:
+            work = Path(name)
+            # Package lists of its own: works for every user, and on a machine whose lists are old or missing.
+            (work / "lists" / "partial").mkdir(parents=True)
+            (work / "cache" / "archives" / "partial").mkdir(parents=True)
+            apt = ["apt-get", "-q", "-o", f"Dir::State::Lists={work}/lists", "-o", f"Dir::Cache={work}/cache"]
+            apt += ["-o", f"APT::Sandbox::User={os.environ.get('USER', '')}"]
+            subprocess.run([*apt, "update"], check=True)
+            subprocess.run([*apt, "download", *PACKAGES], check=True, cwd=work)
+            for package in work.glob("*.deb"):
+                subprocess.run(["dpkg-deb", "-x", package, work / "unpacked"], check=True)
+            (work / "unpacked").rename(target)
+    return target
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    directory = tmp_path_factory.mktemp("tls")
+    ca = trustme.CA()
+    server = ca.issue_cert("127.0.0.1", "localhost")
+    found = Authority(directory / "ca.crt", directory / "server.crt", directory / "server.key")
+    ca.cert_pem.write_to_path(str(found.ca_file))
+    found.certificate.write_bytes(b"".join(blob.bytes() for blob in server.cert_chain_pems))
+    server.private_key_pem.write_to_path(str(found.key))
+    return found
+
+
+@pytest.fixture(scope="session")
+def store(programs: Path, authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    directory = tmp_path_factory.mktemp("store")
+    port = free_port()
+    found = Store(f"127.0.0.1:{port}", str(authority.ca_file), directory / "storage")
+    secret = bcrypt.hashpw(found.password.encode(), bcrypt.gensalt(4)).decode()
+    (directory / "htpasswd").write_text(f"{found.username}:{secret}\n")
+    settings = {
+        "version": "0.1",
+        "log": {"level": "warn"},
+        "storage": {"filesystem": {"rootdirectory": str(found.storage)}},
+        "http": {
+            "addr": f"127.0.0.1:{port}",
+            "secret": "the same after a restart",
+            "tls": {"certificate": str(authority.certificate), "key": str(authority.key)},
+        },
+        "auth": {"htpasswd": {"realm": "store", "path": str(directory / "htpasswd")}},
+    }
+    (directory / "config.yml").write_text(yaml.safe_dump(settings))
+    with (directory / "log").open("wb") as log:
+        command = [programs / "usr/bin/docker-registry", "serve", directory / "config.yml"]
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        wait_for(port, process)
+        yield found
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture(scope="session")
+def web_server(programs: Path, authority: Authority) -> Iterator[SiteMirror]:
+    """Run nginx with the role's configuration; only the paths of its container are replaced."""
+    template = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)  # noqa: S701
+    source = (REPOSITORY_ROOT / "roles/site_mirror/templates/nginx.conf.j2").read_text()
+    port = free_port()
+    rendered = template.from_string(source).render(
+        ansible_managed="test", site_mirror_listen_address="127.0.0.1", site_mirror_port=port
+    )
+    directory = Path(tempfile.mkdtemp(prefix="mirror-"))
+    try:
+        directory.chmod(0o755)
+        scratch, tls, tree = directory / "tmp", directory / "tls", directory / "tree"
+        for path in (scratch, tls, tree):
+            path.mkdir()
+        shutil.copy(authority.certificate, tls / "server.crt")
+        shutil.copy(authority.key, tls / "server.key")
+        for old, new in {"/tmp/": f"{scratch}/", "/etc/edgeml/tls": str(tls), "/srv/mirror": str(tree)}.items():  # noqa: S108
+            assert old in rendered
+            rendered = rendered.replace(old, new)
+        rendered = rendered.replace("/dev/stdout", f"{scratch}/access.log")
+        (directory / "nginx.conf").write_text(rendered)
+        command = [str(programs / "usr/sbin/nginx"), "-e", "stderr", "-c", str(directory / "nginx.conf")]
+        if os.geteuid() == 0:  # as in its container: the tree must be readable by a user without rights
+            for path in (scratch, tls, *tls.iterdir()):
+                os.chown(path, UNPRIVILEGED, UNPRIVILEGED)
+            user = str(UNPRIVILEGED)
+            command = ["setpriv", "--reuid", user, "--regid", user, "--clear-groups", "--", *command]
+        process = subprocess.Popen(command)
+        try:
+            wait_for(port, process)
+            yield SiteMirror(tree, f"127.0.0.1:{port}", str(authority.ca_file))
+        finally:
+            process.terminate()
+            process.wait(10)
+    finally:
+        shutil.rmtree(directory)
+
+
+@pytest.fixture
+def mirror(web_server: SiteMirror) -> Iterator[SiteMirror]:
+    """An empty tree that nginx delivers."""
+    yield web_server
+    for path in web_server.root.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+@pytest.fixture
+def link(store: Store) -> Iterator[Callable[..., Link]]:
+    """Return a function that makes a Link to the store."""
+    links: list[Link] = []
+
+    def make(**limits: Any) -> Link:
+        links.append(Link(store.address, **limits))
+        return links[-1]
+
+    yield make
+    for made in links:
+        made.close()

@@ -1,0 +1,98 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Base images of the lab's hosts: small Debian servers, made from packages and kept as tar files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from ansible_collections.edgeml.fleet.tests.lab.machine import run, say
+from docker import DockerClient
+from docker.errors import ImageNotFound
+
+USER = "edge"
+RECIPE_LABEL = "edgeml.lab.recipe"
+
+# What a freshly installed server has: no container engine.
+PACKAGES = (
+    "ca-certificates",
+    "curl",
+    "dbus",
+    "iproute2",
+    "iputils-ping",
+    "kmod",
+    "libpam-systemd",
+    "netbase",
+    "nftables",
+    "openssh-server",
+    "procps",
+    "python3",
+    "python3-apt",
+    "sudo",
+    "systemd",
+    "systemd-sysv",
+)
+
+# Shell commands; $1 is the new root directory.
+STEPS = (
+    # Each host gets a key and an identity of its own.
+    'rm "$1"/etc/ssh/ssh_host_*',
+    ': > "$1/etc/machine-id"',
+    f'chroot "$1" useradd --uid 1000 --create-home --shell /bin/bash {USER}',
+    f'install -d -m 0700 -o 1000 -g 1000 "$1/home/{USER}/.ssh"',
+    f'echo "{USER} ALL=(ALL:ALL) NOPASSWD: ALL" > "$1/etc/sudoers.d/{USER}"',
+    f'chmod 0440 "$1/etc/sudoers.d/{USER}"',
+    'printf "PermitRootLogin no\\nPasswordAuthentication no\\n" > "$1/etc/ssh/sshd_config.d/lab.conf"',
+)
+
+
+def recipe(suite: str) -> str:
+    """Return 12 hex digits that change with whatever the base image of a Debian release is made from."""
+    return hashlib.sha256(json.dumps([suite, PACKAGES, STEPS]).encode()).hexdigest()[:12]
+
+
+def image_name(topology: str, suite: str) -> str:
+    """Return the name and tag of a topology's base image."""
+    return f"edgeml-lab-{topology}:{suite}"
+
+
+def ensure_base_images(client: DockerClient, topology: str, suites: set[str], cache: Path) -> None:
+    """Have the base image of each Debian release in the engine: as it is, from the cache or new.
+
+    Raises FleetError when packages cannot be fetched or unpacked.
+    """
+    wanted = [suite for suite in sorted(suites) if not _is_current(client, topology, suite)]
+    with ThreadPoolExecutor() as pool:
+        archives = list(pool.map(lambda suite: _ensure_archive(suite, cache), wanted))
+    for suite, archive in zip(wanted, archives, strict=True):
+        repository, tag = image_name(topology, suite).split(":")
+        labels = [f"LABEL edgeml.lab={topology}", f"LABEL {RECIPE_LABEL}={recipe(suite)}"]
+        client.api.import_image_from_file(str(archive), repository, tag, changes=labels)
+        say(f"{suite}: base image imported")
+
+
+def _is_current(client: DockerClient, topology: str, suite: str) -> bool:
+    try:
+        image = client.images.get(image_name(topology, suite))
+    except ImageNotFound:
+        return False
+    return image.labels.get(RECIPE_LABEL) == recipe(suite)
+
+
+def _ensure_archive(suite: str, cache: Path) -> Path:
+    archive = cache / f"{suite}-{recipe(suite)}.tar"
+    if archive.exists():
+        return archive
+    cache.mkdir(parents=True, exist_ok=True)
+    say(f"{suite}: building the base image from packages (half a minute or so, then kept)")
+    part = archive.with_suffix(".part")
+    steps = [f"--customize-hook={step}" for step in STEPS]
+    options = ["--mode=root", "--format=tar", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
+    run(["mmdebstrap", *options, *steps, suite, part], root=True)
+    for outdated in cache.glob(f"{suite}-*.tar"):
+        outdated.unlink()
+    part.rename(archive)
+    return archive
