@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 import tarfile
@@ -52,7 +53,7 @@ def fetch_packages(base: Base, architecture: str, directory: Path) -> list[Packa
         "--mode=chrootless",  # nothing is executed, so neither root nor user namespaces are needed
         "--variant=extract",
         f"--include={','.join(base.packages)}",
-        f"--extract-hook=copy-out /{PACKAGE_DIRECTORY} {directory}",
+        f"--extract-hook=copy-out /{PACKAGE_DIRECTORY} {shlex.quote(str(directory))}",
         "--format=null",
         base.suite,
         "-",
@@ -115,8 +116,7 @@ def unpack_base(base: Base, packages: list[Package], root: Path) -> None:
         _unpack_package(package, root)
     prune(root, PathPatterns(base.remove), PathPatterns(base.keep))
     for package in packages:
-        control = _dpkg_deb("--field", package, "--").stdout
-        _write(root / "var/lib/dpkg/status.d" / package.name, control)
+        _write(root / "var/lib/dpkg/status.d" / package.name, _control(package))
     _write_names(root, base.users)
     for directory in [root / "usr", *root.glob("usr/*"), *(root / "var/lib/dpkg").rglob(""), root / "etc"]:
         if directory.is_dir() and not directory.is_symlink():
@@ -124,23 +124,24 @@ def unpack_base(base: Base, packages: list[Package], root: Path) -> None:
 
 
 def _unpack_package(package: Package, root: Path) -> None:
-    with subprocess.Popen(
-        ["dpkg-deb", "--fsys-tarfile", str(package.path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
-            unpack(archive, root)
-        assert process.stdout and process.stderr  # noqa: S101  for the type checker
-        process.stdout.read()
+    command = ["dpkg-deb", "--fsys-tarfile", str(package.path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stderr  # noqa: S101  for the type checker
+        try:
+            with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
+                unpack(archive, root)
+        except tarfile.TarError as error:
+            raise _damaged(package, process.stderr.read().decode(errors="replace").strip()) from error
         message = process.stderr.read().decode(errors="replace").strip()
     if process.returncode:
         raise _damaged(package, message)
 
 
-def _dpkg_deb(action: str, package: Package, *_: str) -> subprocess.CompletedProcess[bytes]:
-    run = subprocess.run(["dpkg-deb", action, str(package.path)], check=False, capture_output=True)
+def _control(package: Package) -> bytes:
+    run = subprocess.run(["dpkg-deb", "--field", str(package.path)], check=False, capture_output=True)
     if run.returncode:
         raise _damaged(package, run.stderr.decode(errors="replace").strip())
-    return run
+    return run.stdout
 
 
 def _damaged(package: Package, message: str) -> FleetError:

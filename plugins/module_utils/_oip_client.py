@@ -196,7 +196,16 @@ class Client(ABC):
             "The inference server does not answer",
             where=self.endpoint,
             seen=quote(seen),
-            remedy="start the server, read its log, or correct the endpoint",
+            remedy="start the server, read its log, or correct scheme, address and TLS options",
+        )
+
+    def untrusted(self, seen: str) -> FleetError:
+        """Return the error for a server whose certificate is not accepted."""
+        return FleetError(
+            "The certificate of the inference server is not trusted",
+            where=self.endpoint,
+            seen=quote(seen),
+            remedy="give the ca_file that issued it and, when connecting by address, the server_name it carries",
         )
 
     def denied(self, seen: str) -> FleetError:
@@ -241,8 +250,8 @@ def model_subject(name: str, version: str = "") -> str:
 def unreadable(option: str, path: str | None, error: OSError) -> FleetError:
     """Return the error for a PEM file that cannot be used."""
     return FleetError(
-        f"The {option} cannot be read",
+        f"The {option} cannot be used",
         where=str(path),
         seen=error.strerror or str(error),
-        remedy="give the path of a PEM file on the host where the module runs",
+        remedy="give the path of a fitting PEM file on the host where the module runs",
     )

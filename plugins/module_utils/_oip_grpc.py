@@ -10,6 +10,7 @@ them when it reads.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ else:
     MISSING_LIBRARY = None
 
 SERVICE = "inference.GRPCInferenceService"
+# gRPC has no status code for a certificate that is not accepted: words of grpcio 1.51 and of later ones.
+UNTRUSTED = re.compile(r"certificate.verify.failed|hostname verification|not in peer certificate", re.IGNORECASE)
 INFER = f"/{SERVICE}/ModelInfer"
 
 # Message: field: (number, type); "*" after a type marks a repeated field. Types are scalars or messages of this table.
@@ -223,13 +226,8 @@ class GrpcClient(Client):
         code, seen = error.code(), f"gRPC {error.code().name}: {error.details()}"
         if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
             return self.denied(seen)
-        if code is grpc.StatusCode.UNAVAILABLE and "CERTIFICATE_VERIFY_FAILED" in seen:
-            return FleetError(
-                "The certificate of the inference server is not trusted",
-                where=self.endpoint,
-                seen=seen,
-                remedy="give the ca_file that issued it and, when connecting by address, the server_name it carries",
-            )
+        if code is grpc.StatusCode.UNAVAILABLE and UNTRUSTED.search(seen):
+            return self.untrusted(seen)
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
             return self.unreachable(seen)
         if code is grpc.StatusCode.UNIMPLEMENTED:

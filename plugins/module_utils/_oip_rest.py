@@ -178,12 +178,7 @@ class RestClient(Client):
                 return self._connection.exchange(method, path, headers, body)
         except ssl.SSLCertVerificationError as error:
             self._connection.close()
-            raise FleetError(
-                "The certificate of the inference server is not trusted",
-                where=self.endpoint,
-                seen=error.verify_message,
-                remedy="give the ca_file that issued it and, when connecting by address, the server_name it carries",
-            ) from error
+            raise self.untrusted(error.verify_message) from error
         except ssl.SSLError as error:
             self._connection.close()
             raise FleetError(
@@ -197,7 +192,7 @@ class RestClient(Client):
             raise self.unreachable(error.strerror or str(error) or type(error).__name__) from error
         except http.client.HTTPException as error:
             self._connection.close()
-            raise self.misunderstood("HTTP", repr(error)) from error
+            raise self.misunderstood(path, repr(error)) from error
 
 
 class _Connection(http.client.HTTPConnection):

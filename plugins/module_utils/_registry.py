@@ -393,7 +393,7 @@ class Registry:
                     ) from error
                 except (OSError, http.client.HTTPException) as error:
                     connection.close()
-                    if reused:  # the server had closed it meanwhile
+                    if reused and not body:  # the server had closed it meanwhile
                         continue
                     raise TransientError(
                         "The registry cannot be reached",

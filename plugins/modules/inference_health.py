@@ -160,7 +160,7 @@ msg:
   type: str
   sample: >-
     The inference server does not answer at http://127.0.0.1:8000. Seen: Connection refused.
-    What to do: start the server, read its log, or correct the endpoint.
+    What to do: start the server, read its log, or correct scheme, address and TLS options.
 what:
   description: What went wrong.
   returned: on failure
@@ -180,7 +180,7 @@ remedy:
   description: What to do.
   returned: on failure
   type: str
-  sample: start the server, read its log, or correct the endpoint
+  sample: start the server, read its log, or correct scheme, address and TLS options
 """
 
 from typing import Any

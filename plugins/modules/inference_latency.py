@@ -72,7 +72,7 @@ attributes:
     details: It changes nothing.
 notes:
   - Percentiles are by the nearest-rank method, so that each is a time that was measured.
-  - Times include this client's own work, that is about a tenth of a millisecond for REST and two tenths for gRPC.
+  - Times include this client's own work, some tenths of a millisecond.
 seealso:
   - module: edgeml.fleet.inference_health
 """

@@ -235,7 +235,7 @@ def run(options: dict[str, Any], *, check_mode: bool) -> dict[str, Any]:
             seen=archive["architecture"],
             remedy="name it in architectures too",
         )
-    cache = LayerCache(Path(options["cache"]), rebuild=options["rebuild"], build=not check_mode)
+    cache = LayerCache(Path(options["cache"]).resolve(), rebuild=options["rebuild"], build=not check_mode)
     with cache.locked(), cache.work_directory() as work:
         upstream = None
         if options["base_image"]:

@@ -205,6 +205,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     options = module.params
+    if module.check_mode and not module.get_bin_path("docker"):
+        module.exit_json(changed=options["state"] == "active", release={}, steps=["install the Docker Engine"])
     release = Release(
         DockerEngine(module.run_command), Path(options["root"]), options["ca_file"], options["start_timeout"]
     )

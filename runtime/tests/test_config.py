@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from edgeml_runtime.config import load_config
 from edgeml_runtime.errors import ConfigurationError
 

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from edgeml_runtime.codecs import open_inference_grpc_pb2 as messages
 from onnx_models import every_type
 from serving import Server
-
-from edgeml_runtime.codecs import open_inference_grpc_pb2 as messages
 
 # Two rows of two: extremes, and values that neighbouring types would change.
 VALUES: dict[str, list[Any]] = {

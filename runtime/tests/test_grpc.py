@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from edgeml_runtime.codecs import open_inference_grpc_pb2 as messages
 from onnx_models import ModelDirectory, perceptron_scores
 from serving import Server, features_message, features_request
-
-from edgeml_runtime.codecs import open_inference_grpc_pb2 as messages
 
 ROWS = [[1.0, 2.0, 3.0, 4.0], [0.5, -0.5, 0.25, -0.25]]
 

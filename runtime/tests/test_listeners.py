@@ -10,9 +10,8 @@ from typing import Any
 import grpc  # type: ignore[import-untyped]
 import pytest
 import trustme
-from serving import Server, UnixConnection, ask, features_message, features_request
-
 from edgeml_runtime.codecs import open_inference_grpc_pb2 as messages
+from serving import Server, UnixConnection, ask, features_message, features_request, free_ports
 
 ROWS = [[1.0, 2.0, 3.0, 4.0]]
 TOKEN = "correct-horse-battery-staple"
@@ -120,9 +119,8 @@ def test_other_file_in_place_of_a_socket_is_left_alone(start_server: Any, tmp_pa
 @pytest.mark.parametrize("kind", ["rest", "grpc", "metrics"])
 def test_port_in_use(start_server: Any, server: Server, kind: str) -> None:
     taken = getattr(server, f"{kind}_port")
-    second = start_server(
-        listen={"rest": [], "grpc": [], "metrics": []} | {"rest": ["127.0.0.1:20999"]} | {kind: [f"127.0.0.1:{taken}"]}
-    )
+    listen = {"rest": [f"127.0.0.1:{free_ports(1)[0]}"]} | {kind: [f"127.0.0.1:{taken}"]}
+    second = start_server(listen=listen)
     assert second.process.wait(60) == 1
     assert f"cannot listen on 127.0.0.1:{taken}" in second.log
     assert "Traceback" not in second.log
@@ -151,7 +149,8 @@ def test_old_tls_is_refused(start_server: Any, authority: Authority) -> None:
     server.wait_ready()
     context = authority.context()
     context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
-    context.maximum_version = ssl.TLSVersion.TLSv1_1
+    with pytest.deprecated_call():
+        context.maximum_version = ssl.TLSVersion.TLSv1_1
     context.set_ciphers("DEFAULT@SECLEVEL=0")
     server.ssl = context
     with pytest.raises(OSError):

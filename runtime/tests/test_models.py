@@ -79,7 +79,7 @@ def test_golden_case_of_another_model(
 
 def test_second_model_stops_the_start_too(start_server: Any, tmp_path: Path) -> None:
     first, second = perceptron(tmp_path), perceptron(tmp_path, "second")
-    (second.path / "model.onnx").unlink()
+    (second.path / "model.json").unlink()
     server = start_server([first, second])
     assert server.process.wait(60) == 1
     assert "second" in server.log

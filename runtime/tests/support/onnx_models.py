@@ -117,7 +117,7 @@ def perceptron_scores(features: np.ndarray[Any, np.dtype[np.float32]]) -> np.nda
     """What the perceptron answers, computed by numpy."""
     first = np.arange(-8, 8, dtype=np.float32).reshape(4, 4) / 8
     second = np.arange(-6, 6, dtype=np.float32).reshape(4, 3) / 6
-    return np.maximum(features @ first, 0) @ second
+    return (np.maximum(features @ first, 0) @ second).astype(np.float32)
 
 
 def repeated_product(root: Path, warm_up_steps: int, name: str = "repeated_product") -> ModelDirectory:

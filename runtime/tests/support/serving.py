@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
-from onnx_models import ModelDirectory
-
 from edgeml_runtime.codecs import open_inference_grpc_pb2 as messages
+from onnx_models import ModelDirectory
 
 FIRST_PORT, LAST_PORT = 21000, 21999
 SERVICE = "/inference.GRPCInferenceService/"

@@ -44,7 +44,7 @@ def programs() -> Path:
             (work / "lists" / "partial").mkdir(parents=True)
             (work / "cache" / "archives" / "partial").mkdir(parents=True)
             apt = ["apt-get", "-q", "-o", f"Dir::State::Lists={work}/lists", "-o", f"Dir::Cache={work}/cache"]
-            apt += ["-o", f"APT::Sandbox::User={os.environ.get('USER', '')}"]
+            apt += ["-o", "APT::Sandbox::User=root"]
             subprocess.run([*apt, "update"], check=True)
             subprocess.run([*apt, "download", *PACKAGES], check=True, cwd=work)
             for package in work.glob("*.deb"):
@@ -85,7 +85,7 @@ def store(programs: Path, authority: Authority, tmp_path_factory: pytest.TempPat
     }
     (directory / "config.yml").write_text(yaml.safe_dump(settings))
     with (directory / "log").open("wb") as log:
-        command = [programs / "usr/bin/docker-registry", "serve", directory / "config.yml"]
+        command = [str(programs / "usr/bin/docker-registry"), "serve", str(directory / "config.yml")]
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         wait_for(port, process)

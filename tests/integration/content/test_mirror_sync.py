@@ -135,8 +135,8 @@ def test_what_nginx_delivers(store: Store, mirror: SiteMirror, tmp_path: Path) -
 
 def test_only_the_wanted_architecture_is_copied(store: Store, mirror: SiteMirror) -> None:
     image = publish_image(store, "edgeml/runtime")
-    options = parameters(mirror, store, lock_of(1, {"runtime": image.entry})) | {"architectures": ["arm64"]}
-    assert run_module("mirror_sync", options)["blobs_total"] == 2
+    lock = lock_of(1, {"runtime": image.entry})
+    assert synchronize(mirror.root, store.registry(), lock, ["arm64"], 2, write=True).blobs_total == 2
     registry = mirror.registry()
     assert registry.has_blob("edgeml/runtime", image.layers["arm64"])
     assert not registry.has_blob("edgeml/runtime", image.layers["amd64"])
@@ -175,10 +175,9 @@ def test_nothing_is_asked_of_the_store_when_nothing_is_missing(store: Store, mir
 def test_an_unreachable_store_leaves_what_is_served(store: Store, mirror: SiteMirror) -> None:
     sync(mirror, store, lock_of(1, {"runtime": publish_image(store, "edgeml/runtime").entry}))
     before = mirror.snapshot()
-    options = parameters(mirror, store, lock_of(2, {"runtime": publish_image(store, "edgeml/runtime").entry}))
-    options["store"] = store.options(f"127.0.0.1:{free_port()}")
-    failed = run_module("mirror_sync", options, fails=True)
-    assert failed["what"] == "The registry cannot be reached"
+    lock = lock_of(2, {"runtime": publish_image(store, "edgeml/runtime").entry})
+    with pytest.raises(FleetError, match="The registry cannot be reached"):
+        sync(mirror, store, lock, address=f"127.0.0.1:{free_port()}")
     assert mirror.snapshot() == before
 
 
@@ -315,10 +314,8 @@ def test_an_older_lock_is_refused(store: Store, mirror: SiteMirror) -> None:
     new = publish_image(store, "edgeml/runtime")
     sync(mirror, store, lock_of(5, {"runtime": new.entry}))
     before = mirror.snapshot()
-    older = lock_of(4, {"runtime": publish_image(store, "edgeml/runtime").entry})
-    failed = run_module("mirror_sync", parameters(mirror, store, older), fails=True)
-    assert failed["what"] == "The lock is older than what the mirror serves"
-    assert failed["seen"] == "serial 4 in the lock, 5 on the mirror"
+    with pytest.raises(FleetError, match=r"The lock is older.*serial 4 in the lock, 5 on the mirror"):
+        sync(mirror, store, lock_of(4, {"runtime": publish_image(store, "edgeml/runtime").entry}))
     assert mirror.snapshot() == before
 
 

@@ -11,8 +11,10 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+from ansible_collections.edgeml.fleet.plugins.module_utils._model_artifact import Model, publish_model
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci import check_digest, sha256_digest
 from ansible_collections.edgeml.fleet.tests.integration.content.support import (
+    ARCHITECTURES,
     Link,
     Store,
     free_port,
@@ -117,13 +119,17 @@ def test_what_the_registry_then_holds(store: Store, tmp_path: Path) -> None:
 def test_only_the_missing_part_is_sent_again(store: Store, tmp_path: Path) -> None:
     """After an interrupted publication the next one completes it."""
     repository = "edgeml/models/completed"
-    options = arguments(store, write_model(tmp_path / "digits"), repository)
-    run_module("model_artifact", options)
+    model = Model("digits", "1.0.0", "onnxruntime_onnx", write_model(tmp_path / "digits"), "model.onnx")
+
+    def publish() -> bool:
+        return publish_model(model, ARCHITECTURES, store.registry(), repository, send=True)[0]
+
+    assert publish()
     tag = store.storage / "docker/registry/v2/repositories" / repository / "_manifests/tags/1.0.0-image/current/link"
     tag.unlink()
-    assert run_module("model_artifact", options)["changed"]
+    assert publish()
     assert tag.exists()
-    assert not run_module("model_artifact", options)["changed"]
+    assert not publish()
 
 
 def test_a_wrong_password_is_said_and_not_shown(store: Store, tmp_path: Path) -> None:

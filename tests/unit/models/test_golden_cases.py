@@ -61,7 +61,7 @@ def test_tensors_are_written_as_in_the_open_inference_protocol(golden_cases: Mod
     ]
     assert document["outputs"] == [
         {"name": "index", "shape": [1], "datatype": "INT64", "data": [1]},
-        {"name": "probabilities", "shape": [1, 3], "datatype": "FP32", "data": [0.1, 0.87654, 0.02]},
+        {"name": "probabilities", "shape": [1, 3], "datatype": "FP32", "data": [0.1, 0.8765, 0.02]},
     ]
     assert document["label"] == "dog"
     assert document["description"] == "A dog"

@@ -13,6 +13,7 @@ import io
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import magika
 import numpy as np
@@ -60,7 +61,7 @@ def main() -> None:
 
 
 def golden_case(
-    kind: str, content: bytes, settings: dict[str, int], session: onnxruntime.InferenceSession
+    kind: str, content: bytes, settings: dict[str, Any], session: onnxruntime.InferenceSession
 ) -> GoldenCase:
     """Return the case of one file: input `bytes` INT32 [1, 2048], output `target_label` FP32 [1, number of types].
 
@@ -90,7 +91,7 @@ def licence_text() -> str:
     if about["License"] != LICENCE:
         raise SystemExit(f"file_type: magika {about['Version']} has licence {about['License']!r}, not {LICENCE!r}")
     notice = (
-        f"model.onnx is the model {MODEL_NAME} of magika {about['Version']} ({about['Home-page']}), unchanged.\n"
+        f"model.onnx is the model {MODEL_NAME} of magika {about['Version']} (https://github.com/google/magika), unchanged.\n"
         f"Copyright Google LLC. Licensed under {LICENCE}:\n"
     )
     return notice + (Path(__file__).parent / "APACHE-2.0.txt").read_text(encoding="utf-8")

@@ -5,6 +5,7 @@
 Specification: section "HTTP/REST".
 """
 
+import asyncio
 import logging
 from time import perf_counter
 
@@ -46,6 +47,10 @@ class RestApplication:
             return
         except RequestError as error:
             status, headers, body = _error(error)
+        except asyncio.CancelledError:  # the time for a stop is over
+            status, headers, body = _error(
+                RequestError(Failure.UNAVAILABLE, "the server stopped before the answer was computed")
+            )
         except Exception:
             logger.exception("%s %s failed", scope["method"], scope["path"])
             status, headers, body = _error(RequestError(Failure.INTERNAL, "the server failed; its log says why"))

@@ -72,5 +72,5 @@ def test_token_does_not_cross_a_network_in_clear(scheme: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["https", "grpcs"])
 def test_missing_ca_file_is_named(scheme: str) -> None:
-    with pytest.raises(FleetError, match=r"ca_file cannot be read at /nonexistent/ca\.crt"):
+    with pytest.raises(FleetError, match=r"ca_file cannot be used at /nonexistent/ca\.crt"):
         connect(f"{scheme}://127.0.0.1:22000", ca_file="/nonexistent/ca.crt")

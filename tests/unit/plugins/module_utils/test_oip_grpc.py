@@ -71,7 +71,7 @@ def test_all_datatypes_but_fp16_have_typed_contents() -> None:
 
 @pytest.mark.parametrize(
     ("datatype", "raw"),
-    [("FP32", [b"\x00" * 4]), ("FP32", [b"", b""]), ("FP16", []), ("FP32", []), ("FP8", [])],
+    [("FP32", [b"\x00" * 4]), ("FP32", [b"\x00" * 8] * 2), ("FP16", []), ("FP32", []), ("FP8", [])],
 )
 def test_contents_that_do_not_fit_are_refused(datatype: str, raw: list[bytes]) -> None:
     answer = message_class("ModelInferResponse")(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.edgeml.fleet.plugins.module_utils import _mirror
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror import synchronize
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci import (
@@ -125,6 +126,23 @@ def test_an_interrupted_replacement_is_put_right(serve: Serve, tmp_path: Path, l
     assert (tmp_path / f"current/v2/edgeml/a/manifests/{entry['digest']}.oci-index").is_file()
     assert [path.name for path in generations.iterdir()] == ["1"]
     assert not sync(server, tmp_path, lock_of(1, entry))
+
+
+def test_a_served_generation_is_never_removed(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = image("a"), image("b")
+    server = serve(deliverer(first[0] | second[0]))
+    sync(server, tmp_path, lock_of(1, first[1]))
+    removed = []
+    remove = _mirror._Tree._remove_generation
+
+    def checked(tree: _mirror._Tree, path: Path) -> None:
+        assert path.resolve() != tree.current.resolve(strict=True)
+        removed.append(path.name)
+        remove(tree, path)
+
+    monkeypatch.setattr(_mirror._Tree, "_remove_generation", checked)
+    assert sync(server, tmp_path, lock_of(1, second[1]))
+    assert "1" in removed
 
 
 def test_a_damaged_older_generation_is_not_kept(serve: Serve, tmp_path: Path) -> None:

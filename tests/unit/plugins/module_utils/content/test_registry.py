@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 
 import pytest
+from ansible_collections.edgeml.fleet.plugins.module_utils import _registry
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci import IMAGE_MANIFEST, sha256_digest
 from ansible_collections.edgeml.fleet.plugins.module_utils._registry import Registry
@@ -169,7 +170,10 @@ def test_a_registry_that_states_no_digest(serve: Serve) -> None:
     assert registry.manifest_digest("edgeml/a", "1.0.0") == sha256_digest(b"{}")
 
 
-def test_a_connection_that_the_server_closed_meanwhile_is_replaced(serve: Serve) -> None:
+def test_a_connection_that_the_server_closed_meanwhile_is_replaced(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_registry, "ATTEMPTS", 1)
     # The first answer ends its connection without saying so.
     answers = iter([Answer(200, cut=0), Answer(200)])
     server = serve(lambda _: next(answers))

@@ -1,0 +1,103 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The fleet in the lab, driven as its users drive it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._health import ModelCheck, check_model, wait_until_ready
+from ansible_collections.edgeml.fleet.plugins.module_utils._oip import connect
+from ansible_collections.edgeml.fleet.tests.lab.lab import Lab
+from ansible_collections.edgeml.fleet.tests.lab.topology import Topology
+
+ROOT = Path(__file__).resolve().parents[2]
+INVENTORY = ROOT / "inventories" / "lab"
+STATE = ROOT / "build" / "lab" / "fleet" / "state"
+RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One ended run of ansible-playbook."""
+
+    code: int
+    output: str
+    changed: dict[str, int] = field(default_factory=dict)
+
+    def must_succeed(self) -> Run:
+        assert self.code == 0, self.output[-8000:]
+        return self
+
+
+class Fleet:
+    """The lab's fleet: playbooks from the controller, clients on the site's LAN."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+
+    def playbook(self, name: str, *arguments: str) -> Run:
+        """Run a playbook on the lab's inventory, with its progress on the terminal."""
+        command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(INVENTORY), name, *arguments]
+        started = time.monotonic()
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800)
+        print(f"{name} {' '.join(arguments)}: code {done.returncode} after {time.monotonic() - started:.0f} s")
+        output = done.stdout + done.stderr
+        return Run(done.returncode, output, {match[1]: int(match[3]) for match in RECAP.finditer(done.stdout)})
+
+    def address(self, host: str) -> str:
+        return self.lab.topology.host(host).address
+
+    def check(self, host: str, wait: float = 0) -> dict[str, list[str]]:
+        """Ask both models over REST and gRPC as a client on the LAN; return the labels by protocol and model."""
+        labels: dict[str, list[str]] = {}
+        for scheme, port in (("https", 8000), ("grpcs", 8001)):
+            client = connect(
+                f"{scheme}://{self.address(host)}:{port}",
+                ca_file=str(STATE / "pki" / "ca.crt"),
+                server_name=host,
+                bearer_token=(STATE / "inference_token").read_text().strip(),
+                timeout=60,
+            )
+            with client:
+                wait_until_ready(client, wait)
+                server = client.server_metadata()
+                for model in ("digits", "file_type"):
+                    golden = max(
+                        (ROOT / "build" / "models").glob(f"{model}-*/golden"), key=lambda path: path.stat().st_mtime
+                    )
+                    health = check_model(client, ModelCheck(model, "1.0.0", str(golden)), server)
+                    assert not health.failures, [str(failure) for failure in health.failures]
+                    labels[f"{scheme} {model}"] = [case.label or "" for case in health.golden]
+        return labels
+
+    def release(self, host: str) -> str:
+        """Return the committed state of a device, with the id of its container and when it was started."""
+        command = (
+            "sudo cat /var/lib/edgeml/state.json && "
+            "sudo docker inspect --format '{{.Id}} {{.State.StartedAt}}' edgeml-runtime"
+        )
+        return self.lab.run(host, command, check=True).stdout
+
+
+@pytest.fixture(scope="session")
+def fleet() -> Iterator[Fleet]:
+    """The lab, made from nothing and removed at the end."""
+    lab = Lab(Topology.named("fleet"))
+    lab.down()
+    try:
+        lab.up()
+    except FleetError as error:
+        pytest.fail(str(error), pytrace=False)
+    try:
+        yield Fleet(lab)
+    finally:
+        lab.down()

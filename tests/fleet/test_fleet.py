@@ -1,0 +1,206 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The main job on real hosts. The tests tell one story and run in their order."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import ansible_runner
+import pytest
+import yaml
+
+from .conftest import INVENTORY, ROOT, STATE, Fleet
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(1800)]
+
+DEVICES = ["berlin-amd64", "berlin-arm64"]
+WITHOUT_SPARE = ("--limit", "all:!berlin-spare")
+DIGITS = [str(digit) for digit in range(10)]
+PROTOCOLS_AND_MODELS = {"https digits", "https file_type", "grpcs digits", "grpcs file_type"}
+
+
+def test_store_and_publish(fleet: Fleet) -> None:
+    fleet.playbook("edgeml.fleet.certificates").must_succeed()
+    fleet.playbook("edgeml.fleet.store").must_succeed()
+    fleet.playbook("edgeml.fleet.publish").must_succeed()
+    lock = yaml.safe_load((STATE / "fleet.lock.yml").read_text())
+    assert lock["serial"] == 1
+    assert set(lock["models"]) == {"digits", "file_type"}
+    assert set(lock["images"]["runtime"]["platforms"]) == {"amd64", "arm64"}
+
+
+def test_check_mode_predicts_on_pristine_hosts(fleet: Fleet) -> None:
+    run = fleet.playbook("edgeml.fleet.site", "--check", "--diff", *WITHOUT_SPARE).must_succeed()
+    assert all(run.changed[host] > 0 for host in [*DEVICES, "berlin-mirror"]), run.changed
+    for host in DEVICES:
+        assert fleet.lab.run(host, "command -v dockerd").returncode != 0, f"check mode touched {host}"
+
+
+def test_site_converges_both_architectures(fleet: Fleet) -> None:
+    fleet.playbook("edgeml.fleet.site", *WITHOUT_SPARE).must_succeed()
+    for host, machine in zip(DEVICES, ["x86_64", "aarch64"], strict=True):
+        seen = fleet.lab.run(
+            host, "sudo docker exec edgeml-runtime python3.13 -c 'import os; print(os.uname().machine)'", check=True
+        )
+        assert seen.stdout.strip() == machine
+
+
+def test_second_run_changes_nothing(fleet: Fleet) -> None:
+    for name in ("edgeml.fleet.store", "edgeml.fleet.publish", "edgeml.fleet.site"):
+        run = fleet.playbook(name, *WITHOUT_SPARE).must_succeed()
+        assert set(run.changed.values()) == {0}, f"{name}: {run.changed}\n{run.output[-6000:]}"
+
+
+@pytest.mark.parametrize("host", DEVICES)
+def test_models_answer_on_the_lan(fleet: Fleet, host: str) -> None:
+    labels = fleet.check(host)
+    assert set(labels) == PROTOCOLS_AND_MODELS
+    assert sorted(labels["https digits"]) == sorted(labels["grpcs digits"]) == DIGITS
+    assert len(set(labels["https file_type"])) >= 6
+
+
+def test_hosts_pull_from_the_mirror_only(fleet: Fleet) -> None:
+    for host in DEVICES:
+        assert fleet.lab.run(host, "getent hosts store.edgeml.internal").returncode != 0
+        image = fleet.lab.run(host, "sudo docker inspect --format '{{.Config.Image}}' edgeml-runtime", check=True)
+        assert image.stdout.startswith("registry.edgeml.internal:5443/edgeml/runtime@sha256:")
+
+
+def test_awx_layout_gives_the_same_result(fleet: Fleet, tmp_path: Path) -> None:
+    """As AWX runs a job template: a private data directory, the project with its inventory, survey answers."""
+    del fleet
+    (tmp_path / "env").mkdir()
+    # A survey's answer is text.
+    (tmp_path / "env" / "extravars").write_text(json.dumps({"edgeml_hosts": "devices:!berlin-spare"}))
+    (tmp_path / "env" / "envvars").write_text(json.dumps({"ANSIBLE_INJECT_FACT_VARS": "false"}))
+    (tmp_path / "project").symlink_to(ROOT)
+    for name in ("site", "verify"):
+        run = ansible_runner.run(
+            private_data_dir=str(tmp_path),
+            playbook=f"playbooks/{name}.yml",
+            inventory=str(tmp_path / "project" / "inventories" / "lab"),
+            binary=shutil.which("ansible-playbook", path=str(Path(sys.executable).parent)),
+            quiet=True,
+        )
+        assert run.status == "successful", run.stdout.read()[-6000:]
+        assert sorted(run.stats["ok"]) == DEVICES
+        assert not run.stats["changed"], run.stats
+
+
+class TestBadInput:
+    """Each stops before the running service is touched, with one message that says what to do."""
+
+    @pytest.fixture(autouse=True)
+    def service_stays(self, fleet: Fleet) -> object:
+        before = {host: fleet.release(host) for host in DEVICES}
+        yield
+        assert {host: fleet.release(host) for host in DEVICES} == before
+        assert "https digits" in fleet.check("berlin-amd64")
+
+    def refused(self, fleet: Fleet, *arguments: str) -> str:
+        run = fleet.playbook("edgeml.fleet.site", *arguments)
+        assert run.code != 0
+        assert set(run.changed.values()) <= {0}, run.changed
+        return " ".join(run.output.split())
+
+    def test_model_that_is_not_in_the_lock(self, fleet: Fleet) -> None:
+        words = self.refused(fleet, *WITHOUT_SPARE, "-e", json.dumps({"edgeml_models": [{"name": "digit"}]}))
+        assert "Model digit is not in the lock" in words
+        assert "digits, file_type" in words
+        assert "edgeml_catalogue" in words
+
+    def test_architecture_without_an_image(self, fleet: Fleet) -> None:
+        words = self.refused(fleet, "--limit", "berlin-amd64", "-e", "inference_runtime_architecture=arm64", "-e",
+                             json.dumps({"inference_runtime_lock": self.lock_without("arm64")}))  # fmt: skip
+        assert "no runtime image for architecture arm64" in words
+        assert "images for amd64" in words
+
+    def lock_without(self, architecture: str) -> object:
+        lock = yaml.safe_load((STATE / "fleet.lock.yml").read_text())
+        del lock["images"]["runtime"]["platforms"][architecture]
+        return lock
+
+    def test_port_already_taken(self, fleet: Fleet) -> None:
+        # sshd holds port 22 on every host.
+        words = self.refused(fleet, "--limit", "berlin-amd64", "-e", json.dumps({"inference_runtime_rest_port": 22}))
+        assert "Port 22 is already taken" in words
+        assert "inference_runtime_rest_port" in words
+
+    def test_wrong_registry_password(self, fleet: Fleet) -> None:
+        wrong = "not-the-password"
+        arguments = ["-e", json.dumps({"edgeml_store_password": wrong})]
+        run = fleet.playbook("edgeml.fleet.publish", *arguments)
+        words = " ".join(run.output.split())
+        assert run.code != 0
+        assert "refused the user name and password" in words
+        assert wrong not in run.output
+
+    def test_full_disk(self, fleet: Fleet) -> None:
+        fleet.lab.fill_disk("berlin-amd64")
+        try:
+            # Another configuration makes another release, and without its models they have to be fetched.
+            fleet.lab.run("berlin-amd64", "sudo mv /var/lib/edgeml/models /var/lib/edgeml/models.away", check=True)
+            words = self.refused(fleet, "--limit", "berlin-amd64")
+            assert "The disk is full" in words
+            assert "free disk space" in words
+        finally:
+            fleet.lab.run("berlin-amd64", "sudo mv /var/lib/edgeml/models.away /var/lib/edgeml/models")
+            fleet.lab.free_disk("berlin-amd64")
+
+
+class TestWithoutUplink:
+    """The site is cut off, the store is gone, power fails."""
+
+    def test_everything_comes_back_alone(self, fleet: Fleet) -> None:
+        # In the workshop, before the site was cut off: a spare host gets its engine and its packages.
+        fleet.playbook(str(ROOT / "tests" / "fleet" / "workshop.yml")).must_succeed()
+        fleet.lab.cut("berlin")
+        fleet.lab.power_cut("central")
+        site = ["berlin-mirror", *DEVICES]
+        for host in site:
+            fleet.lab.power_cut(host)
+        for host in site:
+            fleet.lab.power_on(host)
+        for host in DEVICES:
+            assert set(fleet.check(host, wait=300)) == PROTOCOLS_AND_MODELS
+
+    def test_a_new_host_joins_from_the_mirror(self, fleet: Fleet) -> None:
+        assert fleet.lab.run("berlin-spare", "sudo docker image ls --quiet", check=True).stdout == ""
+        fleet.playbook("edgeml.fleet.site", "--limit", "berlin-spare").must_succeed()
+        assert set(fleet.check("berlin-spare")) == PROTOCOLS_AND_MODELS
+
+    def test_the_whole_site_converges_without_store(self, fleet: Fleet) -> None:
+        run = fleet.playbook("edgeml.fleet.site").must_succeed()
+        assert set(run.changed.values()) == {0}, f"{run.changed}\n{run.output[-6000:]}"
+
+    def test_drift_is_repaired(self, fleet: Fleet) -> None:
+        fleet.lab.run("berlin-amd64", "sudo docker rm --force edgeml-runtime", check=True)
+        run = fleet.playbook("edgeml.fleet.site", "--limit", "berlin-amd64").must_succeed()
+        assert run.changed["berlin-amd64"] == 1
+        assert set(fleet.check("berlin-amd64")) == PROTOCOLS_AND_MODELS
+
+    def test_unreachable_mirror(self, fleet: Fleet) -> None:
+        before = fleet.release("berlin-amd64")
+        fleet.lab.power_cut("berlin-mirror")
+        try:
+            arguments = ["--limit", "berlin-amd64", "-e", json.dumps({"inference_runtime_threads": 2})]
+            fleet.lab.run("berlin-amd64", "sudo mv /var/lib/edgeml/models /var/lib/edgeml/models.away", check=True)
+            run = fleet.playbook("edgeml.fleet.site", *arguments)
+        finally:
+            fleet.lab.run("berlin-amd64", "sudo mv /var/lib/edgeml/models.away /var/lib/edgeml/models")
+            fleet.lab.power_on("berlin-mirror")
+        words = " ".join(run.output.split())
+        assert run.code != 0
+        assert "registry.edgeml.internal:5443" in words
+        assert fleet.release("berlin-amd64") == before
+
+
+def test_inventory_is_an_ordinary_one() -> None:
+    command = [str(Path(sys.executable).with_name("ansible-inventory")), "-i", str(INVENTORY), "--graph"]
+    graph = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "berlin-arm64" in graph
