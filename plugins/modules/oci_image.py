@@ -28,7 +28,8 @@ attributes:
     support: partial
     description: Can check the registry and the archive.
     details:
-      - Nothing is built, pushed or written. An image that is not in the cache counts as changed, without digests.
+      - Nothing is built, pushed or written; only a base image's content may be fetched into the cache. An image that is
+        not in the cache counts as changed, without digests.
   diff_mode:
     support: none
     description: Will return details on what has changed.

@@ -72,10 +72,10 @@ class TensorSpec:
         for dimension in shape:
             if type(dimension) is not int or not 0 <= dimension <= _LARGEST_DIMENSION:
                 raise invalid(f"input '{self.name}': shape {shape} has an entry that is no size")
-        if self.shape and (
-            len(shape) != len(self.shape)
-            or any(wanted not in (-1, seen) for wanted, seen in zip(self.shape, shape, strict=True))
-        ):
+        fits = not self.shape or len(shape) == len(self.shape)
+        for seen, wanted in zip(shape, self.shape, strict=False):
+            fits = fits and wanted in (-1, seen)
+        if not fits:
             raise invalid(f"input '{self.name}': shape {shape}, the model takes {list(self.shape)} (-1: any size)")
         return tuple(shape)
 
@@ -102,6 +102,8 @@ def from_values(spec: TensorSpec, shape: tuple[int, ...], values: object) -> Arr
     if not _JSON_TYPES[dtype.kind].issuperset(map(type, flat)):
         raise invalid(f"input '{spec.name}': 'data' holds values that are no {spec.datatype}")
     try:
+        if dtype.kind != "f":
+            return _reshape(spec, np.array(flat, dtype=dtype), shape)
         with np.errstate(over="raise"):
             return _reshape(spec, np.array(flat, dtype=dtype), shape)
     except (OverflowError, FloatingPointError):

@@ -116,8 +116,8 @@ def test_an_image_builds_upon_one_in_a_registry(mirror_image: Built, store: Stor
         assert user["password"] not in json.dumps(failed)
 
 
-def test_python_is_compiled_for_both_architectures(tmp_path: Path, container: Callable[..., str]) -> None:
-    """Bytecode is in place, works, and holds nothing of where it was made; the same from two directories."""
+def test_python_is_compiled_for_both_architectures(tmp_path: Path, container: Callable[..., str], store: Store) -> None:
+    """Bytecode is in place, works, and holds nothing of where it was made; the same from two directories and bases."""
     python = recipe("runtime/image/image.yml")
     lock = (REPOSITORY_ROOT / "requirements/runtime.txt").read_text().replace("\\\n", "")
     wanted = ("h11==", "httptools==", "orjson==")
@@ -158,6 +158,22 @@ def test_python_is_compiled_for_both_architectures(tmp_path: Path, container: Ca
                     assert content[4:8] == b"\x01\x00\x00\x00", f"{entry.name}: not an unchecked hash"
                     assert str(tmp_path).encode() not in content, entry.name
 
+    options = {"recipe": python, "source_root": str(source), "cache": str(tmp_path / "first")}
+    pushed = run_module({**options, **delivery(store, "edgeml/python")})
+    user = store.options()
+    derived = run_module(
+        {
+            **options,
+            **delivery(store, "edgeml/on-python"),
+            "cache": str(tmp_path / "upstream"),
+            "base_image": f"{store.address}/edgeml/python@{pushed['image']['digest']}",
+            **{f"base_{key}": user[key] for key in ("username", "password", "ca_file")},
+        }
+    )
+    for architecture, layers in derived["layers"].items():
+        below = [layer["digest"] for layer in pushed["layers"][architecture]]
+        assert [layer["digest"] for layer in layers] == [*below, *below[1:]], "compiled by the base image's Python"
+
 
 def test_failures_say_what_to_do(mirror_image: Built, store: Store, tmp_path: Path) -> None:
     good = {**mirror_image[0], **delivery(store, "edgeml/failing"), "archive": None}
@@ -165,13 +181,14 @@ def test_failures_say_what_to_do(mirror_image: Built, store: Store, tmp_path: Pa
         "base": {"suite": "trixie", "packages": ["no-such-package"]},
         "config": {"entrypoint": ["/x"], "user": "1"},
     }
-    for change, message in [
+    cases: list[tuple[Options, str]] = [
         ({"registry": {**store.options(), "password": "wrong"}}, "refused the user name and password"),
         ({"registry": store.options(f"127.0.0.1:{free_port()}")}, "cannot be reached"),
         ({"repository": "Upper/Case"}, "Not a repository name"),
         ({"recipe": unknown, "cache": str(tmp_path / "unknown")}, "no-such-package"),
         ({"recipe": {**good["recipe"], "bases": {}}}, "Unknown key"),
-    ]:
+    ]
+    for change, message in cases:
         failed = run_module({**good, **change})
         assert failed["failed"] and message in failed["msg"], failed
         assert failed["remedy"]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-MODELS = Path(__file__).resolve().parents[3] / "inventories" / "quickstart" / "models"
+MODELS = Path(__file__).resolve().parents[3] / "models"
 LABELS = ["cat", "dog", "fox"]
 
 
@@ -123,3 +123,13 @@ def test_cases_of_an_earlier_run_go(golden_cases: ModuleType, tmp_path: Path) ->
     golden_cases.write_golden_cases(tmp_path, [make_case(golden_cases, name="new")], LABELS)
 
     assert [path.name for path in (tmp_path / "golden").iterdir()] == ["new.json"]
+
+
+def test_an_output_that_is_a_file_ends_with_a_message(
+    golden_cases: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "taken").write_text("")
+    monkeypatch.setattr(sys, "argv", ["build.py", "--output", str(tmp_path / "taken")])
+    with pytest.raises(SystemExit, match="2"):
+        golden_cases.output_directory("Build a model.")
+    assert str(tmp_path / "taken") in capsys.readouterr().err

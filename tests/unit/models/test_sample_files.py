@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 SAMPLES = (
-    Path(__file__).resolve().parents[3] / "inventories" / "quickstart" / "models" / "file_type" / "sample_files.py"
+    Path(__file__).resolve().parents[3] / "models" / "file_type" / "sample_files.py"
 )
 
 

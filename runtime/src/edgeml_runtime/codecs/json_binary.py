@@ -123,9 +123,9 @@ def _described(specs: Mapping[str, TensorSpec]) -> list[dict[str, object]]:
 
 def _objects(document: dict[str, Any], key: str) -> list[dict[str, Any]]:
     objects = document.get(key)
-    if type(objects) is not list or any(type(item) is not dict for item in objects):
-        raise invalid(f"'{key}' must be a list of objects")
-    return objects
+    if type(objects) is list and {dict}.issuperset(map(type, objects)):
+        return objects
+    raise invalid(f"'{key}' must be a list of objects")
 
 
 def _parameter(owner: dict[str, Any], key: str, kind: type) -> Any:

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 # Imported where the first model is loaded: listeners answer before this is done.
-import onnxruntime  # type: ignore[import-untyped]
-from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument  # type: ignore[import-untyped]
+import onnxruntime
 
 from edgeml_runtime.errors import Failure, RequestError, StartError, invalid
 from edgeml_runtime.tensors import Array, TensorSpec
@@ -31,6 +30,8 @@ _DATATYPES = {
     "tensor(double)": "FP64",
     "tensor(string)": "BYTES",
 }
+
+_InvalidArgument = onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class OnnxModel:
         """
         try:
             results: list[Array] = self._session.run(outputs, inputs)
-        except InvalidArgument as error:
+        except _InvalidArgument as error:
             raise invalid(_first_line(error)) from None
         except Exception as error:  # the engine's exceptions have no common base
             logger.error("the engine failed: %s", _first_line(error))

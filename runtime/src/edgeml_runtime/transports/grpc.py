@@ -12,7 +12,6 @@ from pathlib import Path
 from time import perf_counter
 
 import grpc  # type: ignore[import-untyped]
-import grpc.aio  # type: ignore[import-untyped]
 
 from edgeml_runtime import SERVER_NAME, __version__
 from edgeml_runtime.codecs import protobuf

@@ -104,10 +104,10 @@ class RestApplication:
             self._authorise(scope)
             model = self._engine.model(name, version)
             known = model.name
-            body = await self._read(scope, receive)
+            asked = dict(scope["headers"])
+            body = await self._read(asked, receive)
             started = perf_counter()
-            json_length = _json_length(scope)
-            request, in_binary = json_binary.decode(model, body, json_length)
+            request, in_binary = json_binary.decode(model, body, _json_length(asked.get(_JSON_LENGTH_HEADER)))
             results = await model.infer(request.inputs, request.outputs)
             answer, answer_json_length = json_binary.encode(model, request, results, in_binary)
             headers: Headers = [(_DIGEST_HEADER, model.digest.encode())]
@@ -132,12 +132,13 @@ class RestApplication:
         if self._token and not is_authorised(self._token, header(scope, b"authorization")):
             raise RequestError(Failure.UNAUTHENTICATED, "a valid bearer token is required")
 
-    async def _read(self, scope: Scope, receive: Receive) -> bytes:
+    async def _read(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         """The whole body. Raises RequestError (too large) as soon as it exceeds the limit."""
-        if (encoding := header(scope, b"content-encoding")) not in (None, b"identity"):
+        if (encoding := headers.get(b"content-encoding")) not in (None, b"identity"):
             raise invalid(f"content-encoding {encoding!r} is not supported")
-        declared = header(scope, b"content-length") or b"0"
-        if int(declared) > self._max_request_bytes:  # digits only: the HTTP parser has checked it
+        if (
+            int(headers.get(b"content-length", 0)) > self._max_request_bytes
+        ):  # digits only: the HTTP parser has checked it
             raise self._too_large()
         parts: list[bytes] = []
         size = 0
@@ -171,8 +172,7 @@ def _error(error: RequestError) -> _Answer:
     return STATUS[error.failure], headers, json_binary.json_object(error=str(error))
 
 
-def _json_length(scope: Scope) -> int | None:
-    value = header(scope, _JSON_LENGTH_HEADER)
+def _json_length(value: bytes | None) -> int | None:
     if value is None:
         return None
     if not value.isdigit() or len(value) > 18:

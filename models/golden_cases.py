@@ -90,7 +90,10 @@ def write_golden_cases(model_directory: Path, cases: Sequence[GoldenCase], label
 
 
 def output_directory(description: str) -> Path:
-    """Parse the command line that every build.py has and return the directory to write, created if missing."""
+    """Parse the command line that every build.py has and return the directory to write, created if missing.
+
+    Ends the program with status 2 and a message if the directory cannot be made.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--output",
@@ -100,7 +103,10 @@ def output_directory(description: str) -> Path:
         help="model directory to write (created if missing; files of an earlier run are replaced)",
     )
     output: Path = parser.parse_args().output
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"argument --output: {error}; name a directory that this user can write")
     return output
 
 

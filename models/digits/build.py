@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Train a classifier of handwritten digits and write it as a model directory.
 
-Data: scikit-learn's digits, 1797 grey images of 8 x 8 pixels. 360 of them, equally many of each class as far as
-the data allows, are held out; accuracy and golden cases come from these alone.
+Data: scikit-learn's digits, 1797 grey images of 8 x 8 pixels. 360 of them, every digit in proportion, are held out;
+accuracy and golden cases come from these alone.
 """
 
 from __future__ import annotations

@@ -91,7 +91,8 @@ def licence_text() -> str:
     if about["License"] != LICENCE:
         raise SystemExit(f"file_type: magika {about['Version']} has licence {about['License']!r}, not {LICENCE!r}")
     notice = (
-        f"model.onnx is the model {MODEL_NAME} of magika {about['Version']} (https://github.com/google/magika), unchanged.\n"
+        f"model.onnx is the model {MODEL_NAME} of magika {about['Version']}, unchanged.\n"
+        "https://github.com/google/magika\n"
         f"Copyright Google LLC. Licensed under {LICENCE}:\n"
     )
     return notice + (Path(__file__).parent / "APACHE-2.0.txt").read_text(encoding="utf-8")

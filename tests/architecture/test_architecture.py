@@ -1,0 +1,154 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The rules that keep the parts of this repository apart and their descriptions true."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from .role_readme import ROLES, render
+
+ROOT = Path(__file__).resolve().parents[2]
+COLLECTION = ("plugins", "roles", "playbooks", "meta")
+ROLE_NAMES = sorted(path.name for path in ROLES.iterdir())
+MODULES = sorted(path.stem for path in (ROOT / "plugins" / "modules").glob("*.py"))
+
+
+def tracked(*folders: str) -> list[Path]:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", *folders],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+
+
+def texts(*folders: str) -> Iterator[tuple[Path, str]]:
+    for path in tracked(*folders):
+        try:
+            yield path.relative_to(ROOT), path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+
+
+def load(path: Path) -> Any:
+    return yaml.safe_load(path.read_text()) if path.exists() else {}
+
+
+@pytest.mark.parametrize("role", ROLE_NAMES)
+def test_defaults_and_argument_specs_agree(role: str) -> None:
+    defaults = load(ROLES / role / "defaults" / "main.yml") or {}
+    specs = load(ROLES / role / "meta" / "argument_specs.yml")["argument_specs"]
+    options: dict[str, Any] = {}
+    for spec in specs.values():
+        options |= spec["options"]
+    assert set(defaults) == set(options)
+    for name, option in options.items():
+        assert option.get("description"), name
+        if "default" in option:
+            assert defaults[name] == option["default"], name
+        else:
+            assert "{{" in str(defaults[name]), f"{name} has a constant default that its specification lacks"
+
+
+@pytest.mark.parametrize("role", ROLE_NAMES)
+def test_role_readme_is_current(role: str) -> None:
+    assert (ROLES / role / "README.md").read_text() == render(ROLES / role), (
+        "run: python tests/architecture/role_readme.py"
+    )
+
+
+@pytest.mark.parametrize("role", ROLE_NAMES)
+def test_role_variables_carry_the_role_name(role: str) -> None:
+    names = set(load(ROLES / role / "defaults" / "main.yml") or {}) | set(
+        load(ROLES / role / "vars" / "main.yml") or {}
+    )
+    assert all(name.startswith((f"{role}_", f"__{role}_")) for name in names), names
+
+
+def test_modules_are_listed_everywhere() -> None:
+    group = load(ROOT / "meta" / "runtime.yml")["action_groups"]["fleet"]
+    assert sorted(group) == MODULES
+    for document in ("README.md", "CHANGELOG.md"):
+        text = (ROOT / document).read_text()
+        assert [module for module in MODULES if module not in text] == [], document
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_module_documentation_says_what_it_supports(module: str) -> None:
+    path = ROOT / "plugins" / "modules" / f"{module}.py"
+    assert len(path.read_text().splitlines()) <= 320, "a module is an argument spec, one call, an exit"
+    specification = importlib.util.spec_from_file_location(module, path)
+    assert specification and specification.loader
+    loaded = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(loaded)
+    documentation = yaml.safe_load(loaded.DOCUMENTATION)
+    assert {"check_mode", "diff_mode", "idempotent"} <= set(documentation["attributes"])
+    assert all(text.strip() for text in (loaded.EXAMPLES, loaded.RETURN))
+
+
+def test_collections_that_are_used_are_declared() -> None:
+    declared = {"ansible.builtin", "edgeml.fleet", *load(ROOT / "galaxy.yml")["dependencies"]}
+    used = set()
+    for path, text in texts("roles", "playbooks"):
+        if path.suffix == ".yml":
+            used |= {
+                ".".join(name.split(".")[:2]) for name in re.findall(r"^\s+([a-z]+\.[a-z]+\.[a-z_]+):", text, re.M)
+            }
+    assert used <= declared
+
+
+def test_the_collection_needs_nothing_else_of_the_repository() -> None:
+    outside = re.compile(r"(?<![\w./])(runtime|tests|docs|inventories)/")
+    offenders = [
+        f"{path}: {line.strip()}"
+        for path, text in texts("plugins", "roles", "playbooks")
+        for line in text.splitlines()
+        if outside.search(line)
+    ]
+    assert offenders == []
+
+
+def test_the_runtime_imports_nothing_of_the_collection() -> None:
+    assert [str(path) for path, text in texts("runtime/src") if "ansible" in text] == []
+
+
+def test_no_secret_is_shown_by_constant() -> None:
+    pattern = re.compile(r"no_log: *(false|no)\b", re.I)
+    assert [str(path) for path, text in texts("roles", "playbooks") if pattern.search(text)] == []
+
+
+def test_no_path_or_host_of_a_development_machine() -> None:
+    pattern = re.compile(
+        r"/work/(main|shared)|/root/|\b(deb|security|files|registry)\.[a-z]+\.(org|com)\b|\bpypi\.[a-z]+\b"
+    )
+    this = Path(__file__).relative_to(ROOT)
+    assert [str(path) for path, text in texts(".") if path != this and pattern.search(text)] == []
+
+
+def test_files_name_their_licence() -> None:
+    sources = [
+        (path, text) for path, text in texts(*COLLECTION, "tests", "runtime/src") if path.suffix in (".py", ".yml")
+    ]
+    missing = [str(path) for path, text in sources if "SPDX-License-Identifier" not in text and "_pb2" not in path.name]
+    assert [name for name in missing if not name.startswith("meta/")] == []
+
+
+def test_the_collection_holds_only_the_collection(tmp_path: Path) -> None:
+    galaxy = Path(sys.executable).with_name("ansible-galaxy")
+    subprocess.run(
+        [galaxy, "collection", "build", "--output-path", tmp_path], cwd=ROOT, check=True, capture_output=True
+    )
+    with tarfile.open(next(tmp_path.glob("edgeml-fleet-*.tar.gz"))) as archive:
+        folders = {name.split("/")[0] for name in archive.getnames()}
+    assert folders <= {*COLLECTION, "LICENSES", "README.md", "CHANGELOG.md", "MANIFEST.json", "FILES.json"}
+    assert set(COLLECTION) <= folders

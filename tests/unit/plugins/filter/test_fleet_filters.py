@@ -1,0 +1,118 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From inventory and lock to what a host runs."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleFilterError
+from ansible_collections.edgeml.fleet.plugins.filter.fleet import htpasswd, next_lock, oci_architecture, resolve_release
+
+DIGEST = "sha256:" + "a" * 64
+LOCK: dict[str, Any] = {
+    "serial": 7,
+    "registry": "registry.edgeml.internal:5443",
+    "images": {
+        "runtime": {
+            "repository": "edgeml/runtime",
+            "digest": DIGEST,
+            "platforms": {"amd64": {"digest": "sha256:" + "b" * 64, "size": 1000}},
+        }
+    },
+    "models": {
+        "digits": {
+            "version": "1.10.0",
+            "repository": "edgeml/models/digits",
+            "digest": DIGEST,
+            "index": DIGEST,
+            "platforms": {},
+            "blob": {"digest": DIGEST, "size": 50},
+            "golden_cases": 10,
+        }
+    },
+}
+
+
+def test_release_is_named_by_digest_only() -> None:
+    release = resolve_release(LOCK, [{"name": "digits", "slo": {"p95_ms": 5}}], "amd64", "camera-1")
+    assert release["image"] == "registry.edgeml.internal:5443/edgeml/runtime@sha256:" + "b" * 64
+    assert release["image_size"] == 1000
+    assert release["models"] == [
+        {
+            "name": "digits",
+            "version": "1.10.0",
+            "repository": "edgeml/models/digits",
+            "digest": DIGEST,
+            "size": 50,
+            "golden_cases": 10,
+            "p95_ms": 5,
+            "protocol": "grpc",
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("models", "architecture", "words"),
+    [
+        (
+            [{"name": "digit"}],
+            "amd64",
+            ["host camera-1", "edgeml_models[0]", "Model digit is not in the lock", "digits"],
+        ),
+        ([{"name": "digits"}], "arm64", ["no runtime image for architecture arm64", "images for amd64"]),
+        ([{"name": "digits"}, {"name": "digits"}], "amd64", ["edgeml_models[1]", "placed twice"]),
+        ([{"name": "digits", "version": 1.1}], "amd64", ["three-part", "1.1", '"1.10.0"']),
+        ([{"name": "digits", "version": "1.9.0"}], "amd64", ["Version 1.9.0", "1.10.0"]),
+        ([{}], "amd64", ["has no name"]),
+    ],
+)
+def test_each_mistake_is_named(models: list[dict[str, Any]], architecture: str, words: list[str]) -> None:
+    with pytest.raises(AnsibleFilterError) as caught:
+        resolve_release(LOCK, models, architecture, "camera-1")
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+def test_all_mistakes_are_named_at_once() -> None:
+    with pytest.raises(AnsibleFilterError) as caught:
+        resolve_release(LOCK, [{"name": "one"}, {"name": "two"}], "riscv64", "camera-1")
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def pushed(**changes: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    images = [{"item": {"name": name}, "image": image} for name, image in LOCK["images"].items()]
+    models = [{"item": {"name": name}, "changed": False, **model, **changes} for name, model in LOCK["models"].items()]
+    return images, models
+
+
+def test_lock_keeps_its_serial_when_nothing_changed() -> None:
+    assert next_lock(copy.deepcopy(LOCK), LOCK["registry"], *pushed()) == LOCK
+
+
+def test_serial_grows_with_every_change() -> None:
+    assert next_lock(LOCK, LOCK["registry"], *pushed(version="1.11.0"))["serial"] == 8
+    assert next_lock(None, LOCK["registry"], *pushed())["serial"] == 1
+
+
+@pytest.mark.parametrize(
+    ("machine", "architecture"),
+    [("x86_64", "amd64"), ("amd64", "amd64"), ("aarch64", "arm64"), ("arm64", "arm64")],
+)
+def test_architecture_names(machine: str, architecture: str) -> None:
+    assert oci_architecture(machine) == architecture
+
+
+def test_unknown_architecture() -> None:
+    with pytest.raises(AnsibleFilterError, match="riscv64"):
+        oci_architecture("riscv64")
+
+
+def test_htpasswd_changes_only_with_user_or_password() -> None:
+    first = htpasswd("edgeml", "one")
+    assert first.startswith("edgeml:$2b$")
+    assert htpasswd("edgeml", "one", first) == first
+    assert htpasswd("edgeml", "two", first) != first
+    assert not htpasswd("other", "one", first).startswith("edgeml:")
+    assert htpasswd("edgeml", "one", "edgeml:plain").startswith("edgeml:$2b$")
