@@ -34,9 +34,11 @@ def model_directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Mod
 def server(model_directories: dict[str, ModelDirectory], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One ready server with all models, in clear on loopback, shared by the tests that only ask."""
     running = Server.start(tmp_path_factory.mktemp("server"), list(model_directories.values()))
-    running.wait_ready()
-    yield running
-    running.end()
+    try:
+        running.wait_ready()
+        yield running
+    finally:
+        running.end()
 
 
 @pytest.fixture

@@ -64,9 +64,11 @@ def typed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server whose model has all datatypes that have typed contents in gRPC: all but FP16."""
     model = every_type(tmp_path_factory.mktemp("typed_model"), tuple(CONTENTS))
     running = Server.start(tmp_path_factory.mktemp("typed_server"), [model])
-    running.wait_ready()
-    yield running
-    running.end()
+    try:
+        running.wait_ready()
+        yield running
+    finally:
+        running.end()
 
 
 def raw(datatype: str) -> bytes:
