@@ -15,6 +15,9 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._golden import load_c
 from ansible_collections.edgeml.fleet.plugins.module_utils._oip_client import Client, PreparedRequest, model_subject
 from ansible_collections.edgeml.fleet.plugins.module_utils._oip_tensor import Tensor
 
+#: Requests that are measured however slow the model is.
+LEAST_SAMPLES = 5
+
 
 @dataclass(frozen=True)
 class ModelObjective:
@@ -87,29 +90,44 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
     return ordered[math.ceil(len(ordered) * percent / 100) - 1]
 
 
-def measure(client: Client, request: PreparedRequest, samples: int, warmup: int) -> list[int]:
+def measure(
+    client: Client, request: PreparedRequest, samples: int, warmup: int, max_seconds: float = math.inf
+) -> list[int]:
     """Return how long each of `samples` requests took, one after another, in nanoseconds.
 
     A time begins before the request is written and ends when the response has been read; building the one and decoding
-    the other do not count. `warmup` requests go before and are not measured.
+    the other do not count. `warmup` requests go before and are not measured. Slow models get fewer requests: warm-up
+    and measurement each end with the request that exceeds `max_seconds`, the measurement not before LEAST_SAMPLES.
 
     Raises
     ------
     FleetError
         The server refused a request or did not answer.
     """
+    end = time.monotonic() + max_seconds
     for _ in range(warmup):
         client.send(request)
-    durations = []
-    for _ in range(samples):
+        if time.monotonic() > end:
+            break
+    durations: list[int] = []
+    end = time.monotonic() + max_seconds
+    while len(durations) < samples and (len(durations) < LEAST_SAMPLES or time.monotonic() < end):
         start = time.perf_counter_ns()
         client.send(request)
         durations.append(time.perf_counter_ns() - start)
     return durations
 
 
-def measure_model(client: Client, model: ModelObjective, *, samples: int, warmup: int, binary: bool = True) -> Latency:
-    """Measure the latency of a model.
+def measure_model(
+    client: Client,
+    model: ModelObjective,
+    *,
+    samples: int,
+    warmup: int,
+    binary: bool = True,
+    max_seconds: float = math.inf,
+) -> Latency:
+    """Measure the latency of a model, by requests as `measure` makes them.
 
     Raises
     ------
@@ -118,11 +136,11 @@ def measure_model(client: Client, model: ModelObjective, *, samples: int, warmup
     """
     request = _request(client, model, binary)
     client.decode(client.send(request))  # What is not an answer must not be measured.
-    ordered = sorted(duration / 1e6 for duration in measure(client, request, samples, warmup))
+    ordered = sorted(duration / 1e6 for duration in measure(client, request, samples, warmup, max_seconds))
     return Latency(
         model=model,
-        samples=samples,
-        mean_ms=math.fsum(ordered) / samples,
+        samples=len(ordered),
+        mean_ms=math.fsum(ordered) / len(ordered),
         min_ms=ordered[0],
         p50_ms=percentile(ordered, 50),
         p95_ms=percentile(ordered, 95),

@@ -25,6 +25,7 @@ from typing import Any
 from ansible_collections.edgeml.fleet.plugins.module_utils._content_store import (
     check_space,
     fetch_blob,
+    make_directory,
     sync_directory,
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._engine import DockerEngine
@@ -52,6 +53,7 @@ SPARE_BYTES = 64 << 20
 #: Requests for a latency objective, before the release takes traffic.
 GATE_WARMUP = 20
 GATE_SAMPLES = 200
+GATE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -252,13 +254,7 @@ class Release:
             registry.close()
         unpacked = staging / f"{model.directory_name}.unpacked"
         shutil.rmtree(unpacked, ignore_errors=True)
-        with tarfile.open(archive) as tar:  # its digest is verified, and the filter confines paths
-            tar.extractall(unpacked, filter="data")
-        for path in sorted(unpacked.rglob("*")):
-            path.chmod(0o755 if path.is_dir() else 0o644)
-            if path.is_file():
-                _sync_file(path)
-        unpacked.chmod(0o755)
+        _unpack(archive, unpacked)
         self.models.mkdir(parents=True, exist_ok=True)
         unpacked.rename(self.models / model.directory_name)
         sync_directory(self.models)
@@ -299,7 +295,7 @@ class Release:
                 if model.p95_ms is None:
                     continue
                 objective = ModelObjective(model.name, model.version, cases, p95_ms=model.p95_ms)
-                latency = measure_model(client, objective, samples=GATE_SAMPLES, warmup=GATE_WARMUP)
+                latency = measure_model(client, objective, samples=GATE_SAMPLES, warmup=GATE_WARMUP, max_seconds=GATE_SECONDS)
             if not latency.met:
                 raise missed_objective("the candidate, before it takes traffic", latency)
 
@@ -483,6 +479,32 @@ def _tcp_listeners(configuration: dict[str, Any]) -> set[str]:
         for address in addresses
         if not address.startswith("unix:")
     }
+
+
+def _unpack(archive: Path, target: Path) -> None:
+    """Unpack regular files and directories, readable by all, and sync them; refuse whatever leads elsewhere."""
+    make_directory(target)
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            path = target / member.name
+            if not (member.isreg() or member.isdir()) or not path.resolve().is_relative_to(target.resolve()):
+                raise FleetError(
+                    "The model's archive holds something other than files and directories below it",
+                    where=str(archive),
+                    seen=member.name,
+                    remedy="publish the model again with the module edgeml.fleet.model_artifact",
+                )
+            if member.isdir():
+                make_directory(path)
+                continue
+            make_directory(path.parent)
+            content = tar.extractfile(member)
+            with path.open("wb") as file:
+                shutil.copyfileobj(content, file)  # type: ignore[arg-type]  # a regular file has content
+                os.fchmod(file.fileno(), 0o644)
+                file.flush()
+                os.fsync(file.fileno())
+            sync_directory(path.parent)
 
 
 def _sync_file(path: Path) -> None:

@@ -23,6 +23,13 @@ options:
     description: Number of requests to send to each model before, which are not measured.
     type: int
     default: 20
+  max_seconds:
+    description:
+      - Seconds that the warm-up and the measurement of one model may take each; slow models get fewer requests, but
+        never fewer than five.
+      - The result says how many there were.
+    type: float
+    default: 30
   binary:
     description:
       - Whether tensors travel over REST in the binary tensor data extension. Servers without it need V(false), that is
@@ -207,6 +214,7 @@ def main() -> None:
             **ENDPOINT_ARGUMENTS,
             "samples": {"type": "int", "default": 200},
             "warmup": {"type": "int", "default": 20},
+            "max_seconds": {"type": "float", "default": 30.0},
             "binary": {"type": "bool", "default": True},
             "models": {
                 "type": "list",
@@ -224,7 +232,7 @@ def main() -> None:
         required_together=[("client_certificate", "client_key")],
         supports_check_mode=True,
     )
-    samples, warmup, binary = (module.params[option] for option in ("samples", "warmup", "binary"))
+    samples, warmup = module.params["samples"], module.params["warmup"]
     models: list[dict[str, Any]] = []
     failures: list[FleetError] = []
     try:
@@ -237,7 +245,14 @@ def main() -> None:
         with connect(**{option: module.params[option] for option in ENDPOINT_ARGUMENTS}) as client:
             for objective in (ModelObjective(**model) for model in module.params["models"]):
                 try:
-                    latency = measure_model(client, objective, samples=samples, warmup=warmup, binary=binary)
+                    latency = measure_model(
+                        client,
+                        objective,
+                        samples=samples,
+                        warmup=warmup,
+                        binary=module.params["binary"],
+                        max_seconds=module.params["max_seconds"],
+                    )
                 except FleetError as error:
                     failures.append(error)
                     continue

@@ -18,9 +18,7 @@ from pathlib import Path
 
 import pytest
 
-SAMPLES = (
-    Path(__file__).resolve().parents[3] / "models" / "file_type" / "sample_files.py"
-)
+SAMPLES = Path(__file__).resolve().parents[3] / "models" / "file_type" / "sample_files.py"
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,19 @@
 
 from __future__ import annotations
 
+import time
+from typing import cast
+
 import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._latency import (
+    LEAST_SAMPLES,
     Latency,
     ModelObjective,
+    measure,
     missed_objective,
     percentile,
 )
+from ansible_collections.edgeml.fleet.plugins.module_utils._oip_client import Client, PreparedRequest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -66,3 +72,22 @@ def test_message_says_what_was_measured_and_what_was_allowed() -> None:
     assert "200 requests" in error.what
     assert error.where == "grpc://127.0.0.1:8001"
     assert "p50 12.500 ms" in error.seen
+
+
+class SlowClient:
+    """Takes a hundredth of a second for each request."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+
+    def send(self, request: object) -> None:
+        self.requests += 1
+        time.sleep(0.01)
+
+
+def test_slow_models_get_fewer_requests_but_never_too_few() -> None:
+    client = SlowClient()
+    durations = measure(cast(Client, client), cast(PreparedRequest, None), samples=1000, warmup=1000, max_seconds=0.001)
+    assert len(durations) == LEAST_SAMPLES
+    assert client.requests == LEAST_SAMPLES + 1, "one request warms up"
+    assert min(durations) >= 10_000_000
