@@ -295,7 +295,9 @@ class Release:
                 if model.p95_ms is None:
                     continue
                 objective = ModelObjective(model.name, model.version, cases, p95_ms=model.p95_ms)
-                latency = measure_model(client, objective, samples=GATE_SAMPLES, warmup=GATE_WARMUP, max_seconds=GATE_SECONDS)
+                latency = measure_model(
+                    client, objective, samples=GATE_SAMPLES, warmup=GATE_WARMUP, max_seconds=GATE_SECONDS
+                )
             if not latency.met:
                 raise missed_objective("the candidate, before it takes traffic", latency)
 
