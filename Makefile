@@ -71,13 +71,20 @@ lint: $(VENV)/development ## Check style and types
 	@$(BIN)/mypy
 	@$(BIN)/ansible-lint --offline --profile production
 
+QUICK_TESTS := tests/unit tests/architecture tests/contract runtime/tests
+FULL_TESTS := $(QUICK_TESTS) tests/integration tests/lab tests/molecule tests/quickstart tests/fleet
+
 .PHONY: test-quick
 test-quick: lint ## Lint, unit, architecture, contract and runtime tests (no lab; under three minutes)
-	@$(BIN)/pytest tests/unit tests/architecture tests/contract runtime/tests
+	@$(BIN)/pytest -q $(QUICK_TESTS)
 
 .PHONY: test
-test: lint engine ## Everything, with the fleet in the lab
-	@$(BIN)/pytest tests runtime/tests
+test: lint engine ## Everything, with the fleet in the lab (under half an hour)
+	@$(BIN)/pytest --durations 15 $(FULL_TESTS)
+
+.PHONY: bench
+bench: $(VENV)/controller ## Measure what the quickstart serves, against the bare engine
+	@$(BIN)/python tests/benchmark/quickstart.py
 
 .PHONY: lock
 lock: ## Renew the hash-locked requirements from requirements/*.in

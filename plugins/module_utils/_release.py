@@ -53,7 +53,7 @@ SPARE_BYTES = 64 << 20
 #: Requests for a latency objective, before the release takes traffic.
 GATE_WARMUP = 20
 GATE_SAMPLES = 200
-GATE_SECONDS = 10.0
+GATE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)

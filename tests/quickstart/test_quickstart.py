@@ -27,7 +27,7 @@ MADE = [
 
 
 def play(name: str, *arguments: str) -> str:
-    command = [
+    command: list[str | Path] = [
         Path(sys.executable).with_name("ansible-playbook"),
         "-i",
         ROOT / "inventories" / "quickstart",
