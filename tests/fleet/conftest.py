@@ -78,7 +78,7 @@ class Fleet:
         return labels
 
     def golden(self, model: str, cases: int) -> Path:
-        """Return a directory with the first golden cases of a published model; an emulated host takes seconds for each."""
+        """Return a directory with the first golden cases of a published model; an emulated host is slow."""
         built = max((ROOT / "build" / "models").glob(f"{model}-*/golden"), key=lambda path: path.stat().st_mtime)
         target = STATE / "golden" / model / "golden"
         if not target.exists():
