@@ -365,13 +365,23 @@ class Release:
 
     # -- removal ---------------------------------------------------------------------------------------------------
 
-    def remove(self, check_mode: bool) -> dict[str, Any]:
+    def remove(self, check_mode: bool, has_engine: bool) -> dict[str, Any]:
         """Remove the runtime's containers, images, models and state; other things below the root stay."""
-        containers = [name for name in (ACTIVE, CANDIDATE, PREVIOUS) if self.engine.container(name) is not None]
-        state = self.state()
-        repositories = {release["image"].partition("@")[0] for release in state.values() if release}
-        images = [image for repository in sorted(repositories) for image in self.engine.images_of(repository)]
-        paths = [p for p in (self.models, self.releases, self.state_file, self.root / "run") if p.exists()]
+        containers: list[str] = []
+        images: list[str] = []
+        if has_engine:
+            containers = [name for name in (ACTIVE, CANDIDATE, PREVIOUS) if self.engine.container(name) is not None]
+            repositories = {release["image"].partition("@")[0] for release in self.state().values() if release}
+            images = [image for repository in sorted(repositories) for image in self.engine.images_of(repository)]
+        everything = (
+            self.models,
+            self.releases,
+            self.state_file,
+            self.root / "run",
+            self.root / "staging",
+            self.root / "release.lock",
+        )
+        paths = [path for path in everything if path.exists()]
         if not check_mode:
             for name in containers:
                 self.engine.remove(name)

@@ -205,14 +205,15 @@ def main() -> None:
         supports_check_mode=True,
     )
     options = module.params
-    if module.check_mode and not module.get_bin_path("docker"):
-        module.exit_json(changed=options["state"] == "active", release={}, steps=["install the Docker Engine"])
+    has_engine = module.get_bin_path("docker") is not None
+    if module.check_mode and options["state"] == "active" and not has_engine:
+        module.exit_json(changed=True, release={}, steps=["install the Docker Engine"])
     release = Release(
         DockerEngine(module.run_command), Path(options["root"]), options["ca_file"], options["start_timeout"]
     )
     try:
         if options["state"] == "absent":
-            result = release.remove(module.check_mode)
+            result = release.remove(module.check_mode, has_engine)
         else:
             desired = Desired(
                 image=options["image"],

@@ -257,3 +257,15 @@ def test_archive_is_unpacked_readable_by_all(tmp_path: Path) -> None:
     path = tmp_path / "target" / "golden" / "case.json"
     assert path.read_bytes() == b"{}"
     assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_removal_leaves_what_is_not_its_own(release: Release, engine: MemoryEngine) -> None:
+    (release.root / "packages").mkdir()
+    release.converge(desired(), check_mode=False)
+    assert release.remove(check_mode=True, has_engine=True)["changed"]
+    assert set(engine.containers) == {ACTIVE}
+    assert release.remove(check_mode=False, has_engine=True)["changed"]
+    assert engine.containers == {}
+    assert engine.images == set()
+    assert [path.name for path in release.root.iterdir()] == ["packages"]
+    assert not release.remove(check_mode=False, has_engine=True)["changed"]
