@@ -5,10 +5,13 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+
+PULL_PAUSES = (3, 6)  # seconds before the second and the third attempt
 
 #: Runs a program: arguments -> (exit code, stdout, stderr), as AnsibleModule.run_command does.
 RunCommand = Callable[[list[str]], tuple[int, str, str]]
@@ -57,7 +60,16 @@ class DockerEngine:
         return self._inspect("image", reference) is not None
 
     def pull(self, reference: str) -> None:
-        """Pull an image by digest."""
+        """Pull an image by digest. A failure is tried again: the engine reads a changed /etc/hosts only after 5 s."""
+        for pause in PULL_PAUSES:
+            try:
+                self._pull(reference)
+                return
+            except FleetError:
+                time.sleep(pause)
+        self._pull(reference)
+
+    def _pull(self, reference: str) -> None:
         self._run(
             ["pull", "--quiet", reference],
             f"The image {reference} cannot be pulled",

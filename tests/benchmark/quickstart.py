@@ -69,7 +69,7 @@ def resident_mebibytes() -> float:
 def main() -> None:
     """Measure in interleaved rounds, print a table and write it to build/bench."""
     state = json.loads(Path("/var/lib/edgeml/state.json").read_text())["active"]
-    lock = yaml.safe_load((ROOT / "inventories" / "quickstart" / "fleet.lock.yml").read_text())
+    lock = yaml.safe_load((ROOT / "inventories" / "quickstart.lock.yml").read_text())
     rounds: dict[tuple[str, str], list[dict[str, float]]] = {}
     for _ in range(ROUNDS):
         for model in state["models"]:
