@@ -24,8 +24,8 @@ def write(directory: Path, document: object) -> Path:
 
 def test_minimal(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, MINIMAL))
-    assert (config.threads, config.log_level, config.max_request_bytes) == (1, "info", 64 * 1024 * 1024)
-    assert (config.tls, config.bearer_token, config.grpc, config.metrics) == (None, None, (), ())
+    assert (config.engine.threads, config.log_level, config.limits.body_bytes) == (1, "info", 64 * 1024 * 1024)
+    assert (config.tls, config.grants, config.grpc, config.metrics) == (None, (), (), ())
     assert [(address.host, address.port, address.path) for address in config.rest] == [("127.0.0.1", 8000, "")]
     assert (config.models[0].name, config.models[0].path) == ("digits", Path("/models/a"))
 
@@ -43,9 +43,9 @@ def test_full(tmp_path: Path) -> None:
         "tls": {"certificate": f"{tmp_path}/crt", "key": f"{tmp_path}/key", "client_ca": f"{tmp_path}/ca"},
         "bearer_token_file": f"{tmp_path}/token",
         "models": [MODEL],
-        "threads": 4,
+        "engine": {"threads": 4},
         "log_level": "debug",
-        "max_request_bytes": 1000,
+        "limits": {"body_bytes": 1000},
     }
     config = load_config(write(tmp_path, document))
     assert [(address.host, address.port, address.path) for address in config.rest] == [
@@ -56,8 +56,8 @@ def test_full(tmp_path: Path) -> None:
     ]
     assert config.tls is not None
     assert config.tls.client_ca == tmp_path / "ca"
-    assert config.bearer_token == "secret"
-    assert (config.threads, config.log_level, config.max_request_bytes) == (4, "debug", 1000)
+    assert [(grant.token, grant.models, grant.manage) for grant in config.grants] == [("secret", None, True)]
+    assert (config.engine.threads, config.log_level, config.limits.body_bytes) == (4, "debug", 1000)
 
 
 def changed(**keys: Any) -> dict[str, Any]:
@@ -70,9 +70,12 @@ def changed(**keys: Any) -> dict[str, Any]:
         ("{", ["text that is no JSON", "a JSON object"]),
         ([], ["the document: seen []; allowed: an object"]),
         ({"models": [MODEL]}, ["listen: seen no such key", "add the key"]),
-        (changed(treads=2), ["treads: seen an unknown key", "threads", "correct its name"]),
+        (changed(engin={}), ["engin: seen an unknown key", "did you mean 'engine'?", "Correct its name"]),
         (changed(listen={}), ["listen: seen no rest and no grpc listener"]),
-        (changed(listen={"http": []}), ["listen.http: seen an unknown key; allowed: the keys grpc, metrics, rest"]),
+        (
+            changed(listen={"http": []}),
+            ["listen.http: seen an unknown key; allowed: the keys admin, grpc, metrics, rest"],
+        ),
         (changed(listen={"rest": "127.0.0.1:8000"}), ['listen.rest: seen "127.0.0.1:8000"; allowed: a list']),
         (changed(listen={"rest": [8000]}), ["listen.rest[0]: seen 8000; allowed: a string"]),
         (changed(listen={"rest": ["127.0.0.1"]}), ["listen.rest[0]: seen '127.0.0.1'", "'IP:PORT'"]),
@@ -88,17 +91,17 @@ def changed(**keys: Any) -> dict[str, Any]:
         (changed(bearer_token_file="/nonexistent"), ["bearer_token_file: seen '/nonexistent' (No such file"]),
         (changed(models=[]), ["models: seen no model"]),
         (changed(models={}), ["models: seen {}; allowed: a list"]),
-        (changed(models=[MODEL, MODEL]), ["models[1].name: seen 'digits'", "each model once"]),
+        (changed(models=[MODEL, MODEL]), ["models[1].name: seen 'digits'", "each version of a model once"]),
         (changed(models=[{**MODEL, "name": "a/b"}]), ["models[0].name: seen 'a/b'"]),
         (changed(models=[{**MODEL, "version": 1.1}]), ["models[0].version: seen 1.1; allowed: a string"]),
         (changed(models=[{**MODEL, "version": "1.1"}]), ["models[0].version: seen '1.1'", "three parts"]),
         (changed(models=[{**MODEL, "digest": "sha256:A"}]), ["models[0].digest", "64 lower-case hexadecimal"]),
         (changed(models=[{**MODEL, "path": None}]), ["models[0].path: seen null"]),
-        (changed(threads=0), ["threads: seen 0; allowed: an integer from 1"]),
-        (changed(threads=True), ["threads: seen True"]),
-        (changed(threads=1.5), ["threads: seen 1.5"]),
+        (changed(engine={"threads": 0}), ["engine.threads: seen 0; allowed: an integer from 1"]),
+        (changed(engine={"threads": True}), ["engine.threads: seen true"]),
+        (changed(engine={"threads": 1.5}), ["engine.threads: seen 1.5"]),
         (changed(log_level="loud"), ["log_level: seen 'loud'; allowed: debug, info, warning, error"]),
-        (changed(max_request_bytes=-1), ["max_request_bytes: seen -1"]),
+        (changed(limits={"body_bytes": -1}), ["limits.body_bytes: seen -1"]),
     ],
 )
 def test_mistakes(tmp_path: Path, document: object, parts: list[str]) -> None:

@@ -158,7 +158,7 @@ def test_wrong_model_elsewhere(server: Server) -> None:
 
 
 def test_message_limit(start_server: Any) -> None:
-    server = start_server(max_request_bytes=1000)
+    server = start_server(limits={"body_bytes": 1000})
     server.wait_ready()
     assert server.grpc("ModelInfer", raw_message(ROWS)).model_name == "perceptron"
     assert server.grpc_error("ModelInfer", raw_message(ROWS * 100))[0] == "RESOURCE_EXHAUSTED"

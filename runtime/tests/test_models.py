@@ -25,7 +25,7 @@ def refused(start_server: Any, model: ModelDirectory) -> str:
     [
         ("name", "another", "'name' is 'another', expected 'perceptron'"),
         ("version", "2.0.0", "'version' is '2.0.0', expected '1.0.0'"),
-        ("platform", "tensorflow", "'platform' is 'tensorflow', expected 'onnxruntime_onnx'"),
+        ("platform", "tensorflow", "'platform' is 'tensorflow', expected one of onnxruntime_onnx, python, pipeline"),
         ("file", "../model.onnx", "'file' is '../model.onnx'"),
         ("file", "..", "cannot load it"),
         ("file", "missing.onnx", "cannot load it"),
@@ -65,7 +65,7 @@ def test_datatype_that_the_protocol_lacks(start_server: Any, tmp_path: Path) -> 
         ({"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1]}]}, "input 'x'"),
         ({"inputs": [{"name": "features", "shape": [1, 4], "datatype": "FP32", "data": [1]}]}, "1 elements"),
         ({"inputs": None}, "no golden case"),
-        ({"outputs": []}, "outputs [], the model gives"),
+        ({"outputs": []}, "no outputs, the model gives"),
     ],
 )
 def test_golden_case_of_another_model(

@@ -275,7 +275,7 @@ def test_engine_failure_is_an_internal_error(start_server: Any, tmp_path: Any) -
 
 
 def test_body_limit(start_server: Any) -> None:
-    server = start_server(max_request_bytes=1000)
+    server = start_server(limits={"body_bytes": 1000})
     server.wait_ready()
     assert server.infer("perceptron", features_request(ROWS)).status == 200
     long = json.dumps(features_request(ROWS * 100)).encode()

@@ -21,7 +21,7 @@ def measure(config: Config, names: set[str], warmup: int, samples: int) -> dict[
     for model_config in config.models:
         if model_config.name not in names:
             continue
-        model = ServedModel(model_config, config.threads, metrics)
+        model = ServedModel(model_config, config.engine, config.cache_directory, metrics)
         durations = np.empty(samples)
         for index in range(-warmup, samples):
             started = perf_counter_ns()

@@ -28,7 +28,7 @@ def main() -> NoReturn:
     try:
         config = load_config(arguments.config)
         if arguments.command == "serve":
-            _serve(config)
+            _serve(config, arguments)
         else:
             _bench(config, arguments)
         code = 0
@@ -41,7 +41,7 @@ def main() -> NoReturn:
     os._exit(code)
 
 
-def _serve(config: Config) -> None:
+def _serve(config: Config, arguments: argparse.Namespace) -> None:
     import asyncio
 
     import uvloop
@@ -55,7 +55,7 @@ def _serve(config: Config) -> None:
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(config))
+        runner.run(serve(config, lambda: load_config(arguments.config), arguments.candidate))
 
 
 def _bench(config: Config, arguments: argparse.Namespace) -> None:
@@ -91,6 +91,11 @@ def _parser() -> argparse.ArgumentParser:
         description="Run models in this process on their first golden input (zeros if there is none) and print "
         'percentiles as JSON: {"models": {NAME: {"p50_us", "p95_us", "p99_us", "samples"}}}. '
         "It is the floor that served latency is compared with.",
+    )
+    serve.add_argument(
+        "--candidate",
+        action="store_true",
+        help="listen on unix sockets only, until SIGUSR1 or POST /activate on the admin socket",
     )
     for command in (serve, bench):
         command.add_argument("--config", type=Path, required=True, metavar="FILE", help="configuration file (JSON)")

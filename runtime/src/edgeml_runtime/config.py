@@ -6,21 +6,21 @@ See README.md for all keys. Anything unknown or wrong raises ConfigurationError.
 """
 
 import ipaddress
-import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Never
+from typing import Any
 
-from edgeml_runtime.errors import ConfigurationError
+from edgeml_runtime.document import Reader
+from edgeml_runtime.serving import EngineOptions, ServingOptions, read_engine_options, read_overrides
 
-DEFAULT_MAX_REQUEST_BYTES = 64 * 1024 * 1024
 LOG_LEVELS = ("debug", "info", "warning", "error")
+PROTOCOLS = ("rest", "grpc", "metrics", "admin")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _VERSION = re.compile(r"\d+\.\d+\.\d+([-+][0-9A-Za-z.+-]+)?")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_KINDS = {str: "a string", int: "an integer", list: "a list", dict: "an object"}
+_TOPIC = re.compile(r"[^+#\0/]+(/[^+#\0/]+)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,143 +48,257 @@ class Tls:
 
 
 @dataclass(frozen=True, slots=True)
+class Grant:
+    """What one client may do, told by its bearer token or by the common name of its certificate.
+
+    ``models``: names, or None for all. ``manage``: may load and unload models.
+    """
+
+    token: str | None
+    certificate_name: str | None
+    models: frozenset[str] | None
+    manage: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Mqtt:
+    """The broker to serve through; requests come on ``<topic_prefix>/<device>/<model>/infer``.
+
+    ``receive_maximum``: requests that the broker may have under way to this server at once.
+    """
+
+    host: str
+    port: int
+    device: str
+    topic_prefix: str
+    ca: Path | None
+    certificate: Path | None
+    key: Path | None
+    username: str | None
+    password: str | None
+    keep_alive_seconds: int
+    receive_maximum: int
+    session_expiry_seconds: int
+    publish_results: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of what a client can ask for. Bytes, counts and seconds."""
+
+    body_bytes: int = 64 * 1024 * 1024
+    header_bytes: int = 16 * 1024
+    tensors: int = 64
+    elements: int = 2**26
+    dimensions: int = 16
+    string_bytes: int = 2**20
+    connections: int = 1024
+    receive_seconds: float = 30.0
+    idle_seconds: float = 75.0
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """A model to serve; ``path`` is the unpacked model directory."""
+    """A model to serve; ``path`` is the unpacked model directory, ``digest`` empty when none was given.
+
+    ``overrides`` are the model's ``options``, checked; ``where`` names them in errors.
+    """
 
     name: str
     version: str
     digest: str
     path: Path
+    overrides: dict[str, Any]
+    where: str = field(compare=False)
+
+    def override(self, options: ServingOptions) -> ServingOptions:
+        """The options with the overrides of this configuration. Raises ConfigurationError."""
+        return read_overrides(Reader(self.where), self.overrides, "options", options)
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The whole configuration. ``threads`` are engine threads per model."""
+    """The whole configuration. Of several versions of a model, the first is the one that unnamed versions mean."""
 
     rest: tuple[Address, ...]
     grpc: tuple[Address, ...]
     metrics: tuple[Address, ...]
+    admin: tuple[Address, ...]
+    mqtt: Mqtt | None
     tls: Tls | None
-    bearer_token: str | None
+    grants: tuple[Grant, ...]
     models: tuple[ModelConfig, ...]
-    threads: int
+    engine: EngineOptions
+    cache_directory: Path | None
+    limits: Limits
     log_level: str
-    max_request_bytes: int
+    log_requests: bool
+    drain_seconds: float
 
 
 def load_config(file: Path) -> Config:
     """Read and check a configuration file. Raises ConfigurationError."""
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(str(file), "", error.strerror or "an error", "a readable JSON file") from None
-    except ValueError as error:
-        raise ConfigurationError(str(file), "", f"text that is no JSON ({error})", "a JSON object") from None
-    return _Checker(str(file)).config(document)
+    return read_config(Reader.load(file), str(file))
 
 
-class _Checker:
-    def __init__(self, file: str) -> None:
-        self._file = file
+def read_config(document: object, name: str) -> Config:
+    """Check a configuration; ``name`` is what errors call it. Raises ConfigurationError."""
+    return _ConfigReader(name).config(document)
 
+
+class _ConfigReader(Reader):
     def config(self, document: object) -> Config:
-        root = self._object(
+        root = self.mapping(
             document,
             "",
-            required={"listen", "models"},
-            optional={"tls", "bearer_token_file", "threads", "log_level", "max_request_bytes"},
+            required=("listen", "models"),
+            optional=(
+                "mqtt",
+                "tls",
+                "bearer_token_file",
+                "access",
+                "unprotected_listeners",
+                "engine",
+                "cache_directory",
+                "limits",
+                "log_level",
+                "log_requests",
+                "drain_seconds",
+            ),
         )
-        listen = self._object(root["listen"], "listen", required=set(), optional={"rest", "grpc", "metrics"})
-        addresses = {protocol: self._addresses(listen, protocol) for protocol in ("rest", "grpc", "metrics")}
-        if not addresses["rest"] and not addresses["grpc"]:
-            self._fail("listen", "no rest and no grpc listener", "at least one of them", "add a listener")
+        listen = self.mapping(root["listen"], "listen", optional=PROTOCOLS)
+        addresses = {protocol: self._addresses(listen, protocol) for protocol in PROTOCOLS}
+        mqtt = self._mqtt(root.get("mqtt"))
+        if not addresses["rest"] and not addresses["grpc"] and mqtt is None:
+            self.fail("listen", "no rest and no grpc listener, and no mqtt", "at least one", "add a listener")
         everywhere = [address.text for some in addresses.values() for address in some]
         for text in everywhere:
             if everywhere.count(text) > 1:
-                self._fail("listen", f"{text!r} more than once", "each listener once", "remove one of them")
+                self.fail("listen", f"{text!r} more than once", "each listener once", "remove one of them")
+        for index, address in enumerate(addresses["admin"]):
+            if not address.path:
+                self.fail(f"listen.admin[{index}]", repr(address.text), "'unix:/absolute/path'", "use a unix socket")
         tls = self._tls(root.get("tls"))
-        token = self._token(root.get("bearer_token_file"))
+        grants = self._grants(root, tls)
+        unprotected = self.choice(
+            root.get("unprotected_listeners", "refuse"), "unprotected_listeners", ("refuse", "allow")
+        )
         for protocol, some in addresses.items():
             for index, address in enumerate(some):
-                self._refuse_open_listener(f"listen.{protocol}[{index}]", address, tls, token)
-        log_level = root.get("log_level", "info")
-        if log_level not in LOG_LEVELS:
-            self._fail("log_level", repr(log_level), ", ".join(LOG_LEVELS))
+                if unprotected == "refuse":
+                    self._refuse_open_listener(f"listen.{protocol}[{index}]", address, tls, grants)
+        cache_directory = root.get("cache_directory")
         return Config(
             rest=addresses["rest"],
             grpc=addresses["grpc"],
             metrics=addresses["metrics"],
+            admin=addresses["admin"],
+            mqtt=mqtt,
             tls=tls,
-            bearer_token=token,
+            grants=grants,
             models=self._models(root["models"]),
-            threads=self._integer(root.get("threads", 1), "threads", 1, 1024),
-            log_level=log_level,
-            max_request_bytes=self._integer(
-                root.get("max_request_bytes", DEFAULT_MAX_REQUEST_BYTES), "max_request_bytes", 1, 2**31 - 1
-            ),
+            engine=read_engine_options(self, root.get("engine", {}), "engine", EngineOptions()),
+            cache_directory=None
+            if cache_directory is None
+            else Path(self.typed(cache_directory, "cache_directory", str)),
+            limits=self._limits(root.get("limits", {})),
+            log_level=self.choice(root.get("log_level", "info"), "log_level", LOG_LEVELS),
+            log_requests=self.typed(root.get("log_requests", False), "log_requests", bool),
+            drain_seconds=self.number(root.get("drain_seconds", 10), "drain_seconds", 0, 3600),
         )
 
     def _addresses(self, listen: dict[str, Any], protocol: str) -> tuple[Address, ...]:
         key = f"listen.{protocol}"
-        texts = self._typed(listen.get(protocol, []), key, list)
+        texts = self.typed(listen.get(protocol, []), key, list)
         return tuple(self._address(text, f"{key}[{index}]") for index, text in enumerate(texts))
 
     def _address(self, value: object, key: str) -> Address:
         allowed = "'IP:PORT', '[IPv6]:PORT', 'localhost:PORT' or 'unix:/absolute/path'"
-        text: str = self._typed(value, key, str)
+        text: str = self.typed(value, key, str)
         if text.startswith("unix:"):
             path = text.removeprefix("unix:")
             # The kernel's limit for the path of a unix socket is 108 bytes with its final zero.
             if not path.startswith("/") or len(path.encode()) > 107:
-                self._fail(key, repr(text), allowed, "give an absolute path of at most 107 bytes")
+                self.fail(key, repr(text), allowed, "give an absolute path of at most 107 bytes")
             return Address(text, path=path)
         host, separator, port = text.rpartition(":")
         if host.startswith("[") and host.endswith("]"):
             host = host[1:-1]
         elif ":" in host:
-            self._fail(key, repr(text), allowed, "put the IPv6 address in brackets")
+            self.fail(key, repr(text), allowed, "put the IPv6 address in brackets")
         if host == "localhost":
             host = "127.0.0.1"
         try:
             ipaddress.ip_address(host)
         except ValueError:
-            self._fail(key, repr(text), allowed)
+            self.fail(key, repr(text), allowed)
         if not separator or not port.isascii() or not port.isdecimal() or not 1 <= int(port) <= 65535:
-            self._fail(key, repr(text), allowed, "give a port from 1 to 65535")
+            self.fail(key, repr(text), allowed, "give a port from 1 to 65535")
         return Address(text, host=host, port=int(port))
 
-    def _refuse_open_listener(self, key: str, address: Address, tls: Tls | None, token: str | None) -> None:
-        if address.is_private or (tls and (tls.client_ca or token)):
+    def _refuse_open_listener(self, key: str, address: Address, tls: Tls | None, grants: tuple[Grant, ...]) -> None:
+        if address.is_private or (tls and (tls.client_ca or grants)):
             return
-        self._fail(
+        self.fail(
             key,
-            f"{address.text!r} with {'TLS' if tls else 'no TLS'} and {'a' if token else 'no'} client check",
+            f"{address.text!r} with {'TLS' if tls else 'no TLS'} and {'a' if grants else 'no'} client check",
             "loopback or a unix socket; elsewhere only TLS with tls.client_ca or bearer_token_file",
-            "configure tls and one of tls.client_ca and bearer_token_file, or listen on loopback",
+            "configure tls and one of tls.client_ca, bearer_token_file and access, listen on loopback, "
+            "or set unprotected_listeners to 'allow' where the network itself is trusted",
         )
 
     def _tls(self, document: object) -> Tls | None:
         if document is None:
             return None
-        tls = self._object(document, "tls", required={"certificate", "key"}, optional={"client_ca"})
+        tls = self.mapping(document, "tls", required=("certificate", "key"), optional=("client_ca",))
         client_ca = tls.get("client_ca")
         return Tls(
-            certificate=self._readable(tls["certificate"], "tls.certificate"),
-            key=self._readable(tls["key"], "tls.key"),
-            client_ca=None if client_ca is None else self._readable(client_ca, "tls.client_ca"),
+            certificate=self.readable(tls["certificate"], "tls.certificate"),
+            key=self.readable(tls["key"], "tls.key"),
+            client_ca=None if client_ca is None else self.readable(client_ca, "tls.client_ca"),
         )
 
-    def _token(self, path: object) -> str | None:
-        if path is None:
-            return None
-        key = "bearer_token_file"
-        file = self._readable(path, key)
+    def _grants(self, root: dict[str, Any], tls: Tls | None) -> tuple[Grant, ...]:
+        grants = []
+        if root.get("bearer_token_file") is not None:
+            token = self._secret(root["bearer_token_file"], "bearer_token_file")
+            grants.append(Grant(token, certificate_name=None, models=None, manage=True))
+        for index, value in enumerate(self.typed(root.get("access", []), "access", list)):
+            key = f"access[{index}]"
+            given = self.mapping(
+                value, key, required=("models",), optional=("token_file", "certificate_name", "manage")
+            )
+            if ("token_file" in given) == ("certificate_name" in given):
+                self.fail(key, "both or none of the two", "one of token_file and certificate_name", "give one of them")
+            if "certificate_name" in given and not (tls and tls.client_ca):
+                self.fail(
+                    f"{key}.certificate_name",
+                    "no tls.client_ca",
+                    "client certificates with tls.client_ca",
+                    "configure tls.client_ca, or use token_file",
+                )
+            models = self.typed(given["models"], f"{key}.models", list)
+            names = frozenset(self.typed(name, f"{key}.models", str) for name in models)
+            grants.append(
+                Grant(
+                    token=self._secret(given["token_file"], f"{key}.token_file") if "token_file" in given else None,
+                    certificate_name=self.typed(given["certificate_name"], f"{key}.certificate_name", str)
+                    if "certificate_name" in given
+                    else None,
+                    models=None if "*" in names else names,
+                    manage=self.typed(given.get("manage", False), f"{key}.manage", bool),
+                )
+            )
+        return tuple(grants)
+
+    def _secret(self, path: object, key: str) -> str:
+        file = self.readable(path, key)
         token = file.read_bytes().strip()
         # What was seen is a secret: say only what is wrong with it.
         if not token:
-            self._fail(key, f"{str(file)!r}, which is empty", "a file with one token", "write a token into it")
+            self.fail(key, f"{str(file)!r}, which is empty", "a file with one token", "write a token into it")
         if any(not 33 <= byte <= 126 for byte in token):
-            self._fail(
+            self.fail(
                 key,
                 f"{str(file)!r}, whose token has spaces, control or non-ASCII characters",
                 "a file with one token of printable ASCII characters",
@@ -192,68 +306,90 @@ class _Checker:
             )
         return token.decode("ascii")
 
+    def _mqtt(self, document: object) -> Mqtt | None:
+        if document is None:
+            return None
+        given = self.mapping(
+            document,
+            "mqtt",
+            required=("host", "device"),
+            optional=(
+                "port",
+                "topic_prefix",
+                "tls",
+                "username",
+                "password_file",
+                "keep_alive_seconds",
+                "receive_maximum",
+                "session_expiry_seconds",
+                "publish_results",
+            ),
+        )
+        tls = given.get("tls")
+        files = {} if tls is None else self.mapping(tls, "mqtt.tls", ("ca",), ("certificate", "key"))
+        if ("certificate" in files) != ("key" in files):
+            self.fail("mqtt.tls", "one of certificate and key", "both or none of them", "add the other one")
+        password = given.get("password_file")
+        segment = "text without '+', '#' and empty levels"
+        return Mqtt(
+            host=self.typed(given["host"], "mqtt.host", str),
+            port=self.integer(given.get("port", 8883 if files else 1883), "mqtt.port", 1, 65535),
+            device=self.matching(given["device"], "mqtt.device", _TOPIC, segment),
+            topic_prefix=self.matching(given.get("topic_prefix", "edgeml"), "mqtt.topic_prefix", _TOPIC, segment),
+            ca=self.readable(files["ca"], "mqtt.tls.ca") if files else None,
+            certificate=self.readable(files["certificate"], "mqtt.tls.certificate") if "key" in files else None,
+            key=self.readable(files["key"], "mqtt.tls.key") if "key" in files else None,
+            username=None if given.get("username") is None else self.typed(given["username"], "mqtt.username", str),
+            password=None if password is None else self._secret(password, "mqtt.password_file"),
+            keep_alive_seconds=self.integer(given.get("keep_alive_seconds", 30), "mqtt.keep_alive_seconds", 1, 65535),
+            receive_maximum=self.integer(given.get("receive_maximum", 32), "mqtt.receive_maximum", 1, 65535),
+            session_expiry_seconds=self.integer(
+                given.get("session_expiry_seconds", 86400), "mqtt.session_expiry_seconds", 0, 2**32 - 1
+            ),
+            publish_results=self.typed(given.get("publish_results", False), "mqtt.publish_results", bool),
+        )
+
+    def _limits(self, document: object) -> Limits:
+        names = [limit.name for limit in fields(Limits)]
+        given = self.mapping(document, "limits", optional=names)
+        values: dict[str, Any] = {}
+        for name, value in given.items():
+            key = f"limits.{name}"
+            if name.endswith("_seconds"):
+                values[name] = self.number(value, key, 0.1, 86400)
+            else:
+                values[name] = self.integer(value, key, 1, 2**31 - 1)
+        return Limits(**values)
+
     def _models(self, documents: object) -> tuple[ModelConfig, ...]:
         models: list[ModelConfig] = []
-        for index, document in enumerate(self._typed(documents, "models", list)):
+        for index, document in enumerate(self.typed(documents, "models", list)):
             key = f"models[{index}]"
-            model = self._object(document, key, required={"name", "version", "digest", "path"}, optional=set())
-            name = self._matching(model["name"], f"{key}.name", _NAME, "letters, digits, '.', '_' and '-'")
-            if any(other.name == name for other in models):
-                self._fail(f"{key}.name", repr(name), "each model once", "remove one of the two")
+            model = self.mapping(document, key, required=("name", "version", "path"), optional=("digest", "options"))
+            name = self.matching(model["name"], f"{key}.name", _NAME, "letters, digits, '.', '_' and '-'")
+            version = self.matching(
+                model["version"], f"{key}.version", _VERSION, "a version of three parts such as '1.0.0'"
+            )
+            if any((other.name, other.version) == (name, version) for other in models):
+                self.fail(f"{key}.name", f"{name!r} {version}", "each version of a model once", "remove one of the two")
+            digest = model.get("digest", "")
+            if digest != "":
+                self.matching(digest, f"{key}.digest", _DIGEST, "'sha256:' and 64 lower-case hexadecimal digits")
             models.append(
                 ModelConfig(
                     name=name,
-                    version=self._matching(
-                        model["version"], f"{key}.version", _VERSION, "a version of three parts such as '1.0.0'"
-                    ),
-                    digest=self._matching(
-                        model["digest"], f"{key}.digest", _DIGEST, "'sha256:' and 64 lower-case hexadecimal digits"
-                    ),
-                    path=Path(self._typed(model["path"], f"{key}.path", str)),
+                    version=version,
+                    digest=digest,
+                    path=Path(self.typed(model["path"], f"{key}.path", str)),
+                    overrides=self._overrides(model.get("options", {}), f"{key}.options"),
+                    where=f"{self.file}: {key}",
                 )
             )
         if not models:
-            self._fail("models", "no model", "at least one model", "add a model")
+            self.fail("models", "no model", "at least one model", "add a model")
         return tuple(models)
 
-    def _readable(self, value: object, key: str) -> Path:
-        file = Path(self._typed(value, key, str))
-        try:
-            file.open("rb").close()
-        except OSError as error:
-            self._fail(key, f"{str(file)!r} ({error.strerror})", "a readable file")
-        return file
-
-    def _matching(self, value: object, key: str, pattern: re.Pattern[str], allowed: str) -> str:
-        text: str = self._typed(value, key, str)
-        if not pattern.fullmatch(text):
-            self._fail(key, repr(text), allowed)
-        return text
-
-    def _integer(self, value: object, key: str, low: int, high: int) -> int:
-        if type(value) is not int or not low <= value <= high:
-            self._fail(key, repr(value), f"an integer from {low} to {high}")
-        return value
-
-    def _typed(self, value: object, key: str, kind: type) -> Any:
-        if type(value) is not kind:
-            self._fail(key, _shown(value), _KINDS[kind])
-        return value
-
-    def _object(self, value: object, key: str, required: set[str], optional: set[str]) -> dict[str, Any]:
-        document: dict[str, Any] = self._typed(value, key or "the document", dict)
-        prefix = f"{key}." if key else ""
-        known = ", ".join(sorted(required | optional))
-        for unknown in sorted(document.keys() - required - optional):
-            self._fail(prefix + unknown, "an unknown key", f"the keys {known}", "remove the key or correct its name")
-        for missing in sorted(required - document.keys()):
-            self._fail(prefix + missing, "no such key", f"the keys {known}", "add the key")
-        return document
-
-    def _fail(self, key: str, seen: str, allowed: str, remedy: str = "") -> Never:
-        raise ConfigurationError(self._file, key, seen, allowed, remedy)
-
-
-def _shown(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    def _overrides(self, document: object, key: str) -> dict[str, Any]:
+        read_overrides(self, document, key, ServingOptions())  # mistakes are told at the start, not at loading
+        overrides: dict[str, Any] = self.typed(document, key, dict)
+        return overrides

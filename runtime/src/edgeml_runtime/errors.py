@@ -25,8 +25,11 @@ class Failure(Enum):
 
     INVALID = "invalid"
     UNAUTHENTICATED = "unauthenticated"
+    FORBIDDEN = "forbidden"
     NOT_FOUND = "not found"
     TOO_LARGE = "too large"
+    TOO_MANY = "too many"
+    DEADLINE = "deadline"
     UNAVAILABLE = "unavailable"
     INTERNAL = "internal"
 

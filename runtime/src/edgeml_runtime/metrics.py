@@ -2,67 +2,117 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prometheus metrics of the server."""
 
-from collections.abc import Callable
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 
 # From a tiny model (tens of microseconds) to a large one (5 s).
 _BUCKETS = tuple(base * 10.0**exponent for exponent in range(-5, 1) for base in (1.0, 2.5, 5.0))
+STAGES = ("queue", "compute", "total")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelMetrics:
-    """Observers of one model; each takes seconds."""
+    """Observers of one model; each takes seconds, and is called on the event loop."""
 
     queue: Callable[[float], None]
     compute: Callable[[float], None]
     total: Callable[[float], None]
 
 
+class _Histogram:
+    """Counts per bucket. Only the event loop writes, so no lock is needed, which is most of an observation's cost."""
+
+    __slots__ = ("counts", "sum")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(_BUCKETS) + 1)
+        self.sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self.counts[bisect_left(_BUCKETS, seconds)] += 1
+        self.sum += seconds
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        total = 0
+        buckets = []
+        for bound, count in zip((*map(str, _BUCKETS), "+Inf"), self.counts, strict=True):
+            total += count
+            buckets.append((bound, float(total)))
+        return buckets
+
+
 class Metrics:
     """All metrics of one server, in a registry of its own."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
-        self._requests = Counter(
-            "edgeml_inference_requests",
-            "Inference requests answered; model is empty when the request named none that is served.",
-            ["model", "protocol", "code"],
-            registry=self._registry,
-        )
-        self._duration = Histogram(
-            "edgeml_inference_duration_seconds",
-            "Time of successful inference requests by stage: queue (waiting for an engine thread), "
-            "compute (in the engine), total (from the complete request to the encoded answer).",
-            ["model", "stage"],
-            buckets=_BUCKETS,
-            registry=self._registry,
-        )
-        self._models = Gauge(
-            "edgeml_model_info",
-            "Always 1; the labels tell which models are loaded.",
-            ["model", "version", "digest", "platform"],
-            registry=self._registry,
-        )
-        # Looking a child up by its labels costs more than counting.
-        self._counters: dict[tuple[str, str, str], Callable[[], None]] = {}
+        self._durations: dict[str, tuple[_Histogram, ...]] = {}
+        self._requests: Counter[tuple[str, str, str]] = Counter()
+        self._models: Counter[tuple[str, str, str, str]] = Counter()
+        self._under_way: dict[str, Callable[[], int]] = {}
+        self._registry.register(self)
 
-    def model_loaded(self, name: str, version: str, digest: str, platform: str) -> ModelMetrics:
-        """Announce a loaded model and get its observers."""
-        self._models.labels(name, version, digest, platform).set(1)
-        queue, compute, total = (self._duration.labels(name, stage) for stage in ("queue", "compute", "total"))
-        return ModelMetrics(queue.observe, compute.observe, total.observe)
+    def model_loaded(
+        self, name: str, version: str, digest: str, platform: str, under_way: Callable[[], int]
+    ) -> ModelMetrics:
+        """Announce a loaded model and get its observers; ``under_way`` counts its requests in queue and engine."""
+        self._models[name, version, digest, platform] += 1
+        self._under_way[name] = under_way
+        histograms = self._durations.setdefault(name, tuple(_Histogram() for _ in STAGES))
+        return ModelMetrics(*(histogram.observe for histogram in histograms))
+
+    def model_unloaded(self, name: str, version: str, digest: str, platform: str) -> None:
+        """Take the announcement back."""
+        self._models[name, version, digest, platform] -= 1
 
     def count_request(self, model: str, protocol: str, code: str) -> None:
         """Count an answered inference request; ``code`` is the protocol's own status."""
-        count = self._counters.get((model, protocol, code))
-        if count is None:
-            count = self._counters[model, protocol, code] = self._requests.labels(model, protocol, code).inc
-        count()
+        self._requests[model, protocol, code] += 1
+
+    def collect(self) -> Iterable[Metric]:
+        """What the registry asks for at each scrape."""
+        requests = CounterMetricFamily(
+            "edgeml_inference_requests",
+            "Inference requests answered; model is empty when the request named none that is served.",
+            labels=("model", "protocol", "code"),
+        )
+        for labels, count in self._requests.items():
+            requests.add_metric(labels, count)
+        yield requests
+        durations = HistogramMetricFamily(
+            "edgeml_inference_duration_seconds",
+            "Time of successful inference requests by stage: queue (waiting for an engine thread), "
+            "compute (in the engine), total (from the complete request to the encoded answer).",
+            labels=("model", "stage"),
+        )
+        for name, histograms in self._durations.items():
+            for stage, histogram in zip(STAGES, histograms, strict=True):
+                durations.add_metric((name, stage), histogram.cumulative(), histogram.sum)
+        yield durations
+        under_way = GaugeMetricFamily(
+            "edgeml_inference_under_way",
+            "Inference requests that wait for an engine thread or run on one.",
+            labels=("model",),
+        )
+        for name, count_now in self._under_way.items():
+            under_way.add_metric((name,), count_now())
+        yield under_way
+        models = GaugeMetricFamily(
+            "edgeml_model_info",
+            "Always 1; the labels tell which models are loaded.",
+            labels=("model", "version", "digest", "platform"),
+        )
+        for model, count in self._models.items():
+            if count:
+                models.add_metric(model, 1)
+        yield models
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format 0.0.4."""

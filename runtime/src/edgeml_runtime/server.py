@@ -1,79 +1,190 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The life of a server process: listen, load, be ready, stop."""
+"""The life of a server process: load, be a candidate or active, drain, end.
+
+A *candidate* listens on its unix sockets only. Once *active*, it also listens on TCP, and takes
+over from a process that does so already: both share the ports (SO_REUSEPORT). While *draining*, it
+accepts nothing new, asks clients to go elsewhere, and finishes what is under way.
+"""
 
 import asyncio
 import logging
 import signal
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
 from time import perf_counter
 
 from edgeml_runtime.config import Address, Config
-from edgeml_runtime.engine.engine import Engine
+from edgeml_runtime.engine.engine import Engine, ModelStatus
+from edgeml_runtime.errors import ConfigurationError, Failure, RequestError, StartError
 from edgeml_runtime.metrics import Metrics
 from edgeml_runtime.transports import http
-from edgeml_runtime.transports.credentials import load_tls
+from edgeml_runtime.transports.admin import AdminApplication
+from edgeml_runtime.transports.credentials import Access, TlsMaterial, load_tls
 from edgeml_runtime.transports.listener import Listener
 from edgeml_runtime.transports.prometheus import MetricsApplication
 from edgeml_runtime.transports.rest import RestApplication
 
-# How long requests in flight may take to finish after a signal to stop.
-STOP_SECONDS = 10
+STARTING = "starting"
+CANDIDATE = "candidate"
+ACTIVE = "active"
+DRAINING = "draining"
+
+# Linux moves connections that wait in a closing listener's queue to its successor only with this.
+_MIGRATE_REQUESTS = Path("/proc/sys/net/ipv4/tcp_migrate_req")
 
 logger = logging.getLogger(__name__)
 
 
-async def serve(config: Config) -> None:
-    """Serve until SIGTERM or SIGINT. Raises StartError.
+async def serve(config: Config, read_config: Callable[[], Config], as_candidate: bool = False) -> None:
+    """Serve until SIGTERM or SIGINT; SIGUSR1 activates a candidate, SIGHUP reloads. Raises StartError.
 
-    Threads of the engine may still be running on return: the caller ends the process.
+    ``read_config`` reads the configuration again. Threads of the engine may still be running on
+    return: the caller ends the process.
     """
-    started = perf_counter()
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-
-    metrics = Metrics()
-    engine = Engine(config, metrics)
-    listeners: list[Listener] = []
-    try:
-        # Listeners first: live answers, and ready says no, however long a model takes to load.
-        await _open_listeners(config, engine, metrics, listeners)
-        loading = loop.run_in_executor(ThreadPoolExecutor(1, thread_name_prefix="load"), engine.load)
-        stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
-        if not stop.is_set():
-            loading.result()
-            engine.ready = True
-            logger.info("ready after %.3f s", perf_counter() - started)
-            await stopping
-        logger.info("stopping")
-    finally:
-        engine.ready = False
-        await asyncio.gather(*(listener.stop() for listener in listeners))
-    logger.info("stopped")
+    await Server(config, read_config, as_candidate).run()
 
 
-async def _open_listeners(config: Config, engine: Engine, metrics: Metrics, listeners: list[Listener]) -> None:
-    tls = load_tls(config.tls) if config.tls else None
-    for address in config.rest:
-        rest = RestApplication(engine, metrics, _token(config, address), config.max_request_bytes)
-        listeners.append(await http.listen(rest, address, tls, STOP_SECONDS))
-    for address in config.metrics:
-        prometheus = MetricsApplication(metrics, _token(config, address))
-        listeners.append(await http.listen(prometheus, address, tls, STOP_SECONDS))
-    if config.grpc:
-        from edgeml_runtime.transports import grpc  # its library costs start-up time and memory
+class Server:
+    """One server process."""
 
-        for address in config.grpc:
-            token = _token(config, address)
-            listeners.append(
-                await grpc.listen(engine, metrics, address, tls, token, config.max_request_bytes, STOP_SECONDS)
-            )
-    logger.info("listening on %s", ", ".join(listener.address.text for listener in listeners))
+    def __init__(self, config: Config, read_config: Callable[[], Config], as_candidate: bool) -> None:
+        self._config = config
+        self._read_config = read_config
+        self._as_candidate = as_candidate
+        self._metrics = Metrics()
+        self.engine = Engine(config, self._metrics, lambda: read_config().models)
+        self._access = Access(config.grants)
+        self._tls: TlsMaterial | None = None
+        self._private: list[Listener] = []
+        self._public: list[Listener] = []
+        self._changing = asyncio.Lock()
+        self._stop = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.state = STARTING
 
+    async def run(self) -> None:
+        """Live from start to end. Raises StartError."""
+        started = perf_counter()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGUSR1, self._in_background, self.activate)
+        loop.add_signal_handler(signal.SIGHUP, self._in_background, self.reload)
+        self._tls = load_tls(self._config.tls) if self._config.tls else None
+        try:
+            # Listeners first: live answers, and ready says no, however long a model takes to load.
+            await self._open(self._private, lambda address: bool(address.path), share_ports=False)
+            if not self._as_candidate:
+                await self._open_public(share_ports=False)
+            loading = asyncio.create_task(self.engine.start())
+            stopping = asyncio.create_task(self._stop.wait())
+            await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if not self._stop.is_set():
+                loading.result()
+                self.engine.ready = True
+                self.state = CANDIDATE if self._as_candidate else ACTIVE
+                logger.info("ready as %s after %.3f s", self.state, perf_counter() - started)
+                await stopping
+            else:
+                loading.cancel()
+        finally:
+            await self._drain()
+        logger.info("stopped")
 
-def _token(config: Config, address: Address) -> str | None:
-    """The token that a listener requires: none on a unix socket, which its permissions protect."""
-    return None if address.path else config.bearer_token
+    async def activate(self) -> None:
+        """Open the public listeners; nothing to do when they are. Raises RequestError (unavailable, invalid)."""
+        async with self._changing:
+            if self.state == ACTIVE:
+                return
+            if self.state != CANDIDATE:
+                raise RequestError(
+                    Failure.UNAVAILABLE, f"the server is {self.state}; only a candidate can be activated"
+                )
+            if _MIGRATE_REQUESTS.exists() and _MIGRATE_REQUESTS.read_text().strip() == "0":
+                logger.warning(
+                    "net.ipv4.tcp_migrate_req is 0: connections that wait at a stopping predecessor are reset"
+                )
+            try:
+                await self._open_public(share_ports=True)
+            except StartError as error:
+                await asyncio.gather(*(listener.stop() for listener in self._public))
+                self._public.clear()
+                raise RequestError(Failure.INVALID, str(error)) from None
+            self.state = ACTIVE
+            logger.info("active")
+
+    def models(self) -> list[ModelStatus]:
+        """What the admin socket tells of the models."""
+        return self.engine.index()
+
+    def drain(self) -> None:
+        """Begin to drain; the process ends when that is done."""
+        self._stop.set()
+
+    async def reload(self) -> None:
+        """Read the configuration again: models, access and certificates change, listeners stay.
+
+        Raises RequestError (invalid) that says what could not be taken over; what served goes on.
+        """
+        async with self._changing:
+            try:
+                config = self._read_config()
+            except ConfigurationError as error:
+                raise RequestError(Failure.INVALID, f"the configuration cannot be read: {error}") from None
+            self._access.replace(config.grants)
+            if self._tls:
+                self._tls.refresh()
+            await self.engine.reload()
+            logger.info("reloaded")
+
+    # -- private ---------------------------------------------------------------------------------------------------
+
+    async def _open_public(self, share_ports: bool) -> None:
+        await self._open(self._public, lambda address: not address.path, share_ports)
+
+    async def _open(self, opened: list[Listener], chosen: Callable[[Address], bool], share_ports: bool) -> None:
+        """Open the chosen listeners. Raises StartError; what is open by then is in ``opened``."""
+        config = self._config
+        for address in filter(chosen, config.rest):
+            rest = RestApplication(self.engine, self._metrics, self._access_of(address), config)
+            opened.append(await http.listen(rest, address, self._tls, config, share_ports))
+        for address in filter(chosen, config.metrics):
+            prometheus = MetricsApplication(self._metrics, self._access_of(address))
+            opened.append(await http.listen(prometheus, address, self._tls, config, share_ports))
+        for address in filter(chosen, config.admin):
+            opened.append(await http.listen(AdminApplication(self), address, None, config, share_ports))
+        addresses = list(filter(chosen, config.grpc))
+        if addresses:
+            from edgeml_runtime.transports import grpc  # its library costs start-up time and memory
+
+            for address in addresses:
+                access = self._access_of(address)
+                opened.append(
+                    await grpc.listen(self.engine, self._metrics, address, self._tls, access, config, share_ports)
+                )
+        if opened:
+            logger.info("listening on %s", ", ".join(listener.name for listener in opened))
+
+    def _access_of(self, address: Address) -> Access | None:
+        """What a listener asks of clients: nothing on a unix socket, which its permissions protect."""
+        return None if address.path else self._access
+
+    async def _drain(self) -> None:
+        self.state = DRAINING
+        self.engine.ready = False
+        logger.info("draining")
+        await asyncio.gather(*(listener.stop() for listener in (*self._public, *self._private)))
+
+    def _in_background(self, action: Callable[[], Awaitable[None]]) -> None:
+        async def run() -> None:
+            with suppress(asyncio.CancelledError):
+                try:
+                    await action()
+                except RequestError as error:
+                    logger.error("%s", error)
+
+        task = asyncio.get_running_loop().create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

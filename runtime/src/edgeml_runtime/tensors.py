@@ -79,6 +79,11 @@ class TensorSpec:
             raise invalid(f"input '{self.name}': shape {shape}, the model takes {list(self.shape)} (-1: any size)")
         return tuple(shape)
 
+    def zeros(self, shape: tuple[int, ...] = ()) -> Array:
+        """A tensor of zeros (empty strings), of the given shape or with 1 for dimensions of any size."""
+        sizes = shape or tuple(1 if size == -1 else size for size in self.shape)
+        return np.full(sizes, "", dtype=object) if self.datatype == "BYTES" else np.zeros(sizes, DTYPES[self.datatype])
+
 
 def from_values(spec: TensorSpec, shape: tuple[int, ...], values: object) -> Array:
     """A tensor from JSON values, a flat list in row-major order or lists nested as ``shape`` says.

@@ -12,8 +12,9 @@ from typing import Any
 
 import orjson
 
-from edgeml_runtime.codecs.request import InferenceRequest, Signature, check_complete, check_outputs, input_spec
+from edgeml_runtime.codecs.request import check_complete, check_outputs, input_spec
 from edgeml_runtime.errors import invalid
+from edgeml_runtime.inference import InferenceRequest, Signature
 from edgeml_runtime.tensors import Array, TensorSpec, from_raw, from_values, to_raw, to_values
 
 

@@ -8,8 +8,9 @@ Specification: section "GRPC", messages of open_inference_grpc.proto.
 from google.protobuf.message import DecodeError
 
 from edgeml_runtime.codecs import open_inference_grpc_pb2 as messages
-from edgeml_runtime.codecs.request import InferenceRequest, Signature, check_complete, check_outputs, input_spec
+from edgeml_runtime.codecs.request import check_complete, check_outputs, input_spec
 from edgeml_runtime.errors import invalid
+from edgeml_runtime.inference import InferenceRequest, Signature
 from edgeml_runtime.tensors import Array, from_raw, from_repeated, to_raw
 
 # FP16 has no field: it goes raw.

@@ -1,33 +1,12 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What both codecs check alike, and what they hand to the engine."""
+"""What both codecs check alike."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Protocol
 
 from edgeml_runtime.errors import invalid
+from edgeml_runtime.inference import Signature
 from edgeml_runtime.tensors import Array, TensorSpec
-
-
-class Signature(Protocol):
-    """What a codec needs to know of a model."""
-
-    name: str
-    version: str
-    digest: str
-    platform: str
-    inputs: dict[str, TensorSpec]
-    outputs: dict[str, TensorSpec]
-
-
-@dataclass(slots=True)
-class InferenceRequest:
-    """A checked request: every input of the model, and the outputs asked for, in order."""
-
-    id: str
-    inputs: dict[str, Array]
-    outputs: list[str]
 
 
 def input_spec(model: Signature, name: object, seen: Mapping[str, Array]) -> TensorSpec:

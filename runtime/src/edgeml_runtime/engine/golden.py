@@ -1,52 +1,84 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Inputs to warm a model up with: of its first golden case, else zeros."""
+"""Golden cases of a model: inputs, expected outputs and a tolerance. The first one warms the model up.
+
+A case is a file ``golden/*.json``; its tensors are as in the protocol's JSON. A floating value may
+differ from the expected one by absolute + relative * |expected|; all others must be equal.
+"""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from edgeml_runtime.errors import RequestError, StartError, invalid
-from edgeml_runtime.tensors import DTYPES, Array, TensorSpec, from_values
+from edgeml_runtime.tensors import Array, TensorSpec, from_values
+
+ABSOLUTE_TOLERANCE = 1e-4
+RELATIVE_TOLERANCE = 1e-3
 
 
-def warm_up_request(
-    directory: Path, inputs: Mapping[str, TensorSpec], outputs: Sequence[str]
-) -> tuple[dict[str, Array], list[str]]:
-    """Inputs and the outputs to ask for.
+@dataclass(frozen=True, slots=True)
+class GoldenCase:
+    """One case; ``outputs`` maps the outputs to ask for to what is expected."""
 
-    From ``golden/*.json`` (the first by name), whose tensors are as in the protocol's JSON; without
-    golden cases zeros for all inputs, with 1 for dimensions of any size, and all outputs.
-    Raises StartError when the golden case does not fit the model.
-    """
-    file = min(directory.glob("golden/*.json"), default=None)
-    if file is None:
-        return {spec.name: _zeros(spec) for spec in inputs.values()}, list(outputs)
+    file: Path
+    inputs: dict[str, Array]
+    outputs: dict[str, Array]
+    absolute: float
+    relative: float
+
+    def difference(self, results: Mapping[str, Array]) -> str:
+        """What differs from the expected outputs, in words; empty when nothing does."""
+        for name, expected in self.outputs.items():
+            seen = results[name]
+            if seen.shape != expected.shape:
+                return f"output '{name}' has shape {list(seen.shape)}, expected {list(expected.shape)}"
+            if expected.dtype.kind == "f":
+                wrong = ~np.isclose(seen, expected, rtol=self.relative, atol=self.absolute, equal_nan=True)
+            else:
+                wrong = np.asarray(seen != expected)
+            if wrong.any():
+                first = tuple(int(index[0]) for index in np.nonzero(wrong)) if wrong.ndim else ()
+                return f"output '{name}' is {seen[first]} at {list(first)}, expected {expected[first]}"
+        return ""
+
+
+def golden_files(directory: Path) -> list[Path]:
+    """The files of a model directory's golden cases, by name."""
+    return sorted(directory.glob("golden/*.json"))
+
+
+def read_case(file: Path, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]) -> GoldenCase:
+    """A golden case for a model of that signature. Raises StartError when it does not fit the model."""
     try:
         case = json.loads(file.read_text(encoding="utf-8"))
-        arrays = {tensor["name"]: _tensor(inputs, tensor) for tensor in case["inputs"]}
-        wanted = [tensor["name"] for tensor in case["outputs"]]
+        given = {tensor["name"]: _tensor(inputs, "input", tensor) for tensor in case["inputs"]}
+        expected = {tensor["name"]: _tensor(outputs, "output", tensor) for tensor in case["outputs"]}
+        tolerance = case.get("tolerance", {})
+        absolute = float(tolerance.get("absolute", ABSOLUTE_TOLERANCE))
+        relative = float(tolerance.get("relative", RELATIVE_TOLERANCE))
     except (OSError, ValueError, RequestError) as error:
         raise StartError(f"{file}: {error}") from None
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise StartError(f"{file}: no golden case: {type(error).__name__} {error}") from None
-    if arrays.keys() != inputs.keys():
-        raise StartError(f"{file}: inputs {sorted(arrays)}, the model takes {sorted(inputs)}")
-    if not wanted or not set(wanted) <= set(outputs):
-        raise StartError(f"{file}: outputs {wanted}, the model gives {sorted(outputs)}")
-    return arrays, wanted
+    if given.keys() != inputs.keys():
+        raise StartError(f"{file}: inputs {sorted(given)}, the model takes {sorted(inputs)}")
+    if not expected:
+        raise StartError(f"{file}: no outputs, the model gives {sorted(outputs)}")
+    return GoldenCase(file, given, expected, absolute, relative)
 
 
-def _tensor(inputs: Mapping[str, TensorSpec], tensor: Mapping[str, object]) -> Array:
-    name = tensor["name"]
-    spec = inputs.get(name) if isinstance(name, str) else None
+def zeros(inputs: Mapping[str, TensorSpec]) -> dict[str, Array]:
+    """Zeros (empty strings) for all inputs, with 1 for dimensions of any size."""
+    return {spec.name: spec.zeros() for spec in inputs.values()}
+
+
+def _tensor(specs: Mapping[str, TensorSpec], kind: str, tensor: Mapping[str, Any]) -> Array:
+    spec = specs.get(tensor["name"])
     if spec is None:
-        raise invalid(f"input {name!r}: the model takes {sorted(inputs)}")
+        raise invalid(f"{kind} {tensor['name']!r}: the model has {sorted(specs)}")
     return from_values(spec, spec.check(tensor["datatype"], tensor["shape"]), tensor["data"])
-
-
-def _zeros(spec: TensorSpec) -> Array:
-    shape = tuple(1 if size == -1 else size for size in spec.shape)
-    return np.full(shape, "", dtype=object) if spec.datatype == "BYTES" else np.zeros(shape, DTYPES[spec.datatype])

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A model in ONNX Runtime."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,10 +9,10 @@ from pathlib import Path
 # Imported where the first model is loaded: listeners answer before this is done.
 import onnxruntime
 
+from edgeml_runtime.engine.model import Cancellation
 from edgeml_runtime.errors import Failure, RequestError, StartError, invalid
+from edgeml_runtime.serving import EngineOptions
 from edgeml_runtime.tensors import Array, TensorSpec
-
-PLATFORM = "onnxruntime_onnx"
 
 _DATATYPES = {
     "tensor(bool)": "BOOL",
@@ -31,6 +30,13 @@ _DATATYPES = {
     "tensor(string)": "BYTES",
 }
 
+_OPTIMIZATION = {
+    "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "disable": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
+
 _InvalidArgument = onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument
 
 logger = logging.getLogger(__name__)
@@ -39,12 +45,15 @@ logger = logging.getLogger(__name__)
 class OnnxModel:
     """A loaded ONNX model: its inputs and outputs by name, and ``run``."""
 
-    def __init__(self, file: Path, threads: int) -> None:
-        """Load ``file`` with ``threads`` engine threads. Raises StartError."""
+    def __init__(self, file: Path, engine: EngineOptions) -> None:
+        """Load ``file``. Raises StartError."""
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = engine.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors; warnings are about graph optimisation
+        options.enable_cpu_mem_arena = engine.arena
+        options.graph_optimization_level = _OPTIMIZATION[engine.optimization]
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if engine.spinning else "0")
         try:
             self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the engine's exceptions have no common base
@@ -52,42 +61,27 @@ class OnnxModel:
         self.inputs = _specs(file, self._session.get_inputs())
         self.outputs = _specs(file, self._session.get_outputs())
 
-    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        """Compute the named outputs, in their order, from all inputs.
-
-        Raises RequestError: invalid when the engine refuses an input, internal when it fails.
-        """
+    def run(
+        self, inputs: Mapping[str, Array], outputs: Sequence[str], cancellation: Cancellation | None = None
+    ) -> list[Array]:
+        """Compute the named outputs; see Model.run."""
+        options = None
+        if cancellation is not None:
+            options = onnxruntime.RunOptions()
+            cancellation.bind(lambda: setattr(options, "terminate", True))
         try:
-            results: list[Array] = self._session.run(outputs, inputs)
+            results: list[Array] = self._session.run(outputs, inputs, options)
         except _InvalidArgument as error:
             raise invalid(_first_line(error)) from None
         except Exception as error:  # the engine's exceptions have no common base
-            logger.error("the engine failed: %s", _first_line(error))
+            if cancellation is None or not cancellation.cancelled:
+                logger.error("the engine failed: %s", _first_line(error))
             raise RequestError(Failure.INTERNAL, f"the engine failed: {_first_line(error)}") from None
         return results
 
-
-def model_file(directory: Path, name: str, version: str) -> Path:
-    """The ONNX file that ``model.json`` in a model directory names.
-
-    Raises StartError when the directory does not hold that model, for this platform.
-    """
-    description = directory / "model.json"
-    try:
-        document = json.loads(description.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StartError(f"{description}: {error.strerror}; models[].path must be an unpacked model") from None
-    except ValueError as error:
-        raise StartError(f"{description}: no JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise StartError(f"{description}: no JSON object")
-    for key, wanted in (("name", name), ("version", version), ("platform", PLATFORM)):
-        if document.get(key) != wanted:
-            raise StartError(f"{description}: '{key}' is {document.get(key)!r}, expected {wanted!r}")
-    file = document.get("file")
-    if not isinstance(file, str) or not file or Path(file).name != file:
-        raise StartError(f"{description}: 'file' is {file!r}, expected the name of a file in {directory}")
-    return directory / file
+    def close(self) -> None:
+        """Give the session's memory back."""
+        del self._session
 
 
 def _specs(file: Path, tensors: Sequence[onnxruntime.NodeArg]) -> dict[str, TensorSpec]:

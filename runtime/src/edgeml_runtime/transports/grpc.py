@@ -15,20 +15,29 @@ import grpc  # type: ignore[import-untyped]
 
 from edgeml_runtime import SERVER_NAME, __version__
 from edgeml_runtime.codecs import protobuf
-from edgeml_runtime.config import Address
+from edgeml_runtime.config import Address, Config, Grant
 from edgeml_runtime.engine.engine import Engine
 from edgeml_runtime.errors import Failure, RequestError, StartError
 from edgeml_runtime.metrics import Metrics
-from edgeml_runtime.transports.credentials import TlsMaterial, is_authorised
-from edgeml_runtime.transports.listener import SOCKET_MODE, Listener, clear_unix_socket, remove_unix_socket
+from edgeml_runtime.transports.credentials import EVERYTHING, Access, TlsMaterial, check_model
+from edgeml_runtime.transports.listener import (
+    SOCKET_MODE,
+    Listener,
+    clear_unix_socket,
+    refuse_taken_port,
+    remove_unix_socket,
+)
 
 SERVICE = "inference.GRPCInferenceService"
 
 _CODES = {
     Failure.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
     Failure.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
+    Failure.FORBIDDEN: grpc.StatusCode.PERMISSION_DENIED,
     Failure.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     Failure.TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Failure.TOO_MANY: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Failure.DEADLINE: grpc.StatusCode.DEADLINE_EXCEEDED,
     Failure.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     Failure.INTERNAL: grpc.StatusCode.INTERNAL,
 }
@@ -39,10 +48,10 @@ logger = logging.getLogger(__name__)
 
 
 class _Service:
-    def __init__(self, engine: Engine, metrics: Metrics, token: str | None) -> None:
+    def __init__(self, engine: Engine, metrics: Metrics, access: Access | None) -> None:
         self._engine = engine
         self._metrics = metrics
-        self._token = token
+        self._access = access
 
     def handlers(self) -> grpc.GenericRpcHandler:
         methods: dict[str, _Handler] = {
@@ -68,24 +77,27 @@ class _Service:
         return protobuf.server_metadata(SERVER_NAME, __version__)
 
     async def _model_ready(self, body: bytes, context: grpc.aio.ServicerContext) -> bytes:
-        self._authorise(context)
-        return protobuf.model_ready(self._engine.is_loaded(*protobuf.parse_model(body)))
+        name, version = protobuf.parse_model(body)
+        check_model(self._authorise(context), name)
+        return protobuf.model_ready(self._engine.is_loaded(name, version))
 
     async def _model_metadata(self, body: bytes, context: grpc.aio.ServicerContext) -> bytes:
-        self._authorise(context)
-        return protobuf.model_metadata(self._engine.model(*protobuf.parse_model(body)))
+        name, version = protobuf.parse_model(body)
+        check_model(self._authorise(context), name)
+        return protobuf.model_metadata(self._engine.model(name, version))
 
     async def _model_infer(self, body: bytes, context: grpc.aio.ServicerContext) -> bytes:
         started = perf_counter()
         known = ""
         code = grpc.StatusCode.INTERNAL
         try:
-            self._authorise(context)
+            grant = self._authorise(context)
             message = protobuf.parse_inference(body)
+            check_model(grant, message.model_name)
             model = self._engine.model(message.model_name, message.model_version)
             known = model.name
             request = protobuf.decode(model, message)
-            results = await model.infer(request.inputs, request.outputs)
+            results = await model.infer(request)
             answer = protobuf.encode(model, request, results)
             code = grpc.StatusCode.OK
             model.metrics.total(perf_counter() - started)
@@ -99,13 +111,14 @@ class _Service:
         finally:
             self._metrics.count_request(known, "grpc", code.name)
 
-    def _authorise(self, context: grpc.aio.ServicerContext) -> None:
-        if not self._token:
-            return
-        for key, value in context.invocation_metadata() or ():
-            if key == "authorization" and is_authorised(self._token, value.encode()):
-                return
-        raise RequestError(Failure.UNAUTHENTICATED, "a valid bearer token is required")
+    def _authorise(self, context: grpc.aio.ServicerContext) -> Grant:
+        if self._access is None:
+            return EVERYTHING
+        authorization = dict(context.invocation_metadata() or ()).get("authorization")
+        names = (context.auth_context() or {}).get("x509_common_name", ())
+        return self._access.grant(
+            authorization.encode() if authorization else None, names[0].decode() if names else None
+        )
 
 
 def _guarded(method: _Handler) -> _Handler:
@@ -129,22 +142,24 @@ async def listen(
     metrics: Metrics,
     address: Address,
     tls: TlsMaterial | None,
-    token: str | None,
-    max_request_bytes: int,
-    stop_seconds: int,
+    access: Access | None,
+    config: Config,
+    share_ports: bool,
 ) -> Listener:
-    """Open one listener; TLS applies to TCP only. ``stop_seconds`` bounds a stop. Raises StartError."""
+    """Open one listener; TLS applies to TCP only. ``share_ports``: see listener.bind. Raises StartError."""
     server = grpc.aio.server(
         options=(
-            ("grpc.max_receive_message_length", max_request_bytes),
+            ("grpc.max_receive_message_length", config.limits.body_bytes),
             ("grpc.max_send_message_length", -1),
-            # A port that is taken must be an error, not a share of its connections.
-            ("grpc.so_reuseport", 0),
+            ("grpc.so_reuseport", 1),
         )
     )
-    server.add_generic_rpc_handlers((_Service(engine, metrics, token).handlers(),))
+    server.add_generic_rpc_handlers((_Service(engine, metrics, access).handlers(),))
     if address.path:
         clear_unix_socket(address)
+    elif not share_ports:
+        # gRPC itself would take a share of the connections of a port that is taken.
+        refuse_taken_port(address)
     target = f"unix:{address.path}" if address.path else _target(address)
     try:
         if tls and not address.path:
@@ -162,10 +177,10 @@ async def listen(
         reason = "is the address in use, or of no interface of this host?"
         raise StartError(f"cannot listen on {address.text}: gRPC could not bind it; {reason}") from None
     await server.start()
-    return Listener(address, lambda: _stop(server, address, stop_seconds))
+    return Listener(address.text, lambda: _stop(server, address, config.drain_seconds))
 
 
-async def _stop(server: grpc.aio.Server, address: Address, stop_seconds: int) -> None:
+async def _stop(server: grpc.aio.Server, address: Address, stop_seconds: float) -> None:
     await server.stop(stop_seconds)
     remove_unix_socket(address)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import uvicorn
 
-from edgeml_runtime.config import Address
+from edgeml_runtime.config import Address, Config
 from edgeml_runtime.errors import Failure
 from edgeml_runtime.transports.credentials import TlsMaterial
 from edgeml_runtime.transports.listener import Listener, bind, remove_unix_socket
@@ -23,22 +23,23 @@ Headers = list[tuple[bytes, bytes]]
 STATUS = {
     Failure.INVALID: 400,
     Failure.UNAUTHENTICATED: 401,
+    Failure.FORBIDDEN: 403,
     Failure.NOT_FOUND: 404,
     Failure.TOO_LARGE: 413,
+    Failure.TOO_MANY: 429,
     Failure.UNAVAILABLE: 503,
+    Failure.DEADLINE: 504,
     Failure.INTERNAL: 500,
 }
 
-# Longer than the idle time of usual client pools: the client closes first, and no request
-# meets a connection that is just being closed.
-KEEP_ALIVE_SECONDS = 75
 
-
-async def listen(application: Application, address: Address, tls: TlsMaterial | None, stop_seconds: int) -> Listener:
-    """Open one listener; TLS applies to TCP only. ``stop_seconds`` bounds a stop. Raises StartError."""
-    bound = bind(address)
+async def listen(
+    application: Application, address: Address, tls: TlsMaterial | None, config: Config, share_ports: bool
+) -> Listener:
+    """Open one listener; TLS applies to TCP only. ``share_ports``: see listener.bind. Raises StartError."""
+    bound = bind(address, share_ports)
     context = tls.context if tls and not address.path else None
-    config = uvicorn.Config(
+    settings = uvicorn.Config(
         application,
         interface="asgi3",
         http="httptools",
@@ -48,18 +49,18 @@ async def listen(application: Application, address: Address, tls: TlsMaterial | 
         server_header=False,
         access_log=False,
         log_config=None,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=stop_seconds,
+        timeout_keep_alive=int(config.limits.idle_seconds),
+        timeout_graceful_shutdown=max(1, int(config.drain_seconds)),
         ssl_context_factory=(lambda _config, _default: context) if context else None,
     )
     # Server.serve would take the process's signals; there are several servers in this loop, so
     # its steps are called one by one.
-    config.load()
-    server = uvicorn.Server(config)
-    server.lifespan = config.lifespan_class(config)
+    settings.load()
+    server = uvicorn.Server(settings)
+    server.lifespan = settings.lifespan_class(settings)
     await server.startup(sockets=[bound])
     running = asyncio.create_task(server.main_loop())
-    return Listener(address, lambda: _stop(server, running, bound, address))
+    return Listener(address.text, lambda: _stop(server, running, bound, address))
 
 
 async def _stop(server: uvicorn.Server, running: asyncio.Task[None], bound: socket.socket, address: Address) -> None:
@@ -87,3 +88,9 @@ def header(scope: Scope, name: bytes) -> bytes | None:
         if key == name:
             return bytes(value)
     return None
+
+
+def certificate_name(scope: Scope) -> str | None:
+    """The common name of the client's verified certificate, if it presented one."""
+    name: str | None = scope.get("edgeml.certificate_name")
+    return name

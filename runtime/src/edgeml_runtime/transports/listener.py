@@ -19,9 +19,12 @@ SOCKET_MODE = 0o660
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """An open listener. ``stop`` stops accepting at once and lets requests in flight finish, in bounded time."""
+    """An open listener; ``name`` is for people.
 
-    address: Address
+    ``stop`` stops accepting at once, asks clients to leave and lets requests in flight finish, in bounded time.
+    """
+
+    name: str
     stop: Callable[[], Awaitable[None]]
 
 
@@ -48,15 +51,21 @@ def remove_unix_socket(address: Address) -> None:
         Path(address.path).unlink(missing_ok=True)
 
 
-def bind(address: Address) -> socket.socket:
-    """A bound socket, not yet listening. Raises StartError."""
+def bind(address: Address, share_ports: bool) -> socket.socket:
+    """A bound socket, not yet listening. Raises StartError.
+
+    Another process can share the port later (SO_REUSEPORT); one that holds it already is an error,
+    unless ``share_ports`` says that this process takes over from it.
+    """
     if address.path:
         clear_unix_socket(address)
         bound = socket.socket(socket.AF_UNIX)
         target: str | tuple[str, int] = address.path
     else:
-        bound = socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if not share_ports:
+            refuse_taken_port(address)
+        bound = _tcp_socket(address)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         target = (address.host, address.port)
     try:
         bound.bind(target)
@@ -66,6 +75,21 @@ def bind(address: Address) -> socket.socket:
         bound.close()
         raise StartError(f"cannot listen on {address.text}: {_explained(error)}") from None
     return bound
+
+
+def refuse_taken_port(address: Address) -> None:
+    """Raises StartError when another process listens there, even one that would share the port."""
+    with _tcp_socket(address) as probe:
+        try:
+            probe.bind((address.host, address.port))
+        except OSError as error:
+            raise StartError(f"cannot listen on {address.text}: {_explained(error)}") from None
+
+
+def _tcp_socket(address: Address) -> socket.socket:
+    opened = socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    return opened
 
 
 def _explained(error: OSError) -> str:

@@ -11,11 +11,12 @@ from time import perf_counter
 
 from edgeml_runtime import SERVER_NAME, __version__
 from edgeml_runtime.codecs import json_binary
+from edgeml_runtime.config import Config, Grant
 from edgeml_runtime.engine.engine import Engine
 from edgeml_runtime.errors import Failure, RequestError, invalid
 from edgeml_runtime.metrics import Metrics
-from edgeml_runtime.transports.credentials import is_authorised
-from edgeml_runtime.transports.http import STATUS, Headers, Receive, Scope, Send, header, respond
+from edgeml_runtime.transports.credentials import EVERYTHING, Access, check_model
+from edgeml_runtime.transports.http import STATUS, Headers, Receive, Scope, Send, certificate_name, header, respond
 
 _JSON: Headers = [(b"content-type", b"application/json")]
 _JSON_LENGTH_HEADER = b"inference-header-content-length"
@@ -31,13 +32,13 @@ class _ClientGone(Exception):
 
 
 class RestApplication:
-    """The ASGI application of the REST listeners. With a token, all but live and ready require it."""
+    """The ASGI application of the REST listeners. With ``access``, all but live and ready require a grant."""
 
-    def __init__(self, engine: Engine, metrics: Metrics, token: str | None, max_request_bytes: int) -> None:
+    def __init__(self, engine: Engine, metrics: Metrics, access: Access | None, config: Config) -> None:
         self._engine = engine
         self._metrics = metrics
-        self._token = token
-        self._max_request_bytes = max_request_bytes
+        self._access = access
+        self._max_request_bytes = config.limits.body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -82,14 +83,14 @@ class RestApplication:
         raise RequestError(Failure.NOT_FOUND, f"no such path: {scope['path']}")
 
     def _model_ready(self, scope: Scope, name: str, version: str) -> _Answer:
-        self._authorise(scope)
+        check_model(self._authorise(scope), name)
         if refused := _method(scope, "GET"):
             return refused
         ready = self._engine.is_loaded(name, version)
         return 200 if ready else 503, _JSON, json_binary.json_object(name=name, ready=ready)
 
     def _model_metadata(self, scope: Scope, name: str, version: str) -> _Answer:
-        self._authorise(scope)
+        check_model(self._authorise(scope), name)
         if refused := _method(scope, "GET"):
             return refused
         model = self._engine.model(name, version)
@@ -101,14 +102,14 @@ class RestApplication:
         known = ""
         status = 500
         try:
-            self._authorise(scope)
+            check_model(self._authorise(scope), name)
             model = self._engine.model(name, version)
             known = model.name
             asked = dict(scope["headers"])
             body = await self._read(asked, receive)
             started = perf_counter()
             request, in_binary = json_binary.decode(model, body, _json_length(asked.get(_JSON_LENGTH_HEADER)))
-            results = await model.infer(request.inputs, request.outputs)
+            results = await model.infer(request)
             answer, answer_json_length = json_binary.encode(model, request, results, in_binary)
             headers: Headers = [(_DIGEST_HEADER, model.digest.encode())]
             if answer_json_length is None:
@@ -128,9 +129,10 @@ class RestApplication:
         finally:
             self._metrics.count_request(known, "rest", str(status))
 
-    def _authorise(self, scope: Scope) -> None:
-        if self._token and not is_authorised(self._token, header(scope, b"authorization")):
-            raise RequestError(Failure.UNAUTHENTICATED, "a valid bearer token is required")
+    def _authorise(self, scope: Scope) -> Grant:
+        if self._access is None:
+            return EVERYTHING
+        return self._access.grant(header(scope, b"authorization"), certificate_name(scope))
 
     async def _read(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         """The whole body. Raises RequestError (too large) as soon as it exceeds the limit."""

@@ -1,0 +1,72 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: Apache-2.0
+"""From a model directory to a loaded model: ``model.json`` says what it is, ``serving.json`` how it is served."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeml_runtime.config import ModelConfig
+from edgeml_runtime.engine.model import Model
+from edgeml_runtime.errors import ConfigurationError, StartError
+from edgeml_runtime.serving import ONNX, PLATFORMS, EngineOptions, ServingOptions, read_serving_file
+
+DESCRIPTION_FILE = "model.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """The content of ``model.json``: name, version, platform, and the file that the platform loads."""
+
+    name: str
+    version: str
+    platform: str
+    file: Path
+
+
+def load_model(
+    config: ModelConfig, engine: EngineOptions, cache_directory: Path | None
+) -> tuple[Description, ServingOptions, Model]:
+    """Read the directory and load the model; slow, for a thread of its own. Raises StartError."""
+    description = read_description(config.path)
+    for key, wanted, seen in (
+        ("name", config.name, description.name),
+        ("version", config.version, description.version),
+    ):
+        if seen != wanted:
+            raise StartError(f"{config.path / DESCRIPTION_FILE}: '{key}' is {seen!r}, expected {wanted!r}")
+    try:
+        options = config.override(read_serving_file(config.path, ServingOptions(engine=engine), description.platform))
+    except ConfigurationError as error:
+        raise StartError(str(error)) from None
+    return description, options, _load(description, options, cache_directory)
+
+
+def read_description(directory: Path) -> Description:
+    """What ``model.json`` in a model directory says. Raises StartError when it is not what it has to be."""
+    file = directory / DESCRIPTION_FILE
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StartError(f"{file}: {error.strerror}; models[].path must be an unpacked model") from None
+    except ValueError as error:
+        raise StartError(f"{file}: no JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise StartError(f"{file}: no JSON object")
+    for key in ("name", "version"):
+        if not isinstance(document.get(key), str):
+            raise StartError(f"{file}: '{key}' is {document.get(key)!r}, expected a string")
+    if document.get("platform") not in PLATFORMS:
+        raise StartError(f"{file}: 'platform' is {document.get('platform')!r}, expected one of {', '.join(PLATFORMS)}")
+    name = document.get("file")
+    if not isinstance(name, str) or not name or Path(name).name != name:
+        raise StartError(f"{file}: 'file' is {name!r}, expected the name of a file in {directory}")
+    return Description(document["name"], document["version"], document["platform"], directory / name)
+
+
+def _load(description: Description, options: ServingOptions, cache_directory: Path | None) -> Model:
+    if description.platform == ONNX:
+        from edgeml_runtime.engine.onnx_model import OnnxModel  # brings the engine's library
+
+        return OnnxModel(description.file, options.engine)
+    raise StartError(f"{description.file}: platform {description.platform!r} cannot be loaded here")
