@@ -21,7 +21,7 @@ from edgeml_runtime.errors import ConfigurationError, Failure, RequestError, Sta
 from edgeml_runtime.metrics import Metrics
 from edgeml_runtime.transports import http
 from edgeml_runtime.transports.admin import AdminApplication
-from edgeml_runtime.transports.credentials import Access, TlsMaterial, load_tls
+from edgeml_runtime.transports.credentials import Access, TlsMaterial
 from edgeml_runtime.transports.listener import Listener
 from edgeml_runtime.transports.prometheus import MetricsApplication
 from edgeml_runtime.transports.rest import RestApplication
@@ -30,6 +30,9 @@ STARTING = "starting"
 CANDIDATE = "candidate"
 ACTIVE = "active"
 DRAINING = "draining"
+
+# How often the certificate files are looked at.
+TLS_WATCH_SECONDS = 10.0
 
 # Linux moves connections that wait in a closing listener's queue to its successor only with this.
 _MIGRATE_REQUESTS = Path("/proc/sys/net/ipv4/tcp_migrate_req")
@@ -72,7 +75,9 @@ class Server:
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGUSR1, self._in_background, self.activate)
         loop.add_signal_handler(signal.SIGHUP, self._in_background, self.reload)
-        self._tls = load_tls(self._config.tls) if self._config.tls else None
+        self._tls = TlsMaterial(self._config.tls) if self._config.tls else None
+        if self._tls:
+            self._in_background(self._watch_tls)
         try:
             # Listeners first: live answers, and ready says no, however long a model takes to load.
             await self._open(self._private, lambda address: bool(address.path), share_ports=False)
@@ -134,8 +139,7 @@ class Server:
             except ConfigurationError as error:
                 raise RequestError(Failure.INVALID, f"the configuration cannot be read: {error}") from None
             self._access.replace(config.grants)
-            if self._tls:
-                self._tls.refresh()
+            self._refresh_tls()
             await self.engine.reload()
             logger.info("reloaded")
 
@@ -176,6 +180,22 @@ class Server:
         self.engine.ready = False
         logger.info("draining")
         await asyncio.gather(*(listener.stop() for listener in (*self._public, *self._private)))
+
+    def _refresh_tls(self) -> None:
+        try:
+            if self._tls and self._tls.refresh():
+                logger.info("new connections get the new TLS certificate")
+        except StartError as error:
+            raise RequestError(Failure.INVALID, f"the TLS files cannot be used, the old ones go on: {error}") from None
+
+    async def _watch_tls(self) -> None:
+        """Certificates are renewed by others, who need not know of this process."""
+        while True:
+            await asyncio.sleep(TLS_WATCH_SECONDS)
+            try:
+                self._refresh_tls()
+            except RequestError as error:
+                logger.error("%s", error)
 
     def _in_background(self, action: Callable[[], Awaitable[None]]) -> None:
         async def run() -> None:

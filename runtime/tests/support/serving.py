@@ -79,6 +79,7 @@ class Server:
         self.rest_port, self.grpc_port, self.metrics_port = ports
         self.rest_socket = directory / "rest.sock"
         self.grpc_socket = directory / "grpc.sock"
+        self.admin_socket = directory / "admin.sock"
         self.ssl: ssl.SSLContext | None = None
 
     @classmethod
@@ -90,6 +91,7 @@ class Server:
                 "rest": [f"127.0.0.1:{ports[0]}", f"unix:{directory}/rest.sock"],
                 "grpc": [f"127.0.0.1:{ports[1]}", f"unix:{directory}/grpc.sock"],
                 "metrics": [f"127.0.0.1:{ports[2]}"],
+                "admin": [f"unix:{directory}/admin.sock"],
             },
             "models": [model.config for model in models],
             **settings,

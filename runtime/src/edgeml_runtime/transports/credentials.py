@@ -5,7 +5,6 @@
 import hmac
 import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from edgeml_runtime.config import Grant, Tls
 from edgeml_runtime.errors import Failure, RequestError, StartError
@@ -13,25 +12,48 @@ from edgeml_runtime.errors import Failure, RequestError, StartError
 EVERYTHING = Grant(token=None, certificate_name=None, models=None, manage=True)
 
 
-@dataclass(slots=True)
 class TlsMaterial:
-    """The same certificate for every TLS listener: as a context, and as PEM bytes for gRPC."""
+    """Certificate, key and client CA of all TLS listeners, which can be replaced while they listen.
 
-    files: Tls
-    context: ssl.SSLContext
-    certificate: bytes
-    key: bytes
-    client_ca: bytes | None
+    ``context`` is for the listeners that take an SSL context: each handshake moves on to what was
+    read last. ``certificate``, ``key`` and ``client_ca`` are the same as PEM bytes.
+    """
 
-    def refresh(self) -> None:
-        """Take over what the files hold now, for new connections. Raises StartError, and nothing changes then."""
-        fresh = load_tls(self.files)
-        self.context.load_cert_chain(self.files.certificate, self.files.key)
-        self.certificate, self.key, self.client_ca = fresh.certificate, fresh.key, fresh.client_ca
+    def __init__(self, files: Tls) -> None:
+        """Read the files. Raises StartError when they are no fitting PEM files."""
+        self._files = files
+        self._seen: tuple[object, ...] = ()
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.refresh()
+
+    def refresh(self) -> bool:
+        """Take over what the files hold now, for new connections; whether it was anything new.
+
+        Raises StartError, and what was read before goes on then.
+        """
+        files = [file for file in (self._files.certificate, self._files.key, self._files.client_ca) if file]
+        try:
+            contents = tuple(file.read_bytes() for file in files)
+        except OSError as error:
+            raise StartError(f"tls: {error.filename}: {error.strerror}") from None
+        if contents == self._seen:
+            return False
+        fresh = _context(self._files)
+        if not self._seen:
+            self.context = _context(self._files)
+            # Called for every handshake, with or without a server name.
+            self.context.sni_callback = self._use_current
+        self._current = fresh
+        self._seen = contents
+        self.certificate, self.key = contents[:2]
+        self.client_ca = contents[2] if len(contents) > 2 else None
+        return True
+
+    def _use_current(self, connection: ssl.SSLObject | ssl.SSLSocket, _name: str | None, _context: object) -> None:
+        connection.context = self._current
 
 
-def load_tls(tls: Tls) -> TlsMaterial:
-    """Read certificate, key and client CA. Raises StartError when they are no fitting PEM files."""
+def _context(tls: Tls) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
@@ -45,13 +67,7 @@ def load_tls(tls: Tls) -> TlsMaterial:
         except (OSError, ssl.SSLError) as error:
             raise StartError(f"tls.client_ca {tls.client_ca}: {error}") from None
         context.verify_mode = ssl.CERT_REQUIRED
-    return TlsMaterial(
-        files=tls,
-        context=context,
-        certificate=tls.certificate.read_bytes(),
-        key=tls.key.read_bytes(),
-        client_ca=tls.client_ca.read_bytes() if tls.client_ca else None,
-    )
+    return context
 
 
 class Access:
