@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,16 +84,26 @@ class Server:
         self.ssl: ssl.SSLContext | None = None
 
     @classmethod
-    def start(cls, directory: Path, models: list[ModelDirectory], **settings: object) -> "Server":
-        """Start a process; ``settings`` add to the configuration or replace parts of it."""
+    def start(
+        cls,
+        directory: Path,
+        models: list[ModelDirectory],
+        arguments: Sequence[str] = (),
+        more_listeners: Mapping[str, list[str]] | None = None,
+        **settings: object,
+    ) -> "Server":
+        """Start a process; ``settings`` add to the configuration or replace parts of it, ``arguments`` to ``serve``."""
         ports = free_ports(3)
+        listeners: dict[str, list[str]] = {
+            "rest": [f"127.0.0.1:{ports[0]}", f"unix:{directory}/rest.sock"],
+            "grpc": [f"127.0.0.1:{ports[1]}", f"unix:{directory}/grpc.sock"],
+            "metrics": [f"127.0.0.1:{ports[2]}"],
+            "admin": [f"unix:{directory}/admin.sock"],
+        }
+        for kind, addresses in (more_listeners or {}).items():
+            listeners[kind] += addresses
         config = {
-            "listen": {
-                "rest": [f"127.0.0.1:{ports[0]}", f"unix:{directory}/rest.sock"],
-                "grpc": [f"127.0.0.1:{ports[1]}", f"unix:{directory}/grpc.sock"],
-                "metrics": [f"127.0.0.1:{ports[2]}"],
-                "admin": [f"unix:{directory}/admin.sock"],
-            },
+            "listen": listeners,
             "models": [model.config for model in models],
             **settings,
         }
@@ -100,7 +111,9 @@ class Server:
         file.write_text(json.dumps(config))
         with (directory / "server.log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "edgeml_runtime", "serve", "--config", str(file)], stderr=log, stdout=log
+                [sys.executable, "-m", "edgeml_runtime", "serve", "--config", str(file), *arguments],
+                stderr=log,
+                stdout=log,
             )
         return cls(process, directory, ports)
 
@@ -117,13 +130,19 @@ class Server:
 
     def wait_listening(self) -> None:
         """Until the REST socket answers."""
-        self._wait(lambda: self.unix("GET", "/v2/health/live").status == 200)
+        self.wait(lambda: self.unix("GET", "/v2/health/live").status == 200)
 
     def wait_ready(self) -> None:
         """Until all models are loaded."""
-        self._wait(lambda: self.unix("GET", "/v2/health/ready").status == 200)
+        self.wait(lambda: self.unix("GET", "/v2/health/ready").status == 200)
 
-    def _wait(self, condition: Any) -> None:
+    def change_config(self, **settings: object) -> None:
+        """Replace parts of the configuration file."""
+        file = self.log_file.with_name("runtime.json")
+        file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        """Until it holds; connections that fail meanwhile do not matter. Raises AssertionError after a minute."""
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
