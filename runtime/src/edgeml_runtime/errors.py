@@ -12,6 +12,7 @@ class ConfigurationError(Exception):
     """
 
     def __init__(self, file: str, key: str, seen: str, allowed: str, remedy: str = "") -> None:
+        self.key, self.seen, self.allowed = key, seen, allowed
         place = f"{file}: {key}" if key else file
         super().__init__(f"{place}: seen {seen}; allowed: {allowed}; {remedy or 'correct the value'}")
 

@@ -40,13 +40,18 @@ _MIGRATE_REQUESTS = Path("/proc/sys/net/ipv4/tcp_migrate_req")
 logger = logging.getLogger(__name__)
 
 
-async def serve(config: Config, read_config: Callable[[], Config], as_candidate: bool = False) -> None:
+async def serve(
+    config: Config,
+    read_config: Callable[[], Config],
+    as_candidate: bool = False,
+    on_ready: Callable[[Engine], None] | None = None,
+) -> None:
     """Serve until SIGTERM or SIGINT; SIGUSR1 activates a candidate, SIGHUP reloads. Raises StartError.
 
-    ``read_config`` reads the configuration again. Threads of the engine may still be running on
-    return: the caller ends the process.
+    ``read_config`` reads the configuration again. ``on_ready`` is called once all models are loaded.
+    Threads of the engine may still be running on return: the caller ends the process.
     """
-    await Server(config, read_config, as_candidate).run()
+    await Server(config, read_config, as_candidate).run(on_ready)
 
 
 class Server:
@@ -67,7 +72,7 @@ class Server:
         self._tasks: set[asyncio.Task[None]] = set()
         self.state = STARTING
 
-    async def run(self) -> None:
+    async def run(self, on_ready: Callable[[Engine], None] | None = None) -> None:
         """Live from start to end. Raises StartError."""
         started = perf_counter()
         loop = asyncio.get_running_loop()
@@ -91,6 +96,8 @@ class Server:
                 self.engine.ready = True
                 self.state = CANDIDATE if self._as_candidate else ACTIVE
                 logger.info("ready as %s after %.3f s", self.state, perf_counter() - started)
+                if on_ready is not None:
+                    on_ready(self.engine)
                 await stopping
             else:
                 loading.cancel()

@@ -27,8 +27,14 @@ class Description:
 def load_model(
     config: ModelConfig, engine: EngineOptions, cache_directory: Path | None
 ) -> tuple[Description, ServingOptions, Model]:
-    """Read the directory and load the model; slow, for a thread of its own. Raises StartError."""
-    description = read_description(config.path)
+    """Read the directory and load the model; slow, for a thread of its own. Raises StartError.
+
+    A bare ``.onnx`` file is a model as well, with the name and the version of the configuration.
+    """
+    if config.path.suffix == ".onnx" and config.path.is_file():
+        description = Description(config.name, config.version, ONNX, config.path)
+    else:
+        description = read_description(config.path)
     for key, wanted, seen in (
         ("name", config.name, description.name),
         ("version", config.version, description.version),
@@ -48,7 +54,7 @@ def read_description(directory: Path) -> Description:
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise StartError(f"{file}: {error.strerror}; models[].path must be an unpacked model") from None
+        raise StartError(f"{file}: {error.strerror}; a model is a directory with that file, or an .onnx file") from None
     except ValueError as error:
         raise StartError(f"{file}: no JSON: {error}") from None
     if not isinstance(document, dict):
