@@ -13,8 +13,8 @@ from edgeml_runtime.errors import invalid
 from edgeml_runtime.inference import InferenceRequest, Signature
 from edgeml_runtime.tensors import Array, from_raw, from_repeated, to_raw
 
-# FP16 has no field: it goes raw.
-_CONTENTS = {
+# The field of typed contents by datatype. FP16 has none: it goes raw.
+CONTENTS = {
     "BOOL": "bool_contents",
     "INT8": "int_contents",
     "INT16": "int_contents",
@@ -57,7 +57,7 @@ def decode(model: Signature, message: messages.ModelInferRequest) -> InferenceRe
         spec = input_spec(model, tensor.name, inputs)
         shape = spec.check(tensor.datatype, list(tensor.shape))
         if not raw:
-            field = _CONTENTS.get(spec.datatype)
+            field = CONTENTS.get(spec.datatype)
             if field is None:
                 raise invalid(f"input '{spec.name}': {spec.datatype} must be in raw_input_contents")
             inputs[spec.name] = from_repeated(spec, shape, getattr(tensor.contents, field))
