@@ -86,9 +86,21 @@ test: lint engine ## Everything, with the fleet in the lab (under half an hour)
 bench: $(VENV)/controller ## Measure what the quickstart serves, against the bare engine
 	@$(BIN)/python tests/benchmark/quickstart.py
 
+build/environments/fuzz/installed: requirements/fuzz.txt
+	@echo "Making the environment for fuzzing (about a minute, once)"
+	@$(PYTHON) -m venv build/environments/fuzz
+	@build/environments/fuzz/bin/pip install --quiet --disable-pip-version-check --require-hashes \
+		--requirement requirements/fuzz.txt
+	@touch $@
+
+MINUTES ?= 10
+.PHONY: fuzz
+fuzz: build/environments/fuzz/installed ## Fuzz the runtime's parsers for MINUTES=10
+	@build/environments/fuzz/bin/python runtime/fuzz/fuzz.py --minutes $(MINUTES)
+
 .PHONY: lock
 lock: ## Renew the hash-locked requirements from requirements/*.in
 	@$(PYTHON) -m venv build/uv && build/uv/bin/pip install --quiet uv
-	@cd requirements && for name in controller models runtime development; do \
+	@cd requirements && for name in controller models runtime development fuzz; do \
 		../build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 			--no-header $$name.in --output-file $$name.txt; done

@@ -47,6 +47,7 @@ _JSON_TYPES: dict[str, frozenset[type]] = {
 
 _LENGTH = struct.Struct("<I")
 _LARGEST_DIMENSION = 2**63 - 1
+_MOST_DIMENSIONS = 64  # of a numpy array
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,8 @@ class TensorSpec:
             raise invalid(f"input '{self.name}': datatype {datatype!r}, the model takes {self.datatype}")
         if type(shape) is not list:
             raise invalid(f"input '{self.name}': 'shape' must be a list of integers")
+        if len(shape) > _MOST_DIMENSIONS:
+            raise invalid(f"input '{self.name}': {len(shape)} dimensions, at most {_MOST_DIMENSIONS} are possible")
         for dimension in shape:
             if type(dimension) is not int or not 0 <= dimension <= _LARGEST_DIMENSION:
                 raise invalid(f"input '{self.name}': shape {shape} has an entry that is no size")
