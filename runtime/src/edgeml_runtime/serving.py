@@ -21,7 +21,8 @@ PYTHON = "python"
 PIPELINE = "pipeline"
 PLATFORMS = (ONNX, PYTHON, PIPELINE)
 
-_OVERRIDABLE = ("engine", "batching", "sequence", "queue", "deadline_seconds", "isolated")
+_OVERRIDABLE = ("engine", "batching", "sequence", "queue", "deadline_seconds", "isolated", "memory_mb", "parameters")
+_PYTHON_ONLY = ("isolated", "memory_mb", "parameters")
 _FILE = re.compile(r"[^/\0]+")
 
 
@@ -90,7 +91,8 @@ class ServingOptions:
 
     ``queue``: requests that may wait for an engine thread. ``deadline_seconds``: for requests that name none.
     ``inputs``, ``outputs``: of a Python model or a pipeline; an ONNX file tells its own.
-    ``isolated``: run Python code in a process of its own.
+    ``isolated``: run Python code in processes of its own, each with at most ``memory_mb`` MiB of data, 0 for no limit.
+    ``parameters``: any JSON values, for Python code.
     """
 
     engine: EngineOptions = field(default_factory=EngineOptions)
@@ -99,6 +101,8 @@ class ServingOptions:
     queue: int = 256
     deadline_seconds: float = 30.0
     isolated: bool = False
+    memory_mb: int = 0
+    parameters: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, TensorSpec] = field(default_factory=dict)
     outputs: Mapping[str, TensorSpec] = field(default_factory=dict)
     steps: tuple[Step, ...] = ()
@@ -133,7 +137,7 @@ def read_serving_file(directory: Path, base: ServingOptions, platform: str) -> S
     file = directory / SERVING_FILE
     reader = Reader(str(file))
     allowed = {
-        ONNX: _OVERRIDABLE,
+        ONNX: tuple(name for name in _OVERRIDABLE if name not in _PYTHON_ONLY),
         PYTHON: (*_OVERRIDABLE, "inputs", "outputs"),
         PIPELINE: (*_OVERRIDABLE, "inputs", "outputs", "steps"),
     }[platform]
@@ -186,6 +190,10 @@ def _read(reader: Reader, given: dict[str, Any], key: str, base: ServingOptions)
         )
     if "isolated" in given:
         changes["isolated"] = reader.typed(given["isolated"], f"{prefix}isolated", bool)
+    if "memory_mb" in given:
+        changes["memory_mb"] = reader.integer(given["memory_mb"], f"{prefix}memory_mb", 0, 2**31 - 1)
+    if "parameters" in given:
+        changes["parameters"] = reader.typed(given["parameters"], f"{prefix}parameters", dict)
     options = replace(base, **changes)
     if options.batching and options.sequence:
         reader.fail(f"{prefix}batching", "batching of a model with sequences", "one of the two", "remove one of them")

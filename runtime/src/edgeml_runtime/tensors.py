@@ -75,12 +75,17 @@ class TensorSpec:
         for dimension in shape:
             if type(dimension) is not int or not 0 <= dimension <= _LARGEST_DIMENSION:
                 raise invalid(f"input '{self.name}': shape {shape} has an entry that is no size")
-        fits = not self.shape or len(shape) == len(self.shape)
-        for seen, wanted in zip(shape, self.shape, strict=False):
-            fits = fits and wanted in (-1, seen)
-        if not fits:
+        if not self.fits(shape):
             raise invalid(f"input '{self.name}': shape {shape}, the model takes {list(self.shape)} (-1: any size)")
         return tuple(shape)
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Whether a tensor of the model may have that shape."""
+        if not self.shape:
+            return True
+        if len(shape) != len(self.shape):
+            return False
+        return all(wanted in (-1, seen) for seen, wanted in zip(shape, self.shape, strict=True))
 
     def zeros(self, shape: tuple[int, ...] = ()) -> Array:
         """A tensor of zeros (empty strings), of the given shape or with 1 for dimensions of any size."""

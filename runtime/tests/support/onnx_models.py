@@ -42,7 +42,8 @@ class ModelDirectory:
     @property
     def digest(self) -> str:
         """Stands for the digest of the model's tar."""
-        return "sha256:" + hashlib.sha256((self.path / "model.onnx").read_bytes()).hexdigest()
+        files = sorted(file for file in self.path.iterdir() if file.suffix in (".onnx", ".py"))
+        return "sha256:" + hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
     @property
     def config(self) -> dict[str, str]:

@@ -3,13 +3,17 @@
 """From a model directory to a loaded model: ``model.json`` says what it is, ``serving.json`` how it is served."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeml_runtime.config import ModelConfig
 from edgeml_runtime.engine.model import Model
+from edgeml_runtime.engine.python_code import Context
+from edgeml_runtime.engine.python_model import PythonModel
 from edgeml_runtime.errors import ConfigurationError, StartError
-from edgeml_runtime.serving import ONNX, PLATFORMS, EngineOptions, ServingOptions, read_serving_file
+from edgeml_runtime.serving import ONNX, PLATFORMS, PYTHON, EngineOptions, ServingOptions, read_serving_file
+from edgeml_runtime.tensors import TensorSpec
 
 DESCRIPTION_FILE = "model.json"
 
@@ -45,6 +49,11 @@ def load_model(
         options = config.override(read_serving_file(config.path, ServingOptions(engine=engine), description.platform))
     except ConfigurationError as error:
         raise StartError(str(error)) from None
+    if description.platform == ONNX and (options.isolated or options.memory_mb or options.parameters):
+        raise StartError(f"{config.where}.options: isolated, memory_mb and parameters are of Python code, not of ONNX")
+    if description.platform == PYTHON and not options.engine.parallel:
+        # Code that was not written for threads is right with one; more on request.
+        options = replace(options, engine=replace(options.engine, parallel=1))
     return description, options, _load(description, options, cache_directory)
 
 
@@ -71,8 +80,20 @@ def read_description(directory: Path) -> Description:
 
 
 def _load(description: Description, options: ServingOptions, cache_directory: Path | None) -> Model:
-    if description.platform == ONNX:
-        from edgeml_runtime.engine.onnx_model import OnnxModel  # brings the engine's library
+    if description.platform == PYTHON:
+        return load_python(description, description.file, options, options.inputs, options.outputs)
+    from edgeml_runtime.engine.onnx_model import OnnxModel  # brings the engine's library
 
-        return OnnxModel(description.file, options.engine)
-    raise StartError(f"{description.file}: platform {description.platform!r} cannot be loaded here")
+    return OnnxModel(description.file, options.engine)
+
+
+def load_python(
+    description: Description,
+    file: Path,
+    options: ServingOptions,
+    inputs: Mapping[str, TensorSpec],
+    outputs: Mapping[str, TensorSpec],
+) -> Model:
+    """The Python code in ``file``, as its options say. Raises StartError."""
+    context = Context(file.parent, description.name, description.version, options.parameters)
+    return PythonModel(file, context, inputs, outputs)

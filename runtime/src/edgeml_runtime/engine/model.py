@@ -29,7 +29,12 @@ class Cancellation:
 
 
 class Model(Protocol):
-    """A loaded model. ``run`` is called from several threads at once, at most ``parallel`` of them."""
+    """A loaded model. ``run`` is called from several threads at once, at most ``parallel`` of them.
+
+    ``blocking``: a run may wait, or take as long as somebody's code likes; never on the event loop.
+    """
+
+    blocking: bool
 
     @property
     def inputs(self) -> Mapping[str, TensorSpec]:

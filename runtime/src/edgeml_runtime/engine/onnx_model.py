@@ -45,6 +45,8 @@ logger = logging.getLogger(__name__)
 class OnnxModel:
     """A loaded ONNX model: its inputs and outputs by name, and ``run``."""
 
+    blocking = False
+
     def __init__(self, file: Path, engine: EngineOptions) -> None:
         """Load ``file``. Raises StartError."""
         options = onnxruntime.SessionOptions()

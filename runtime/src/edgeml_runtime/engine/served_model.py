@@ -81,7 +81,8 @@ class ServedModel:
         time is over before the answer is there.
         """
         # Assumes that time grows with the input; warm-up may have seen a small one.
-        if self.compute_seconds * max(1.0, _elements(request.inputs) / self._elements) < INLINE_SECONDS:
+        seconds = self.compute_seconds * max(1.0, _elements(request.inputs) / self._elements)
+        if seconds < INLINE_SECONDS and not self.model.blocking:
             started = perf_counter()
             results = self.model.run(request.inputs, request.outputs)
             self.metrics.queue(0.0)

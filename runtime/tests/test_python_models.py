@@ -1,0 +1,267 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Models of Python code, in the server's process and in processes of their own."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from edgeml_runtime.config import ModelConfig
+from edgeml_runtime.engine.loading import load_model
+from edgeml_runtime.engine.model import Model
+from edgeml_runtime.errors import Failure, RequestError, StartError
+from edgeml_runtime.serving import EngineOptions
+from onnx_models import ModelDirectory
+from python_models import RESULT, VALUES, python_model, values_request
+
+DOUBLE = """
+    def infer(inputs):
+        return {"result": inputs["values"] * 2}
+"""
+
+
+def load(root: Path, code: str, options: dict[str, Any] | None = None, **description: Any) -> Model:
+    """Load a Python model as the engine does; ``description``: see python_model."""
+    directory = python_model(root, "model", code, **description).path
+    config = ModelConfig("model", "1.0.0", "", directory, options or {}, "test")
+    return load_model(config, EngineOptions(), None)[2]
+
+
+def result_of(model: Model, *values: float) -> list[float]:
+    array = model.run({"values": np.array(values, np.float32)}, ["result"])[0]
+    assert array.dtype == np.float32
+    return array.tolist()  # type: ignore[no-any-return]
+
+
+@pytest.fixture(params=[False], ids=["in_process"])
+def isolated(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+def test_served(start_server: Any, tmp_path: Path, isolated: bool) -> None:
+    model = python_model(tmp_path, "double", DOUBLE, isolated=isolated)
+    server = start_server([model])
+    server.wait_ready()
+    metadata = server.rest("GET", "/v2/models/double").json
+    assert (metadata["platform"], metadata["inputs"], metadata["outputs"]) == ("python", [VALUES], [RESULT])
+    assert server.infer("double", values_request(1, 2.5)).json["outputs"][0]["data"] == [2, 5]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def infer(inputs):\n    return {'result': inputs['values'] * 2}",
+        """
+        factor = 0
+
+        def load(context):
+            global factor
+            factor = context.parameters["factor"]
+
+        def infer(inputs):
+            return {"result": inputs["values"] * factor}
+        """,
+        """
+        class Scale:
+            def __init__(self, factor):
+                self.factor = factor
+
+            def infer(self, inputs):
+                return {"result": inputs["values"] * self.factor}
+
+        def load(context):
+            return Scale(context.parameters["factor"])
+        """,
+        """
+        from .helper import scale
+
+        def load(context):
+            global factor
+            assert (context.directory / "helper.py").exists()
+            factor = context.parameters["factor"] if (context.name, context.version) == ("model", "1.0.0") else 0
+
+        def infer(inputs):
+            return {"result": scale(inputs["values"], factor)}
+        """,
+    ],
+    ids=["function", "module_state", "object", "package"],
+)
+def test_ways_to_write_it(tmp_path: Path, code: str, isolated: bool) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "helper.py").write_text("def scale(values, factor):\n    return values * factor\n")
+    model = load(tmp_path, code, isolated=isolated, parameters={"factor": 2})
+    assert result_of(model, 1, 2) == [2, 4]
+    model.close()
+
+
+def test_options_of_the_configuration_win(tmp_path: Path, isolated: bool) -> None:
+    code = """
+        def load(context):
+            global factor
+            factor = context.parameters["factor"]
+
+        def infer(inputs):
+            return {"result": inputs["values"] * factor}
+    """
+    model = load(tmp_path, code, {"parameters": {"factor": 3}, "isolated": isolated}, parameters={"factor": 2})
+    assert result_of(model, 1) == [3]
+    model.close()
+
+
+def test_every_datatype_passes(tmp_path: Path, isolated: bool) -> None:
+    tensors = {
+        "BOOL": np.array([[True], [False]]),
+        "UINT8": np.array([[1], [255]], np.uint8),
+        "INT64": np.array([[-(2**63)], [2**63 - 1]], np.int64),
+        "FP16": np.array([[0.5], [65504]], np.float16),
+        "FP64": np.array([[1e300], [float("nan")]]),
+        "BYTES": np.array([["é"], [""]], object),
+        "UINT16": np.zeros((2, 0), np.uint16),
+        "INT32": np.array(7, np.int32),
+    }
+    specs = tuple({"name": name, "datatype": name, "shape": [-1] * array.ndim} for name, array in tensors.items())
+    model = load(tmp_path, "def infer(inputs):\n    return inputs", inputs=specs, outputs=specs, isolated=isolated)
+    results = model.run(tensors, list(tensors))
+    for (name, sent), received in zip(tensors.items(), results, strict=True):
+        assert (received.dtype, received.shape) == (sent.dtype, sent.shape), name
+        assert received.tolist() == sent.tolist() or name == "FP64"
+    assert model.run(tensors, ["BYTES", "BOOL"])[0].tolist() == [["é"], [""]]
+    model.close()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("[1]", "model.py gave list, expected a dictionary of arrays by name"),
+        ("{}", "model.py gave outputs [], declared are ['result']"),
+        ("{'result': values, 'more': values}", "model.py gave outputs ['more', 'result'], declared are ['result']"),
+        ("{'result': values.astype('f8')}", "output 'result' of float64, declared is FP32; give it .astype(numpy.float"),
+        ("{'result': [[1, 2], [3]]}", "output 'result' that is no array: ValueError"),
+        ("{'result': values.reshape(1, -1)}", "output 'result' of shape [1, 2], declared is [-1]"),
+        ("{'result': values, 'text': [1]}", "output 'text' of int64, declared is BYTES; give it str elements"),
+        ("{'result': values, 'text': numpy.array([b'a'], object)}", "output 'text' with an element of bytes"),
+        ("{'result': values, 'text': ['\\ud800']}", "output 'text' with a str that is no Unicode text"),
+        ("1 / 0", "the model's code failed with ZeroDivisionError; the server's log says more"),
+        ("sys.exit(3)", "the model's code failed with SystemExit; the server's log says more"),
+    ],
+)  # fmt: skip
+def test_wrong_outputs_are_the_models_fault(tmp_path: Path, value: str, message: str, isolated: bool) -> None:
+    text = ({"name": "text", "datatype": "BYTES", "shape": [-1]},) if "'text'" in value else ()
+    code = f"""
+        import sys
+        import numpy
+
+        def infer(inputs):
+            values = inputs["values"]
+            return {value}
+    """
+    model = load(tmp_path, code, outputs=(RESULT, *text), isolated=isolated)
+    for _ in range(2):
+        with pytest.raises(RequestError) as caught:
+            result_of(model, 1, 2)
+        assert caught.value.failure is Failure.INTERNAL
+        assert message in str(caught.value)
+    model.close()
+
+
+def test_lossless_casts(tmp_path: Path, isolated: bool) -> None:
+    outputs = (
+        {"name": "wide", "datatype": "FP64", "shape": [-1]},
+        {"name": "text", "datatype": "BYTES", "shape": [2]},
+        {"name": "transposed", "datatype": "INT32", "shape": [3, 2]},
+    )
+    code = """
+        import numpy
+
+        def infer(inputs):
+            transposed = numpy.arange(6, dtype=">i2").reshape(2, 3).T
+            return {"wide": inputs["values"], "text": ["a", "bc"], "transposed": transposed}
+    """
+    model = load(tmp_path, code, outputs=outputs, isolated=isolated)
+    wide, text, transposed = model.run({"values": np.array([0.5], np.float32)}, [spec["name"] for spec in outputs])
+    assert (wide.dtype, wide.tolist()) == (np.float64, [0.5])
+    assert (text.dtype, text.tolist()) == (object, ["a", "bc"])
+    assert (transposed.dtype, transposed.tolist()) == (np.int32, [[0, 3], [1, 4], [2, 5]])
+    assert transposed.flags.c_contiguous
+    model.close()
+
+
+def test_inputs_are_read_only(tmp_path: Path, isolated: bool) -> None:
+    code = """
+        def infer(inputs):
+            inputs["values"][0] = 1
+            return {"result": inputs["values"]}
+    """
+    model = load(tmp_path, code, isolated=isolated)
+    with pytest.raises(RequestError, match="read-only"):
+        result_of(model, 5)
+    model.close()
+
+
+def test_errors_of_the_code(start_server: Any, tmp_path: Path, isolated: bool) -> None:
+    code = """
+        def infer(inputs):
+            if len(inputs["values"]) > 2:
+                raise ValueError("at most two values")
+            if len(inputs["values"]) == 2:
+                raise KeyError("a secret detail")
+            return {"result": inputs["values"]}
+    """
+    server = start_server([python_model(tmp_path, "picky", code, isolated=isolated)])
+    server.wait_ready()
+    answer = server.infer("picky", values_request(1, 2, 3))
+    assert (answer.status, answer.json) == (400, {"error": "the model refuses its input: at most two values"})
+    assert "Traceback" not in server.log
+    answer = server.infer("picky", values_request(1, 2))
+    assert (answer.status, answer.json) == (
+        500,
+        {"error": "the model's code failed with KeyError; the server's log says more"},
+    )
+    assert "KeyError: 'a secret detail'" in server.log
+    assert 'model.py", line 6, in infer' in server.log
+    assert server.infer("picky", values_request(1)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("def load(context):\n    raise OSError('no such sensor')", "model.py: OSError: no such sensor"),
+        ("def infer(inputs:", "model.py: SyntaxError"),
+        ("import sys\nsys.exit(4)", "model.py: SystemExit: 4"),
+        ("import helper", "No module named 'helper'; files beside it are imported by 'from . import helper'"),
+        ("x = 1", "model.py: the module has no function infer(inputs)"),
+        ("def load(context):\n    return 5", "model.py: int, returned by load, has no function infer(inputs)"),
+    ],
+)
+def test_code_that_cannot_be_loaded(tmp_path: Path, code: str, message: str, isolated: bool) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "helper.py").write_text("")
+    with pytest.raises(StartError) as caught:
+        load(tmp_path, code, isolated=isolated)
+    assert message in str(caught.value)
+
+
+def test_missing_file(tmp_path: Path, isolated: bool) -> None:
+    directory = python_model(tmp_path, "model", DOUBLE, isolated=isolated).path
+    (directory / "model.py").unlink()
+    with pytest.raises(StartError, match=r"model.py: FileNotFoundError"):
+        load_model(ModelConfig("model", "1.0.0", "", directory, {}, "test"), EngineOptions(), None)
+
+
+def test_versions_do_not_share_modules(tmp_path: Path) -> None:
+    models = []
+    for number in (1, 2):
+        (tmp_path / str(number) / "model").mkdir(parents=True)
+        (tmp_path / str(number) / "model" / "constants.py").write_text(f"FACTOR = {number}\n")
+        code = "from . import constants\ndef infer(inputs):\n    return {'result': inputs['values'] * constants.FACTOR}"
+        models.append(load(tmp_path / str(number), code))
+    assert [result_of(model, 1) for model in models] == [[1], [2]]
+
+
+def test_options_of_python_code_for_an_onnx_model(model_directories: dict[str, ModelDirectory]) -> None:
+    path = model_directories["perceptron"].path
+    for options in ({"isolated": True}, {"memory_mb": 100}, {"parameters": {"a": 1}}):
+        config = ModelConfig("perceptron", "1.0.0", "", path, options, "runtime.json: models[0]")
+        with pytest.raises(StartError, match=r"models\[0\].options: isolated, memory_mb and parameters are of Python"):
+            load_model(config, EngineOptions(), None)
