@@ -136,7 +136,7 @@ def test_every_datatype_passes(tmp_path: Path, isolated: bool) -> None:
         ("[1]", "model.py gave list, expected a dictionary of arrays by name"),
         ("{}", "model.py gave outputs [], declared are ['result']"),
         ("{'result': values, 'more': values}", "model.py gave outputs ['more', 'result'], declared are ['result']"),
-        ("{'result': values.astype('f8')}", "output 'result' of float64, declared is FP32; give it .astype(numpy.float"),
+        ("{'result': values.astype('f8')}", "output 'result' of float64, declared is FP32; give it .astype"),
         ("{'result': [[1, 2], [3]]}", "output 'result' that is no array: ValueError"),
         ("{'result': values.reshape(1, -1)}", "output 'result' of shape [1, 2], declared is [-1]"),
         ("{'result': values, 'text': [1]}", "output 'text' of int64, declared is BYTES; give it str elements"),
