@@ -1,6 +1,6 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: ``edgeml-runtime serve`` and ``edgeml-runtime bench``."""
+"""The command line: ``edgeml-runtime serve``, ``check``, ``models`` and ``bench``."""
 
 import argparse
 import json
@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, NoReturn
 
 from edgeml_runtime import __version__
 from edgeml_runtime.config import Config, load_config
+from edgeml_runtime.document import Reader
 from edgeml_runtime.errors import ConfigurationError, StartError
 
 if TYPE_CHECKING:
+    from edgeml_runtime.client.protocol import Access
     from edgeml_runtime.engine.engine import Engine
 
 _SERVE = """\
@@ -44,6 +46,60 @@ examples:
   edgeml-runtime serve models/digits models/file_type --rest 127.0.0.1:9000
   edgeml-runtime serve --config runtime.json
   edgeml-runtime serve --config runtime.json --candidate
+"""
+
+_CHECK = """\
+Ask servers of the Open Inference Protocol v2, this one or any other, whether they
+live and are ready, what they say of their models, whether the models answer their
+golden cases right, and how long an answer takes. Print a table, or JSON.
+
+A golden case is a JSON file with inputs, expected outputs and a tolerance; a model
+directory has them in golden/. Without one, latency is measured with zeros. Latency
+is what one client on one connection sees, from sending a request until all of its
+answer is there. Requests carry tensors in binary where the server can take that.
+"""
+
+_URLS = """\
+URLs:
+  http://HOST[:PORT]  https://HOST[:PORT]  unix:/PATH         REST
+  grpc://HOST:PORT    grpcs://HOST:PORT    grpc+unix:/PATH    gRPC
+"""
+
+_CHECK_END = f"""\
+{_URLS}
+exit codes:
+  0  every check succeeded
+  1  a check failed
+  2  the command line is wrong
+  3  a server could not be reached, or no longer answered
+
+examples:
+  edgeml-runtime check http://127.0.0.1:8000
+  edgeml-runtime check http://127.0.0.1:8000 grpc://127.0.0.1:8001 \\
+      --model digits --golden models/digits --p95-ms 25
+  edgeml-runtime check grpcs://host:8001 --ca ca.pem --cert me.pem --key me.key --json
+  edgeml-runtime check https://host:8000 --model a:1.0.0 --model b \\
+      --golden a=golden/a --golden b=golden/b --token-file token
+"""
+
+_MODELS = """\
+List the models of a server of the Open Inference Protocol v2: name, version, state,
+platform, inputs and outputs, and why a model is not available; or load and list
+what a configuration file names. -1 is a dimension of any size.
+"""
+
+_MODELS_END = f"""\
+{_URLS}
+exit codes:
+  0  listed
+  1  the server has no repository index, or a configured model could not be loaded
+  2  the command line or the configuration file is wrong
+  3  the server could not be reached
+
+examples:
+  edgeml-runtime models http://127.0.0.1:8000
+  edgeml-runtime models unix:/run/edgeml/rest.sock --json
+  edgeml-runtime models --config runtime.json
 """
 
 _BENCH = """\
@@ -137,6 +193,84 @@ def _bench(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _check(arguments: argparse.Namespace) -> int:
+    from edgeml_runtime.check import Plan, as_text, check_server
+    from edgeml_runtime.client.protocol import parse_target
+
+    models = [(name, version) for name, _, version in (text.partition(":") for text in arguments.model or ())]
+    plan = Plan(models, _golden(arguments), arguments.p95_ms, arguments.samples, arguments.warmup, arguments.seconds)
+    targets = [parse_target(url) for url in arguments.urls]
+    access = _access(arguments)
+    reports = []
+    for target in targets:
+        reports.append(check_server(target, access, plan))
+        if not arguments.json:
+            print(as_text(reports[-1]), flush=True)
+    if arguments.json:
+        document = {"ok": all(report.ok for report in reports), "servers": [report.as_json() for report in reports]}
+        print(json.dumps(document, indent=2))
+    if not all(report.reachable for report in reports):
+        return 3
+    return 0 if all(report.ok for report in reports) else 1
+
+
+def _golden(arguments: argparse.Namespace) -> dict[str, list[Path]]:
+    """Files of golden cases by model. Raises ConfigurationError."""
+    named = [name.partition(":")[0] for name in arguments.model or ()]
+    files: dict[str, list[Path]] = {}
+    for text in arguments.golden or ():
+        model, separator, directory = text.rpartition("=")
+        if separator and named and model not in named:
+            raise ConfigurationError("command line", "--golden", repr(model), ", ".join(named), "name a --model")
+        if not separator and len(set(named)) != 1:
+            raise ConfigurationError(
+                "command line", "--golden", repr(text), "MODEL=DIR; DIR alone with one --model", "name the model"
+            )
+        found = sorted(Path(directory).glob("golden/*.json")) or sorted(Path(directory).glob("*.json"))
+        if not found:
+            allowed = "a directory with golden cases: golden/*.json or *.json"
+            raise ConfigurationError("command line", "--golden", repr(directory), allowed, "correct the path")
+        files.setdefault(model or named[0], []).extend(found)
+    return files
+
+
+def _access(arguments: argparse.Namespace) -> "Access":
+    """As whom to ask a server. Raises ConfigurationError."""
+    from edgeml_runtime.client.protocol import Access
+
+    reader = Reader("command line")
+    if (arguments.cert is None) != (arguments.key is None):
+        reader.fail("--cert, --key", "one of them", "both or none", "add the other one")
+    files = {
+        name: None if file is None else reader.readable(str(file), f"--{name}")
+        for name, file in (("ca", arguments.ca), ("cert", arguments.cert), ("key", arguments.key))
+    }
+    token = None
+    if arguments.token_file is not None:
+        token = reader.readable(str(arguments.token_file), "--token-file").read_text(encoding="utf-8").strip()
+    return Access(files["ca"], files["cert"], files["key"], token, arguments.timeout)
+
+
+def _models(arguments: argparse.Namespace) -> int:
+    from edgeml_runtime.client.protocol import Refused, Unreachable, parse_target
+    from edgeml_runtime.models import READY, as_text, configured_models, served_models
+
+    try:
+        if arguments.config:
+            models = configured_models(load_config(arguments.config))
+        else:
+            models = served_models(parse_target(arguments.url), _access(arguments))
+    except Unreachable as error:
+        print(f"edgeml-runtime: {arguments.url} cannot be reached: {error}", file=sys.stderr)
+        return 3
+    except Refused as error:
+        print(f"edgeml-runtime: {arguments.url}: {error}", file=sys.stderr)
+        return 1
+    document = {"models": [model.as_json() for model in models]}
+    print(json.dumps(document, indent=2) if arguments.json else as_text(models))
+    return 1 if arguments.config and any(model.state != READY for model in models) else 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="edgeml-runtime",
@@ -161,6 +295,8 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = command("serve", _serve, "serve models until SIGTERM or SIGINT", _SERVE, _SERVE_END)
     bench = command("bench", _bench, "measure models in this process, without a server", _BENCH, _BENCH_END)
+    check = command("check", _check, "check servers of the protocol: golden cases, latency", _CHECK, _CHECK_END)
+    models = command("models", _models, "list the models of a server or of a configuration", _MODELS, _MODELS_END)
     for added in (serve, bench):
         source = added.add_mutually_exclusive_group(required=True)
         source.add_argument(
@@ -180,6 +316,45 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="listen on unix sockets only, until SIGUSR1 or POST /activate on the admin socket",
     )
+    check.add_argument("urls", nargs="+", metavar="URL", help="a server to check, see below")
+    check.add_argument(
+        "--model",
+        action="append",
+        metavar="NAME[:VERSION]",
+        help="check this model; can be given several times (default: all of the server's repository index)",
+    )
+    check.add_argument(
+        "--golden",
+        action="append",
+        metavar="[MODEL=]DIR",
+        help="golden cases of a model: DIR/golden/*.json or DIR/*.json; can be given several times",
+    )
+    check.add_argument(
+        "--p95-ms", type=_positive_number, metavar="MS", help="what the 95th percentile of latency may be, milliseconds"
+    )
+    check.add_argument(
+        "--samples", type=_positive, default=200, metavar="N", help="measured requests of a model (default: 200)"
+    )
+    check.add_argument("--warmup", type=_not_negative, default=20, metavar="N", help="requests before (default: 20)")
+    check.add_argument(
+        "--seconds",
+        type=_positive_number,
+        default=10.0,
+        metavar="S",
+        help="stop measuring a model after this time, but not before 5 requests (default: 10)",
+    )
+    source = models.add_mutually_exclusive_group(required=True)
+    source.add_argument("url", nargs="?", metavar="URL", help="a server, see below")
+    source.add_argument("--config", type=Path, metavar="FILE", help="configuration file (JSON), instead of a server")
+    for added in (check, models):
+        added.add_argument(
+            "--timeout", type=_positive_number, default=30.0, metavar="S", help="of an answer (default: 30)"
+        )
+        added.add_argument("--ca", type=Path, metavar="FILE", help="CA of the server, PEM (default: the system's)")
+        added.add_argument("--cert", type=Path, metavar="FILE", help="client certificate, PEM, with --key")
+        added.add_argument("--key", type=Path, metavar="FILE", help="its key, PEM")
+        added.add_argument("--token-file", type=Path, metavar="FILE", help="file with a bearer token")
+        added.add_argument("--json", action="store_true", help="print JSON instead of a table")
     bench.add_argument("--model", metavar="NAME", help="measure this model only (default: all)")
     bench.add_argument("--samples", type=_positive, default=1000, metavar="N", help="measured runs (default: 1000)")
     bench.add_argument("--warmup", type=_not_negative, default=50, metavar="N", help="runs before (default: 50)")
@@ -187,13 +362,24 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    """Whole numbers from 1; argparse tells the user of a ValueError."""
-    if (number := int(text)) < 1:
-        raise ValueError
-    return number
+    return _whole(text, 1)
 
 
 def _not_negative(text: str) -> int:
-    if (number := int(text)) < 0:
-        raise ValueError
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    if not text.isascii() or not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"seen {text!r}; allowed: a whole number from {least}")
+    return int(text)
+
+
+def _positive_number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"seen {text!r}; allowed: a number above 0")
     return number

@@ -14,7 +14,7 @@ from edgeml_runtime.engine.golden import golden_files
 from edgeml_runtime.engine.loading import DESCRIPTION_FILE, read_description
 from edgeml_runtime.errors import ConfigurationError, StartError
 from edgeml_runtime.inference import Signature
-from edgeml_runtime.tensors import TensorSpec
+from edgeml_runtime.table import described
 
 #: Listeners when none are named: the ports that clients of the protocol expect.
 LISTENERS: Mapping[str, str] = {"rest": "127.0.0.1:8000", "grpc": "127.0.0.1:8001", "metrics": "127.0.0.1:8002"}
@@ -47,7 +47,10 @@ def welcome(config: Config, engine: Engine) -> str:
     """What is served where, and what to try, as lines for people. ``engine`` has loaded all models."""
     models = [engine.model(model.name, model.version) for model in config.models]
     lines = [f"edgeml-runtime {__version__} serves"]
-    lines += [f"  {model.name} {model.version}: {_tensors(model)}" for model in models]
+    lines += [
+        f"  {model.name} {model.version}: {described(model.inputs.values())} -> {described(model.outputs.values())}"
+        for model in models
+    ]
     lines.append("at")
     lines += [f"  REST     {_url(address)}" for address in config.rest]
     lines += [f"  gRPC     {_url(address, 'grpc')}" for address in config.grpc]
@@ -73,15 +76,6 @@ def _model(path: Path) -> dict[str, str]:
     except StartError as error:
         raise ConfigurationError(_PLACE, "PATH", str(error), allowed, "correct the directory") from None
     return {"name": description.name, "version": description.version, "path": str(path)}
-
-
-def _tensors(model: Signature) -> str:
-    inputs, outputs = (", ".join(map(_described, specs.values())) for specs in (model.inputs, model.outputs))
-    return f"{inputs} -> {outputs}"
-
-
-def _described(spec: TensorSpec) -> str:
-    return f"{spec.name} {spec.datatype} {list(spec.shape)}"
 
 
 def _url(address: Address, scheme: str = "http") -> str:

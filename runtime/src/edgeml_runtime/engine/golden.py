@@ -52,6 +52,21 @@ def golden_files(directory: Path) -> list[Path]:
     return sorted(directory.glob("golden/*.json"))
 
 
+def read_specs(file: Path) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
+    """Inputs and outputs as the case itself has them, for a model whose signature is not known. Raises StartError."""
+    try:
+        case = json.loads(file.read_text(encoding="utf-8"))
+        inputs, outputs = (
+            {given["name"]: TensorSpec(given["name"], given["datatype"], tuple(given["shape"])) for given in case[side]}
+            for side in ("inputs", "outputs")
+        )
+    except (OSError, ValueError) as error:
+        raise StartError(f"{file}: {error}") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise StartError(f"{file}: no golden case: {type(error).__name__} {error}") from None
+    return inputs, outputs
+
+
 def read_case(file: Path, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]) -> GoldenCase:
     """A golden case for a model of that signature. Raises StartError when it does not fit the model."""
     try:
