@@ -10,8 +10,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "src" / "edgeml_runtime"
 FORBIDDEN = {
-    "engine": ("edgeml_runtime.codecs", "edgeml_runtime.transports", "grpc", "uvicorn", "orjson", "google"),
-    "codecs": ("edgeml_runtime.transports", "edgeml_runtime.engine", "grpc", "uvicorn", "onnxruntime"),
+    "engine": ("edgeml_runtime.codecs", "edgeml_runtime.transports", "grpc", "uvicorn", "orjson", "google", "paho"),
+    "codecs": ("edgeml_runtime.transports", "edgeml_runtime.engine", "grpc", "uvicorn", "onnxruntime", "paho"),
     "transports": ("onnxruntime", "numpy", "google"),
 }
 
@@ -40,12 +40,13 @@ def test_layer(layer: str) -> None:
                 assert not reaches(module, forbidden), f"{file.name} imports {module}"
 
 
-def test_only_one_file_knows_grpcio() -> None:
-    knowing = {file.name for file in PACKAGE.rglob("*.py") if any(reaches(name, "grpc") for name in imports(file))}
-    assert knowing == {"grpc.py"}
+@pytest.mark.parametrize(("library", "only"), [("grpc", "grpc.py"), ("paho", "mqtt.py")])
+def test_only_one_file_knows_a_library(library: str, only: str) -> None:
+    knowing = {file.name for file in PACKAGE.rglob("*.py") if any(reaches(name, library) for name in imports(file))}
+    assert knowing == {only}
 
 
 def test_standard_library_and_declared_dependencies_only() -> None:
-    declared = {"edgeml_runtime", "google", "grpc", "numpy", "onnxruntime", "orjson", "prometheus_client", "uvicorn"}
+    declared = {"edgeml_runtime", "google", "grpc", "numpy", "onnxruntime", "orjson", "paho", "prometheus_client"}
     used = {name.partition(".")[0] for file in PACKAGE.rglob("*.py") for name in imports(file)}
-    assert used - sys.stdlib_module_names == declared | {"uvloop"}
+    assert used - sys.stdlib_module_names == declared | {"uvicorn", "uvloop"}

@@ -57,6 +57,7 @@ class Metrics:
         self._requests: Counter[tuple[str, str, str]] = Counter()
         self._models: Counter[tuple[str, str, str, str]] = Counter()
         self._under_way: dict[str, Callable[[], int]] = {}
+        self._broker_connected: Callable[[], bool] | None = None
         self._registry.register(self)
 
     def model_loaded(
@@ -75,6 +76,10 @@ class Metrics:
     def count_request(self, model: str, protocol: str, code: str) -> None:
         """Count an answered inference request; ``code`` is the protocol's own status."""
         self._requests[model, protocol, code] += 1
+
+    def observe_broker(self, connected: Callable[[], bool]) -> None:
+        """Announce an MQTT broker; ``connected`` tells whether it can be reached now."""
+        self._broker_connected = connected
 
     def collect(self) -> Iterable[Metric]:
         """What the registry asks for at each scrape."""
@@ -113,6 +118,10 @@ class Metrics:
             if count:
                 models.add_metric(model, 1)
         yield models
+        if self._broker_connected is not None:
+            yield GaugeMetricFamily(
+                "edgeml_mqtt_connected", "1 while connected to the MQTT broker, else 0.", self._broker_connected()
+            )
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format 0.0.4."""

@@ -93,6 +93,8 @@ class Server:
             await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
             if not self._stop.is_set():
                 loading.result()
+                if not self._as_candidate:
+                    self._open_broker()
                 self.engine.ready = True
                 self.state = CANDIDATE if self._as_candidate else ACTIVE
                 logger.info("ready as %s after %.3f s", self.state, perf_counter() - started)
@@ -120,6 +122,7 @@ class Server:
                 )
             try:
                 await self._open_public(share_ports=True)
+                self._open_broker()
             except StartError as error:
                 await asyncio.gather(*(listener.stop() for listener in self._public))
                 self._public.clear()
@@ -154,6 +157,13 @@ class Server:
 
     async def _open_public(self, share_ports: bool) -> None:
         await self._open(self._public, lambda address: not address.path, share_ports)
+
+    def _open_broker(self) -> None:
+        """Only once all models are loaded: the broker may hold requests for them. Raises StartError."""
+        if self._config.mqtt:
+            from edgeml_runtime.transports import mqtt  # its library costs start-up time and memory
+
+            self._public.append(mqtt.connect(self.engine, self._metrics, self._config, self._config.mqtt))
 
     async def _open(self, opened: list[Listener], chosen: Callable[[Address], bool], share_ports: bool) -> None:
         """Open the chosen listeners. Raises StartError; what is open by then is in ``opened``."""

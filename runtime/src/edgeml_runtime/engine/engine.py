@@ -55,7 +55,12 @@ class Engine:
         self._loading = asyncio.Lock()
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
         self._retiring: set[asyncio.Task[None]] = set()
+        self._on_change: list[Callable[[], None]] = []
         self.ready = False
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Have ``callback`` called when other models may be configured than before."""
+        self._on_change.append(callback)
 
     async def start(self) -> None:
         """Load all models, one after the other. Raises StartError."""
@@ -71,6 +76,7 @@ class Engine:
         """
         async with self._loading:
             self._configure(self._current_models(), only=name)
+            self._changed()
             if name not in self._configured:
                 raise RequestError(Failure.NOT_FOUND, f"model '{name}' is not in the configuration")
             try:
@@ -94,6 +100,7 @@ class Engine:
             self._configure(self._current_models())
             for key in [key for key in self._loaded if key[0] not in self._configured]:
                 self._take_out(key, "")
+            self._changed()
             failures = []
             for name in list(self._configured):
                 try:
@@ -150,6 +157,10 @@ class Engine:
         for model in models:
             if only in (None, model.name):
                 self._configured.setdefault(model.name, []).append(model)
+
+    def _changed(self) -> None:
+        for callback in self._on_change:
+            callback()
 
     def _current_models(self) -> tuple[ModelConfig, ...]:
         try:
