@@ -8,7 +8,6 @@ import numpy as np
 
 from edgeml_runtime.config import Config
 from edgeml_runtime.engine.served_model import ServedModel
-from edgeml_runtime.metrics import Metrics
 
 
 def measure(config: Config, names: set[str], warmup: int, samples: int) -> dict[str, dict[str, float | int]]:
@@ -16,12 +15,11 @@ def measure(config: Config, names: set[str], warmup: int, samples: int) -> dict[
 
     That is its first golden case, or zeros when it has none. Raises StartError.
     """
-    metrics = Metrics()
     measured: dict[str, dict[str, float | int]] = {}
     for model_config in config.models:
         if model_config.name not in names:
             continue
-        model = ServedModel(model_config, config.engine, config.cache_directory, metrics)
+        model = ServedModel(model_config, config.engine, config.cache_directory)
         durations = np.empty(samples)
         for index in range(-warmup, samples):
             started = perf_counter_ns()

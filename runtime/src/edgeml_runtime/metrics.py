@@ -55,8 +55,7 @@ class Metrics:
         ProcessCollector(registry=self._registry)
         self._durations: dict[str, tuple[_Histogram, ...]] = {}
         self._requests: Counter[tuple[str, str, str]] = Counter()
-        self._models: Counter[tuple[str, str, str, str]] = Counter()
-        self._under_way: dict[str, Callable[[], int]] = {}
+        self._models: list[tuple[tuple[str, str, str, str], Callable[[], int]]] = []
         self._broker_connected: Callable[[], bool] | None = None
         self._registry.register(self)
 
@@ -64,14 +63,13 @@ class Metrics:
         self, name: str, version: str, digest: str, platform: str, under_way: Callable[[], int]
     ) -> ModelMetrics:
         """Announce a loaded model and get its observers; ``under_way`` counts its requests in queue and engine."""
-        self._models[name, version, digest, platform] += 1
-        self._under_way[name] = under_way
+        self._models.append(((name, version, digest, platform), under_way))
         histograms = self._durations.setdefault(name, tuple(_Histogram() for _ in STAGES))
         return ModelMetrics(*(histogram.observe for histogram in histograms))
 
-    def model_unloaded(self, name: str, version: str, digest: str, platform: str) -> None:
-        """Take the announcement back."""
-        self._models[name, version, digest, platform] -= 1
+    def model_unloaded(self, name: str, version: str, digest: str, platform: str, under_way: Callable[[], int]) -> None:
+        """Take the announcement back, with what it was made with."""
+        self._models.remove(((name, version, digest, platform), under_way))
 
     def count_request(self, model: str, protocol: str, code: str) -> None:
         """Count an answered inference request; ``code`` is the protocol's own status."""
@@ -106,17 +104,19 @@ class Metrics:
             "Inference requests that wait for an engine thread or run on one.",
             labels=("model",),
         )
-        for name, count_now in self._under_way.items():
-            under_way.add_metric((name,), count_now())
+        counts: Counter[str] = Counter()
+        for (name, *_), count_now in self._models:
+            counts[name] += count_now()
+        for name, count in counts.items():
+            under_way.add_metric((name,), count)
         yield under_way
         models = GaugeMetricFamily(
             "edgeml_model_info",
             "Always 1; the labels tell which models are loaded.",
             labels=("model", "version", "digest", "platform"),
         )
-        for model, count in self._models.items():
-            if count:
-                models.add_metric(model, 1)
+        for model in dict.fromkeys(model for model, _ in self._models):
+            models.add_metric(model, 1)
         yield models
         if self._broker_connected is not None:
             yield GaugeMetricFamily(

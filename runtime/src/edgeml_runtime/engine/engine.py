@@ -4,9 +4,10 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 READY = "READY"
 LOADING = "LOADING"
 UNAVAILABLE = "UNAVAILABLE"
+
+_STILL_LOADING = "it is still being loaded"
 
 logger = logging.getLogger(__name__)
 
@@ -48,13 +51,14 @@ class Engine:
         self._metrics = metrics
         self._read_models = read_models or (lambda: config.models)
         self._configured: dict[str, list[ModelConfig]] = {}
-        self._configure(config.models)
         #: By name and version; the version is empty for the one that is meant when none is named.
         self._loaded: dict[tuple[str, str], ServedModel] = {}
-        self._reasons: dict[tuple[str, str], tuple[str, str]] = {}
-        self._loading = asyncio.Lock()
+        #: Why a version is not loaded, or was not loaded again.
+        self._failures: dict[tuple[str, str], str] = {}
+        self._configure(config.models)
+        self._changing = asyncio.Lock()
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._on_change: list[Callable[[], None]] = []
         self.ready = False
 
@@ -64,83 +68,68 @@ class Engine:
 
     async def start(self) -> None:
         """Load all models, one after the other. Raises StartError."""
-        async with self._loading:
+        async with self._changing:
             for name in list(self._configured):
                 await self._replace(name, again=True, check=False)
 
     async def load(self, name: str) -> None:
         """Load what the configuration now says of a model, beside what serves, then switch to it.
 
-        Requests under way finish on what they began with. Raises RequestError: not found when the
-        configuration lacks the model, invalid when it cannot be loaded; what served goes on then.
+        Requests under way finish on what they began with. Goes on when the caller is cancelled.
+        Raises RequestError: not found when the configuration lacks the model, invalid when it
+        cannot be loaded; what served goes on then.
         """
-        async with self._loading:
-            self._configure(self._current_models(), only=name)
-            self._changed()
-            if name not in self._configured:
-                raise RequestError(Failure.NOT_FOUND, f"model '{name}' is not in the configuration")
-            try:
-                await self._replace(name, again=True, check=True)
-            except StartError as error:
-                raise RequestError(Failure.INVALID, f"model '{name}' was not loaded: {error}") from None
+        await self._exclusively(partial(self._load, name))
 
     async def unload(self, name: str) -> None:
         """Stop serving a model; requests under way finish. Raises RequestError (not found)."""
-        async with self._loading:
-            self._check_configured(name)
-            for key in [key for key in self._loaded if key[0] == name]:
-                self._take_out(key, "unloaded on request")
+        await self._exclusively(partial(self._unload, name))
 
     async def reload(self) -> None:
         """Bring the loaded models to what the configuration now says; what cannot be loaded leaves the old serving.
 
+        Models that were unloaded are loaded again; those whose configuration is as it was stay.
         Raises RequestError (invalid) that names all that failed.
         """
-        async with self._loading:
-            self._configure(self._current_models())
-            for key in [key for key in self._loaded if key[0] not in self._configured]:
-                self._take_out(key, "")
-            self._changed()
-            failures = []
-            for name in list(self._configured):
-                try:
-                    await self._replace(name, again=False, check=True)
-                except StartError as error:
-                    failures.append(str(error))
-            if failures:
-                raise RequestError(Failure.INVALID, "; ".join(failures))
+        await self._exclusively(self._reload)
 
     def index(self) -> list[ModelStatus]:
-        """All configured models, and those that still serve though they no longer are."""
-        lines = []
+        """All configured models, and those that still serve though they no longer are.
+
+        The reason of one that is ready tells why it could not be loaded again.
+        """
         listed = {(config.name, config.version) for configs in self._configured.values() for config in configs}
-        for name, version in sorted(listed | {key for key in self._loaded if key[1]} | self._reasons.keys()):
-            state, reason = self._reasons.get((name, version), (LOADING, "it is still being loaded"))
-            state = READY if (name, version) in self._loaded else state
-            lines.append(ModelStatus(name, version, state, reason))
+        lines = []
+        for key in sorted(listed | {key for key in self._loaded if key[1]}):
+            state = READY if key in self._loaded else UNAVAILABLE if key in self._failures else LOADING
+            lines.append(ModelStatus(*key, state, self._failures.get(key, _STILL_LOADING if state == LOADING else "")))
         return lines
 
     def is_loaded(self, name: str, version: str) -> bool:
         """Whether a configured model is loaded. Raises RequestError (not found)."""
         if (name, version) in self._loaded:
             return True
-        self._check_configured(name)
-        versions = [config.version for config in self._configured[name]]
-        if version and version not in versions:
+        known = self._known_versions(name)
+        if not known:
+            raise RequestError(Failure.NOT_FOUND, f"model '{name}' is not served here")
+        if version and version not in known:
             raise RequestError(
-                Failure.NOT_FOUND, f"model '{name}' is served in version {', '.join(versions)}, not '{version}'"
+                Failure.NOT_FOUND, f"model '{name}' is served in version {', '.join(known)}, not '{version}'"
             )
         return False
 
     def model(self, name: str, version: str) -> "ServedModel":
         """The model; an empty version means the first that is configured.
 
+        Use it before the next ``await``: afterwards it may be unloaded, and refuses requests then.
         Raises RequestError: not found, or unavailable while the model is not loaded.
         """
         model = self._loaded.get((name, version))
         if model is None:
             self.is_loaded(name, version)
-            raise RequestError(Failure.UNAVAILABLE, f"model '{name}' is not loaded: {self._reason(name, version)}")
+            key = (name, version or self._known_versions(name)[0])
+            reason = self._failures.get(key, _STILL_LOADING)
+            raise RequestError(Failure.UNAVAILABLE, f"model '{name}' is not loaded: {reason}")
         return model
 
     def versions(self, name: str) -> list[str]:
@@ -151,12 +140,52 @@ class Engine:
 
     # -- private ---------------------------------------------------------------------------------------------------
 
-    def _configure(self, models: tuple[ModelConfig, ...], only: str | None = None) -> None:
-        for name in list(self._configured) if only is None else [only]:
-            self._configured.pop(name, None)
-        for model in models:
-            if only in (None, model.name):
-                self._configured.setdefault(model.name, []).append(model)
+    async def _exclusively(self, change: Callable[[], Coroutine[None, None, None]]) -> None:
+        """Make a change to the loaded models: one at a time, to its end even when the caller is cancelled."""
+
+        async def make() -> None:
+            async with self._changing:
+                await change()
+
+        task = self._keep(make())
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())  # told to the caller, or to nobody
+        await asyncio.shield(task)
+
+    def _keep(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _load(self, name: str) -> None:
+        self._configure(self._current_models(), only=name)
+        self._changed()
+        if name not in self._configured:
+            raise RequestError(Failure.NOT_FOUND, f"model '{name}' is not in the configuration")
+        try:
+            await self._replace(name, again=True, check=True)
+        except StartError as error:
+            raise RequestError(Failure.INVALID, f"model '{name}' was not loaded: {error}") from None
+
+    async def _unload(self, name: str) -> None:
+        self.is_loaded(name, "")
+        for version in self._known_versions(name):
+            self._failures[name, version] = "it was unloaded on request"
+        self._take_out(name)
+
+    async def _reload(self) -> None:
+        self._configure(self._current_models())
+        for name in {name for name, _ in self._loaded} - self._configured.keys():
+            self._take_out(name)
+        self._changed()
+        failures = []
+        for name in list(self._configured):
+            try:
+                await self._replace(name, again=False, check=True)
+            except StartError as error:
+                failures.append(str(error))
+        if failures:
+            raise RequestError(Failure.INVALID, "; ".join(failures))
 
     def _changed(self) -> None:
         for callback in self._on_change:
@@ -168,56 +197,72 @@ class Engine:
         except ConfigurationError as error:
             raise RequestError(Failure.INVALID, f"the configuration cannot be read: {error}") from None
 
-    def _check_configured(self, name: str) -> None:
-        if name not in self._configured:
-            raise RequestError(Failure.NOT_FOUND, f"model '{name}' is not served here")
+    def _configure(self, models: tuple[ModelConfig, ...], only: str | None = None) -> None:
+        for name in list(self._configured) if only is None else [only]:
+            self._configured.pop(name, None)
+        for model in models:
+            if only in (None, model.name):
+                self._configured.setdefault(model.name, []).append(model)
+        self._failures = {
+            (name, version): reason
+            for (name, version), reason in self._failures.items()
+            if version in self._known_versions(name)
+        }
 
-    def _reason(self, name: str, version: str) -> str:
-        version = version or self._configured[name][0].version
-        return self._reasons.get((name, version), (LOADING, "it is still being loaded"))[1]
+    def _known_versions(self, name: str) -> list[str]:
+        """Versions of a model that are configured, then those that only still serve."""
+        configured = [config.version for config in self._configured.get(name, ())]
+        return [*configured, *(version for version in self.versions(name) if version not in configured)]
 
     async def _replace(self, name: str, again: bool, check: bool) -> None:
         """Load all configured versions of a model, then let them take the place of the loaded ones. Raises StartError.
 
         ``again``: also those that are loaded as configured. ``check``: against all golden cases first.
         """
-        configs = self._configured[name]
         fresh: list[ServedModel] = []
+        configs = self._configured[name]
+        for config in configs:
+            self._failures.pop((name, config.version), None)
         try:
             for config in configs:
                 current = self._loaded.get((name, config.version))
                 if current is not None and not again and current.config == config:
                     fresh.append(current)
                 else:
-                    fresh.append(await self._load(config, check))
-        except StartError:
+                    fresh.append(await self._build(config, check))
+        except StartError as error:
+            for config in configs:
+                if (name, config.version) not in self._loaded:
+                    self._failures.setdefault((name, config.version), f"another version was not loaded: {error}")
             for model in fresh:
                 if model not in self._loaded.values():
-                    self._retire(model)
+                    self._keep(model.retire())
             raise
-        old = {key: model for key, model in self._loaded.items() if key[0] == name}
-        for key in old:
-            del self._loaded[key]
+        old = self._take_out(name, keep=fresh)
         for model in fresh:
+            if model not in old:
+                model.enter_service(self._metrics)
             self._loaded[name, model.version] = model
-            self._reasons[name, model.version] = (READY, "")
         self._loaded[name, ""] = fresh[0]
-        for model in {id(model): model for model in old.values() if model not in fresh}.values():
-            if (name, model.version) not in self._loaded:
-                self._reasons.pop((name, model.version), None)
-            self._retire(model)
 
-    async def _load(self, config: ModelConfig, check: bool) -> "ServedModel":
-        key = (config.name, config.version)
-        if key not in self._loaded:
-            self._reasons[key] = (LOADING, "it is still being loaded")
+    async def _build(self, config: ModelConfig, check: bool) -> "ServedModel":
+        """A loaded model, not yet in service. Raises StartError."""
         started = perf_counter()
+
+        def build() -> "ServedModel":
+            from edgeml_runtime.engine.served_model import ServedModel  # brings numpy and the engine's library
+
+            return ServedModel(config, self._config.engine, self._config.cache_directory, check)
+
         try:
-            model = await asyncio.get_running_loop().run_in_executor(self._loader, self._build, config, check)
-        except StartError as error:
-            self._reasons[key] = (UNAVAILABLE, str(error))
+            model = await asyncio.get_running_loop().run_in_executor(self._loader, build)
+        except Exception as error:
+            if not isinstance(error, StartError):
+                logger.exception("cannot load %s %s", config.name, config.version)
+                error = StartError(f"{config.path}: {type(error).__name__}: {error}")
+            self._failures[config.name, config.version] = str(error)
             logger.error("cannot load %s %s: %s", config.name, config.version, error)
-            raise
+            raise error from None
         logger.info(
             "loaded %s %s (%s) in %.3f s, one run takes %.0f us",
             *(model.name, model.version, model.digest or "no digest"),
@@ -225,24 +270,11 @@ class Engine:
         )
         return model
 
-    def _build(self, config: ModelConfig, check: bool) -> "ServedModel":
-        from edgeml_runtime.engine.served_model import ServedModel  # brings numpy and the engine's library
-
-        model = ServedModel(config, self._config.engine, self._config.cache_directory, self._metrics)
-        if check:
-            model.check_golden()
-        return model
-
-    def _take_out(self, key: tuple[str, str], reason: str) -> None:
-        model = self._loaded.pop(key)
-        if not key[1]:
-            return
-        self._reasons.pop(key, None)
-        if reason:
-            self._reasons[key] = (UNAVAILABLE, reason)
-        self._retire(model)
-
-    def _retire(self, model: "ServedModel") -> None:
-        task = asyncio.get_running_loop().create_task(model.retire())
-        self._retiring.add(task)
-        task.add_done_callback(self._retiring.discard)
+    def _take_out(self, name: str, keep: Sequence["ServedModel"] = ()) -> list["ServedModel"]:
+        """Take all versions of a model out of service, and give what they hold back when their requests are done."""
+        taken = {key: self._loaded.pop(key) for key in list(self._loaded) if key[0] == name}
+        models = [model for key, model in taken.items() if key[1]]
+        for model in models:
+            if model not in keep:
+                self._keep(model.retire())
+        return models

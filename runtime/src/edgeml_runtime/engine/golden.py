@@ -33,18 +33,28 @@ class GoldenCase:
 
     def difference(self, results: Mapping[str, Array]) -> str:
         """What differs from the expected outputs, in words; empty when nothing does."""
-        for name, expected in self.outputs.items():
-            seen = results[name]
-            if seen.shape != expected.shape:
-                return f"output '{name}' has shape {list(seen.shape)}, expected {list(expected.shape)}"
-            if expected.dtype.kind == "f":
-                wrong = ~np.isclose(seen, expected, rtol=self.relative, atol=self.absolute, equal_nan=True)
-            else:
-                wrong = np.asarray(seen != expected)
-            if wrong.any():
-                first = tuple(int(index[0]) for index in np.nonzero(wrong)) if wrong.ndim else ()
-                return f"output '{name}' is {seen[first]} at {list(first)}, expected {expected[first]}"
-        return ""
+        return difference(results, self.outputs, self.absolute, self.relative)
+
+
+def difference(
+    results: Mapping[str, Array],
+    wanted: Mapping[str, Array],
+    absolute: float = ABSOLUTE_TOLERANCE,
+    relative: float = RELATIVE_TOLERANCE,
+) -> str:
+    """The first result that is not as wanted, in words; empty when all are."""
+    for name, expected in wanted.items():
+        seen = results[name]
+        if seen.shape != expected.shape:
+            return f"output '{name}' has shape {list(seen.shape)}, expected {list(expected.shape)}"
+        if expected.dtype.kind == "f":
+            wrong = ~np.isclose(seen, expected, rtol=relative, atol=absolute, equal_nan=True)
+        else:
+            wrong = np.asarray(seen != expected)
+        if wrong.any():
+            first = tuple(int(index[0]) for index in np.nonzero(wrong)) if wrong.ndim else ()
+            return f"output '{name}' is {seen[first]} at {list(first)}, expected {expected[first]}"
+    return ""
 
 
 def golden_files(directory: Path) -> list[Path]:
