@@ -14,7 +14,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # ---- environments -----------------------------------------------------------------------------------------------
 
@@ -83,7 +83,11 @@ test: lint engine ## Everything, with the fleet in the lab (under half an hour)
 	@$(BIN)/pytest --durations 15 $(FULL_TESTS)
 
 .PHONY: bench
-bench: $(VENV)/controller ## Measure what the quickstart serves, against the bare engine
+bench: ## Compare the runtime with other inference servers (25 minutes; BENCH='--help' tells its options)
+	@$(PYTHON) runtime/benchmarks/run.py $(BENCH)
+
+.PHONY: bench-quickstart
+bench-quickstart: $(VENV)/controller ## Measure what the quickstart serves, against the bare engine
 	@$(BIN)/python tests/benchmark/quickstart.py
 
 build/environments/fuzz/installed: requirements/fuzz.txt
@@ -104,3 +108,6 @@ lock: ## Renew the hash-locked requirements from requirements/*.in
 	@cd requirements && for name in controller models runtime development fuzz; do \
 		../build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 			--no-header $$name.in --output-file $$name.txt; done
+	@cd runtime/benchmarks/requirements && for file in *.in; do \
+		../../../build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --no-annotate \
+			--no-header $$file --output-file $${file%.in}.txt; done

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compare inference servers: see README.md. Makes the benchmark's own environment and goes on in it."""
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -22,6 +23,8 @@ def install_packages() -> None:
     missing = [package for command, package in DEBIAN_PACKAGES.items() if not shutil.which(command)]
     if "gcc" in missing:
         missing.append("libc6-dev")
+    if not importlib.util.find_spec("ensurepip"):
+        missing.append("python3-venv")
     if not missing:
         return
     print(f"installing {', '.join(missing)}", flush=True)

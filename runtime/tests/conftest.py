@@ -11,7 +11,7 @@ import pytest
 
 _HERE = Path(__file__).parent
 _SOURCE = _HERE.parent / "src"
-for _directory in (_SOURCE, _HERE / "support"):
+for _directory in (_SOURCE, _HERE / "support", _HERE.parent / "benchmarks"):
     sys.path.insert(0, str(_directory))
 # For the server processes that the tests start.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_SOURCE), os.environ.get("PYTHONPATH"))))

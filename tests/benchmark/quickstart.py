@@ -1,6 +1,6 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Figures of the quickstart's runtime, served against in-process in the same container: `make bench`."""
+"""Figures of the quickstart's runtime, served against in-process in the same container: `make bench-quickstart`."""
 
 from __future__ import annotations
 

@@ -15,12 +15,12 @@ from types import FrameType
 from serving_bench.cases import load_case
 from serving_bench.chart import write_charts
 from serving_bench.encodings import Encoding
-from serving_bench.environments import installed_bytes, installed_versions, make_environment
+from serving_bench.environments import InstallError, installed_bytes, installed_versions, make_environment
 from serving_bench.measure import Plan, measure
 from serving_bench.options import Options, read_options
 from serving_bench.places import BENCHMARKS, ECHO, MODELS, RESULTS, ROOT, RUN
 from serving_bench.report import write_report
-from serving_bench.results import Results, read_results
+from serving_bench.results import Absence, Results, read_results
 from serving_bench.servers import SERVERS, Server
 
 JSON = RESULTS / "runtime.json"
@@ -44,9 +44,9 @@ def main() -> None:
 
 
 def _run(options: Options) -> Results:
-    servers = [server for server in SERVERS if server.name in options.servers]
-    _prepare(servers)
+    servers, absences = _prepare([server for server in SERVERS if server.name in options.servers])
     results = Results(
+        absences=absences,
         about=_about(options, servers),
         servers=[server.name for server in servers],
         models=list(options.models),
@@ -66,9 +66,19 @@ def _run(options: Options) -> Results:
     return results
 
 
-def _prepare(servers: list[Server]) -> None:
-    for name in ("edgeml", "models", *(server.environment for server in servers if server.environment)):
+def _prepare(servers: list[Server]) -> tuple[list[Server], list[Absence]]:
+    """Make environments, models and floors. Returns the servers that can be had here, and why others cannot."""
+    for name in ("edgeml", "models"):
         make_environment(name)
+    usable, absences = [], []
+    for server in servers:
+        try:
+            if server.environment:
+                make_environment(server.environment)
+            usable.append(server)
+        except InstallError as error:
+            print(f"absent: {error}", flush=True)
+            absences.append(Absence(server.name, "", "", str(error)))
     builder = BENCHMARKS / "build_models.py"
     stamp = MODELS / "made-from"
     if not stamp.exists() or stamp.read_bytes() != builder.read_bytes():
@@ -77,6 +87,7 @@ def _prepare(servers: list[Server]) -> None:
         stamp.write_bytes(builder.read_bytes())
     subprocess.run(["gcc", "-O2", "-Wall", "-o", str(ECHO), str(BENCHMARKS / "floors" / "echo.c")], check=True)
     RUN.mkdir(parents=True, exist_ok=True)
+    return usable, absences
 
 
 def _about(options: Options, servers: list[Server]) -> dict[str, object]:

@@ -16,6 +16,10 @@ RUNTIME = ROOT / "runtime"
 LOCKED = ROOT / "requirements"
 
 
+class InstallError(Exception):
+    """An environment cannot be made here."""
+
+
 def requirements(name: str) -> Path:
     """The file that locks an environment's packages."""
     if name == "edgeml":
@@ -26,7 +30,10 @@ def requirements(name: str) -> Path:
 
 
 def make_environment(name: str) -> Path:
-    """The interpreter of an environment that holds exactly its requirements; ours holds the checkout's source too."""
+    """The interpreter of an environment that holds exactly its requirements; ours holds the checkout's source too.
+
+    Raises InstallError when the packages do not fit this machine.
+    """
     directory = ENVIRONMENTS / name
     python = directory / "bin" / "python"
     stamp = directory / "made-from"
@@ -73,7 +80,8 @@ def _pip(python: Path, *arguments: str) -> None:
     command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
     found = subprocess.run(["nice", *command], capture_output=True, text=True)
     if found.returncode:
-        raise SystemExit(f"pip could not install {arguments[-1]}:\n{found.stderr[-2000:]}")
+        errors = [line for line in found.stderr.splitlines() if line.startswith("ERROR:")]
+        raise InstallError(f"pip could not install {arguments[-1]}: {' '.join(errors)[-1000:]}")
 
 
 def _fingerprint(name: str) -> str:
