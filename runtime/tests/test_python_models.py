@@ -2,6 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models of Python code, in the server's process and in processes of their own."""
 
+import os
+import signal
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +14,12 @@ import numpy as np
 import pytest
 from edgeml_runtime.config import ModelConfig
 from edgeml_runtime.engine.loading import load_model
-from edgeml_runtime.engine.model import Model
+from edgeml_runtime.engine.model import Cancellation, Model
 from edgeml_runtime.errors import Failure, RequestError, StartError
 from edgeml_runtime.serving import EngineOptions
 from onnx_models import ModelDirectory
 from python_models import RESULT, VALUES, python_model, values_request
+from serving import features_request
 
 DOUBLE = """
     def infer(inputs):
@@ -34,7 +40,7 @@ def result_of(model: Model, *values: float) -> list[float]:
     return array.tolist()  # type: ignore[no-any-return]
 
 
-@pytest.fixture(params=[False], ids=["in_process"])
+@pytest.fixture(params=[False, True], ids=["in_process", "isolated"])
 def isolated(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
@@ -265,3 +271,229 @@ def test_options_of_python_code_for_an_onnx_model(model_directories: dict[str, M
         config = ModelConfig("perceptron", "1.0.0", "", path, options, "runtime.json: models[0]")
         with pytest.raises(StartError, match=r"models\[0\].options: isolated, memory_mb and parameters are of Python"):
             load_model(config, EngineOptions(), None)
+
+
+# -- processes of their own ----------------------------------------------------------------------------------------
+
+#: Does with its first value what it stands for, else gives the id of its process.
+FRAGILE = """
+    import ctypes, os, signal, sys, time
+
+    hoard = []
+
+    def infer(inputs):
+        kind = int(inputs["values"][0]) if len(inputs["values"]) else 0
+        if kind == 1:
+            os._exit(3)
+        if kind == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if kind == 3:
+            ctypes.string_at(0)
+        if kind == 4:
+            time.sleep(3600)
+        if kind == 5:
+            hoard.append(bytearray(100 << 20))
+        if kind == 6:
+            os.write(int(sys.argv[1]), b"[" * 100_000)
+        if kind == 7:
+            os.close(int(sys.argv[1]))
+            time.sleep(3600)
+        if kind == 8:
+            while True:
+                pass
+        return {"result": inputs["values"] * 0 + os.getpid()}
+"""
+NOTHING = 0.0
+
+
+def lives(pid: float) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{int(pid)}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition: Any) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("kind", "failure", "message"),
+    [
+        (1, Failure.INTERNAL, "the process of the model's code ended with code 3"),
+        (2, Failure.INTERNAL, "the process of the model's code was ended by SIGKILL"),
+        (3, Failure.INTERNAL, "the process of the model's code was ended by SIGSEGV"),
+        (4, Failure.DEADLINE, "the model's code gave no answer within 0.5 s"),
+        (6, Failure.INTERNAL, "the process of the model's code sent what is no message (ValueError)"),
+        (7, Failure.INTERNAL, "the process of the model's code closed its channel"),
+        (8, Failure.DEADLINE, "the model's code gave no answer within 0.5 s"),
+    ],
+    ids=["exit", "kill", "segmentation_fault", "sleep", "garbage", "closed_channel", "busy_loop"],
+)
+def test_a_process_that_fails_is_replaced(tmp_path: Path, kind: float, failure: Failure, message: str) -> None:
+    model = load(tmp_path, FRAGILE, isolated=True, deadline_seconds=0.5)
+    first = result_of(model, NOTHING)[0]
+    with pytest.raises(RequestError) as caught:
+        result_of(model, kind)
+    assert (caught.value.failure, str(caught.value)) == (failure, message)
+    assert not lives(first)
+    second = result_of(model, NOTHING)[0]
+    assert second != first
+    model.close()
+    assert not lives(second)
+
+
+def test_a_process_that_ends_between_requests_is_replaced(tmp_path: Path) -> None:
+    model = load(tmp_path, FRAGILE, isolated=True)
+    first = result_of(model, NOTHING)[0]
+    os.kill(int(first), signal.SIGKILL)
+    wait_until(lambda: not lives(first))
+    assert result_of(model, NOTHING)[0] != first
+    model.close()
+
+
+def test_a_leak_ends_at_the_limit(tmp_path: Path) -> None:
+    model = load(tmp_path, FRAGILE, isolated=True, memory_mb=400)
+    first = result_of(model, NOTHING)[0]
+    with pytest.raises(RequestError, match="failed with MemoryError"):
+        for _ in range(5):
+            assert result_of(model, 5) == [first]
+    second = result_of(model, 5)[0]
+    assert second != first
+    model.close()
+
+
+def test_no_limit_without_the_option(tmp_path: Path) -> None:
+    model = load(tmp_path, FRAGILE, isolated=True)
+    first = result_of(model, NOTHING)
+    assert [result_of(model, 5) for _ in range(5)] == [first] * 5
+    model.close()
+
+
+def test_one_crash_after_another_makes_it_rest(tmp_path: Path) -> None:
+    model = load(tmp_path, FRAGILE, isolated=True)
+    for _ in range(2):
+        with pytest.raises(RequestError, match="ended with code 3"):
+            result_of(model, 1)
+    with pytest.raises(RequestError, match="ended with code 3, as did 1 before; it is started again soon") as caught:
+        result_of(model, NOTHING)
+    assert caught.value.failure is Failure.UNAVAILABLE
+
+    def works() -> bool:
+        try:
+            return len(result_of(model, NOTHING)) == 1
+        except RequestError as error:
+            assert error.failure is Failure.UNAVAILABLE
+            return False
+
+    wait_until(works)
+    model.close()
+
+
+def test_a_client_that_goes_away_leaves_the_process_alone(tmp_path: Path) -> None:
+    code = """
+        import os, pathlib, time
+
+        def infer(inputs):
+            if len(inputs["values"]) == 2:
+                pathlib.Path(f"{__file__}.begun").touch()
+                while pathlib.Path(f"{__file__}.begun").exists():
+                    time.sleep(0.01)
+            return {"result": inputs["values"] * 0 + os.getpid()}
+    """
+    model = load(tmp_path, code, isolated=True)
+    first = result_of(model, 0)
+    cancellation = Cancellation()
+    with ThreadPoolExecutor(1) as threads:
+        run = threads.submit(model.run, {"values": np.zeros(2, np.float32)}, ["result"], cancellation)
+        wait_until((tmp_path / "model" / "model.py.begun").exists)
+        cancellation.cancel()
+        (tmp_path / "model" / "model.py.begun").unlink()
+        assert run.result(60)[0].tolist() == first * 2
+    assert result_of(model, 0) == first
+    with pytest.raises(RequestError, match="ended before its run began"):
+        model.run({"values": np.zeros(1, np.float32)}, ["result"], cancellation)
+    model.close()
+
+
+def test_parallel_runs_have_a_process_each(tmp_path: Path) -> None:
+    code = """
+        import os, pathlib, time
+
+        def infer(inputs):
+            if len(inputs["values"]) == 2:
+                directory = pathlib.Path(__file__).parent
+                (directory / f"begun-{os.getpid()}").touch()
+                deadline = time.monotonic() + 30
+                while len(list(directory.glob("begun-*"))) < 2 and time.monotonic() < deadline:
+                    time.sleep(0.01)
+            return {"result": inputs["values"] * 0 + os.getpid()}
+    """
+    model = load(tmp_path, code, {"engine": {"parallel": 2}}, isolated=True)
+    with ThreadPoolExecutor(2) as threads:
+        results = list(threads.map(lambda _: result_of(model, 0, 0)[0], range(2)))
+    assert len(set(results)) == 2
+    model.close()
+    assert not any(map(lives, results))
+
+
+def test_what_a_process_inherits(tmp_path: Path) -> None:
+    code = """
+        import os, resource, signal
+
+        def infer(inputs):
+            numbers = [int(name) for name in os.listdir("/proc/self/fd")]
+            paths = [f"/proc/self/fd/{number}" for number in numbers if number != 2]
+            files = [os.readlink(path) for path in paths if os.path.exists(path)]
+            sockets = [name for name in files if name.startswith("socket:")]
+            others = {name for name in files if not name.startswith("socket:")}
+            threads = [os.environ["OMP_NUM_THREADS"], str(resource.getrlimit(resource.RLIMIT_CORE)[0])]
+            return {"text": [str(len(sockets)), *threads, *sorted(others)]}
+    """
+    output = {"name": "text", "datatype": "BYTES", "shape": [-1]}
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.set_inheritable(True)
+        model = load(tmp_path, code, {"engine": {"threads": 3}}, isolated=True, outputs=(output,))
+        text = model.run({"values": np.zeros(1, np.float32)}, ["text"])[0].tolist()
+        model.close()
+    assert text[:4] == ["2", "3", "0", "/dev/null"]
+
+
+def test_a_crash_leaves_other_models_alone(
+    start_server: Any, tmp_path: Path, model_directories: dict[str, ModelDirectory]
+) -> None:
+    fragile = python_model(tmp_path, "fragile", FRAGILE, isolated=True, deadline_seconds=0.5)
+    server = start_server([fragile, model_directories["perceptron"]])
+    server.wait_ready()
+    first = server.infer("fragile", values_request(NOTHING)).json["outputs"][0]["data"]
+    for kind, status in ((2, 500), (4, 504)):
+        with ThreadPoolExecutor(1) as threads:
+            failing = threads.submit(server.infer, "fragile", values_request(kind))
+            assert server.infer("perceptron", features_request([[1, 2, 3, 4]])).status == 200
+            assert failing.result(60).status == status
+        second = server.infer("fragile", values_request(NOTHING))
+        assert second.status == 200
+        assert second.json["outputs"][0]["data"] != first
+    assert "its process was ended by SIGKILL" in server.log
+    assert server.rest("GET", "/v2/health/ready").status == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_processes_end_with_the_server(start_server: Any, tmp_path: Path, number: signal.Signals) -> None:
+    server = start_server(
+        [python_model(tmp_path, "fragile", FRAGILE, isolated=True, engine={"parallel": 2})], drain_seconds=0.2
+    )
+    server.wait_ready()
+    children = Path(f"/proc/{server.process.pid}/task").glob("*/children")
+    pids = [int(pid) for file in children for pid in file.read_text().split()]
+    assert len(pids) == 2
+    with ThreadPoolExecutor(1) as threads:
+        busy = threads.submit(server.infer, "fragile", values_request(8))
+        wait_until(lambda: any(" R " in Path(f"/proc/{pid}/stat").read_text() for pid in pids))
+        server.process.send_signal(number)
+        server.process.wait(60)
+        wait_until(lambda: not any(map(lives, pids)))
+        busy.exception(60)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeml_runtime.config import ModelConfig
+from edgeml_runtime.engine.isolated_model import IsolatedModel
 from edgeml_runtime.engine.model import Model
 from edgeml_runtime.engine.python_code import Context
 from edgeml_runtime.engine.python_model import PythonModel
@@ -96,4 +97,6 @@ def load_python(
 ) -> Model:
     """The Python code in ``file``, as its options say. Raises StartError."""
     context = Context(file.parent, description.name, description.version, options.parameters)
+    if options.isolated:
+        return IsolatedModel(file, context, inputs, outputs, options)
     return PythonModel(file, context, inputs, outputs)
