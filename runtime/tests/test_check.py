@@ -249,9 +249,24 @@ def test_models_of_a_configuration(model_directories: dict[str, ModelDirectory],
     result = run("models", "--config", file)
     assert result.returncode == 1
     lines = result.stdout.splitlines()
-    assert lines[0].split() == ["NAME", "VERSION", "STATE", "PLATFORM", "INPUTS", "OUTPUTS", "REASON"]
+    assert lines[0].split() == ["NAME", "VERSION", "STATE", "PLATFORM", "TENSORS", "OR", "REASON"]
     assert "scores FP32 [-1, 3], best INT64 [-1]" in lines[1]
-    assert lines[2].startswith("gone        2.0.0    UNAVAILABLE  -")
+    assert lines[2].startswith(f"gone        2.0.0    UNAVAILABLE  -                 {tmp_path}/gone/model.json: ")
+
+
+@pytest.mark.parametrize("way", ["rest", "grpc"])
+def test_named_models_of_a_server(server: Server, way: str) -> None:
+    result = run("models", urls(server)[way], "--model", "perceptron", "--model", "every_type:1.0.0")
+    assert (result.returncode, result.stderr) == (0, "")
+    lines = result.stdout.splitlines()
+    assert lines[1].startswith(
+        "perceptron  -        READY  onnxruntime_onnx  features FP32 [-1, 4] -> scores FP32 [-1, 3]"
+    )
+    assert lines[2].startswith("every_type  1.0.0    READY")
+    assert "... 13 in all" in lines[2]
+    result = run("models", urls(server)[way], "--model", "missing")
+    assert result.returncode == 1
+    assert "model 'missing' is not served here" in result.stderr
 
 
 def test_models_of_nobody() -> None:

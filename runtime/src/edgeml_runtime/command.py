@@ -92,13 +92,13 @@ _MODELS_END = f"""\
 {_URLS}
 exit codes:
   0  listed
-  1  the server has no repository index, or a configured model could not be loaded
+  1  the server refused, or a configured model could not be loaded
   2  the command line or the configuration file is wrong
   3  the server could not be reached
 
 examples:
   edgeml-runtime models http://127.0.0.1:8000
-  edgeml-runtime models unix:/run/edgeml/rest.sock --json
+  edgeml-runtime models unix:/run/edgeml/rest.sock --model digits --json
   edgeml-runtime models --config runtime.json
 """
 
@@ -197,8 +197,9 @@ def _check(arguments: argparse.Namespace) -> int:
     from edgeml_runtime.check import Plan, as_text, check_server
     from edgeml_runtime.client.protocol import parse_target
 
-    models = [(name, version) for name, _, version in (text.partition(":") for text in arguments.model or ())]
-    plan = Plan(models, _golden(arguments), arguments.p95_ms, arguments.samples, arguments.warmup, arguments.seconds)
+    plan = Plan(
+        _named(arguments), _golden(arguments), arguments.p95_ms, arguments.samples, arguments.warmup, arguments.seconds
+    )
     targets = [parse_target(url) for url in arguments.urls]
     access = _access(arguments)
     reports = []
@@ -214,9 +215,14 @@ def _check(arguments: argparse.Namespace) -> int:
     return 0 if all(report.ok for report in reports) else 1
 
 
+def _named(arguments: argparse.Namespace) -> list[tuple[str, str]]:
+    """Names and versions of --model."""
+    return [(name, version) for name, _, version in (text.partition(":") for text in arguments.model or ())]
+
+
 def _golden(arguments: argparse.Namespace) -> dict[str, list[Path]]:
     """Files of golden cases by model. Raises ConfigurationError."""
-    named = [name.partition(":")[0] for name in arguments.model or ()]
+    named = [name for name, _ in _named(arguments)]
     files: dict[str, list[Path]] = {}
     for text in arguments.golden or ():
         model, separator, directory = text.rpartition("=")
@@ -259,12 +265,13 @@ def _models(arguments: argparse.Namespace) -> int:
         if arguments.config:
             models = configured_models(load_config(arguments.config))
         else:
-            models = served_models(parse_target(arguments.url), _access(arguments))
+            models = served_models(parse_target(arguments.url), _access(arguments), _named(arguments))
     except Unreachable as error:
         print(f"edgeml-runtime: {arguments.url} cannot be reached: {error}", file=sys.stderr)
         return 3
     except Refused as error:
-        print(f"edgeml-runtime: {arguments.url}: {error}", file=sys.stderr)
+        remedy = "" if arguments.model else "; does the server have an index? Else name models with --model"
+        print(f"edgeml-runtime: {arguments.url}: {error}{remedy}", file=sys.stderr)
         return 1
     document = {"models": [model.as_json() for model in models]}
     print(json.dumps(document, indent=2) if arguments.json else as_text(models))
@@ -318,12 +325,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("urls", nargs="+", metavar="URL", help="a server to check, see below")
     check.add_argument(
-        "--model",
-        action="append",
-        metavar="NAME[:VERSION]",
-        help="check this model; can be given several times (default: all of the server's repository index)",
-    )
-    check.add_argument(
         "--golden",
         action="append",
         metavar="[MODEL=]DIR",
@@ -347,6 +348,12 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("url", nargs="?", metavar="URL", help="a server, see below")
     source.add_argument("--config", type=Path, metavar="FILE", help="configuration file (JSON), instead of a server")
     for added in (check, models):
+        added.add_argument(
+            "--model",
+            action="append",
+            metavar="NAME[:VERSION]",
+            help="this model; can be given several times (default: all of the server's repository index)",
+        )
         added.add_argument(
             "--timeout", type=_positive_number, default=30.0, metavar="S", help="of an answer (default: 30)"
         )

@@ -34,22 +34,28 @@ class Listed:
         return asdict(self)
 
 
-def served_models(target: Target, access: Access) -> list[Listed]:
-    """All models of a server's repository index. Raises Unreachable, Refused, ConfigurationError."""
+def served_models(target: Target, access: Access, named: Sequence[tuple[str, str]]) -> list[Listed]:
+    """The models of a server with these names and versions; with no names, all of its repository index.
+
+    Raises Unreachable, Refused, ConfigurationError.
+    """
     client = connect(target, access)
     try:
         client.live()  # an answer tells a server that cannot be reached from one that has no index
-        models = []
-        for entry in client.index():
-            model = Listed(entry.name, entry.version, entry.state, entry.reason)
+        models = [
+            Listed(name, version, READY if client.model_ready(name, version) else UNAVAILABLE)
+            for name, version in named
+        ] or [Listed(entry.name, entry.version, entry.state, entry.reason) for entry in client.index()]
+        for index, model in enumerate(models):
             if model.state != UNAVAILABLE:
                 try:
                     metadata = client.model_metadata(model.name, model.version)
                 except Refused as error:
-                    model = replace(model, reason=model.reason or str(error))
+                    models[index] = replace(model, reason=model.reason or str(error))
                 else:
-                    model = replace(model, platform=metadata.platform, inputs=metadata.inputs, outputs=metadata.outputs)
-            models.append(model)
+                    models[index] = replace(
+                        model, platform=metadata.platform, inputs=metadata.inputs, outputs=metadata.outputs
+                    )
         return models
     finally:
         client.close()
@@ -72,16 +78,9 @@ def configured_models(config: Config) -> list[Listed]:
 
 def as_text(models: Sequence[Listed]) -> str:
     """A table for people."""
-    rows = [
-        (
-            model.name,
-            model.version or "-",
-            model.state or "-",
-            model.platform or "-",
-            described(model.inputs),
-            described(model.outputs),
-            model.reason or "-",
-        )
-        for model in models
-    ]
-    return table(("NAME", "VERSION", "STATE", "PLATFORM", "INPUTS", "OUTPUTS", "REASON"), rows)
+    rows = []
+    for model in models:
+        tensors = f"{described(model.inputs)} -> {described(model.outputs)}" if model.inputs or model.outputs else ""
+        detail = "; ".join(filter(None, (model.reason, tensors)))
+        rows.append((model.name, model.version or "-", model.state or "-", model.platform or "-", detail or "-"))
+    return table(("NAME", "VERSION", "STATE", "PLATFORM", "TENSORS OR REASON"), rows)

@@ -29,7 +29,7 @@ _NO_CONNECTION = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 class GrpcClient:
-    """See protocol.Client."""
+    """A protocol.Client, which says more of each method."""
 
     def __init__(self, target: Target, access: Access) -> None:
         self._timeout = access.timeout
@@ -44,20 +44,25 @@ class GrpcClient:
         self._infer = self._channel.unary_unary(f"{_SERVICE}ModelInfer")
 
     def live(self) -> bool:
+        """Whether the server lives."""
         return bool(self._call("ServerLive", messages.ServerLiveRequest(), messages.ServerLiveResponse).live)
 
     def ready(self) -> bool:
+        """Whether the server is ready."""
         return bool(self._call("ServerReady", messages.ServerReadyRequest(), messages.ServerReadyResponse).ready)
 
     def server_metadata(self) -> ServerMetadata:
+        """What the server says of itself."""
         answer = self._call("ServerMetadata", messages.ServerMetadataRequest(), messages.ServerMetadataResponse)
         return ServerMetadata(answer.name, answer.version, tuple(answer.extensions))
 
     def model_ready(self, name: str, version: str) -> bool:
+        """Whether a model is ready."""
         request = messages.ModelReadyRequest(name=name, version=version)
         return bool(self._call("ModelReady", request, messages.ModelReadyResponse).ready)
 
     def model_metadata(self, name: str, version: str) -> ModelMetadata:
+        """What the server says of a model."""
         request = messages.ModelMetadataRequest(name=name, version=version)
         answer = self._call("ModelMetadata", request, messages.ModelMetadataResponse)
         inputs, outputs = (
@@ -67,9 +72,11 @@ class GrpcClient:
         return ModelMetadata(answer.name, tuple(answer.versions), answer.platform, inputs, outputs)
 
     def index(self) -> list[IndexEntry]:
+        """All models of the server."""
         raise Refused("the repository index can be asked for over REST only")
 
     def encode(self, name: str, version: str, inputs: Inputs, outputs: Sequence[str]) -> bytes:
+        """A request, ready to be sent."""
         request = messages.ModelInferRequest(model_name=name, model_version=version)
         for spec, array in inputs:
             request.inputs.add(name=spec.name, datatype=spec.datatype, shape=array.shape)
@@ -79,6 +86,7 @@ class GrpcClient:
         return request.SerializeToString()
 
     def exchange(self, request: bytes) -> bytes:
+        """Send a request and receive the whole answer."""
         try:
             answer: bytes = self._infer(request, metadata=self._metadata, timeout=self._timeout, wait_for_ready=False)
         except grpc.RpcError as error:
@@ -86,6 +94,7 @@ class GrpcClient:
         return answer
 
     def decode(self, answer: bytes) -> dict[str, Array]:
+        """The output tensors of an answer, by name."""
         response = _parsed("ModelInfer", answer, messages.ModelInferResponse)
         outputs: dict[str, Array] = {}
         raw = response.raw_output_contents
@@ -103,6 +112,7 @@ class GrpcClient:
         return outputs
 
     def close(self) -> None:
+        """Close the connection."""
         self._channel.close()
 
     def _call(self, method: str, request: Message, response: type[Any]) -> Any:

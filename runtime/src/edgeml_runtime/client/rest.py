@@ -37,7 +37,7 @@ _Answer = tuple[int, http.client.HTTPMessage, bytes]
 
 
 class RestClient:
-    """See protocol.Client."""
+    """A protocol.Client, which says more of each method."""
 
     def __init__(self, target: Target, access: Access) -> None:
         self._target = target
@@ -48,12 +48,15 @@ class RestClient:
         self._binary: bool | None = None
 
     def live(self) -> bool:
+        """Whether the server lives."""
         return self._status("/v2/health/live")
 
     def ready(self) -> bool:
+        """Whether the server is ready."""
         return self._status("/v2/health/ready")
 
     def server_metadata(self) -> ServerMetadata:
+        """What the server says of itself."""
         document = self._document("GET", "/v2")
         try:
             return ServerMetadata(
@@ -63,9 +66,11 @@ class RestClient:
             raise Refused(f"GET /v2: no metadata of a server: {_shortened(document)}") from None
 
     def model_ready(self, name: str, version: str) -> bool:
+        """Whether a model is ready."""
         return self._status(f"{_path(name, version)}/ready")
 
     def model_metadata(self, name: str, version: str) -> ModelMetadata:
+        """What the server says of a model."""
         path = _path(name, version)
         document = self._document("GET", path)
         try:
@@ -80,6 +85,7 @@ class RestClient:
             raise Refused(f"GET {path}: no metadata of a model: {_shortened(document)}") from None
 
     def index(self) -> list[IndexEntry]:
+        """All models of the server."""
         path = "/v2/repository/index"
         document = self._document("POST", path, b"{}")
         try:
@@ -91,6 +97,7 @@ class RestClient:
             raise Refused(f"POST {path}: no list of models: {_shortened(document)}") from None
 
     def encode(self, name: str, version: str, inputs: Inputs, outputs: Sequence[str]) -> _Request:
+        """A request, ready to be sent."""
         if self._binary is None:
             self._binary = _BINARY in self.server_metadata().extensions
         raw: list[bytes | memoryview] = []
@@ -116,10 +123,12 @@ class RestClient:
         return f"{_path(name, version)}/infer", b"".join((head, *raw)), headers
 
     def exchange(self, request: _Request) -> _Answer:
+        """Send a request and receive the whole answer."""
         path, body, headers = request
         return self._accepted("POST", path, self._ask("POST", path, body, headers))
 
     def decode(self, answer: _Answer) -> dict[str, Array]:
+        """The output tensors of an answer, by name."""
         _status, headers, body = answer
         length = headers.get(_JSON_LENGTH, "")
         split = int(length) if length.isdecimal() else len(body)
@@ -139,6 +148,7 @@ class RestClient:
         return outputs
 
     def close(self) -> None:
+        """Close the connection."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
