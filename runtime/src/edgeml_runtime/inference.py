@@ -34,6 +34,7 @@ class InferenceRequest:
     """A checked request: every input of the model, and the outputs asked for, in order.
 
     ``timeout``: seconds that the client is willing to wait, None for the model's own deadline.
+    ``queue_seconds``, ``compute_seconds``: how long it took, filled in by who computes it.
     """
 
     id: str
@@ -41,3 +42,5 @@ class InferenceRequest:
     outputs: list[str]
     timeout: float | None = None
     sequence: SequencePosition | None = None
+    queue_seconds: float | None = None
+    compute_seconds: float | None = None
