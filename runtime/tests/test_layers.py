@@ -10,8 +10,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "src" / "edgeml_runtime"
 FORBIDDEN = {
-    "engine": ("edgeml_runtime.codecs", "edgeml_runtime.transports", "grpc", "uvicorn", "orjson", "google", "paho"),
-    "codecs": ("edgeml_runtime.transports", "edgeml_runtime.engine", "grpc", "uvicorn", "onnxruntime", "paho"),
+    "engine": ("edgeml_runtime.codecs", "edgeml_runtime.transports", "grpc", "httptools", "orjson", "google", "paho"),
+    "codecs": ("edgeml_runtime.transports", "edgeml_runtime.engine", "grpc", "httptools", "onnxruntime", "paho"),
     "transports": ("onnxruntime", "numpy", "google"),
 }
 
@@ -49,4 +49,4 @@ def test_only_one_file_knows_a_library(library: str, only: str) -> None:
 def test_standard_library_and_declared_dependencies_only() -> None:
     declared = {"edgeml_runtime", "google", "grpc", "numpy", "onnxruntime", "orjson", "paho", "prometheus_client"}
     used = {name.partition(".")[0] for file in PACKAGE.rglob("*.py") for name in imports(file)}
-    assert used - sys.stdlib_module_names == declared | {"uvicorn", "uvloop"}
+    assert used - sys.stdlib_module_names == declared | {"httptools", "uvloop"}

@@ -2,8 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every REST path, every way to ask wrongly."""
 
+import gzip
 import json
 import socket
+import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -244,10 +247,75 @@ def test_wrong_binary_body(server: Server, size: int, sent: int, length: str | N
     assert message in answer.json["error"]
 
 
-def test_compressed_body_is_refused(server: Server) -> None:
-    answer = server.infer("perceptron", b"\x1f\x8b", Content_Encoding="gzip")
+CODINGS: dict[str, Any] = {"gzip": gzip.compress, "deflate": zlib.compress}
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_compressed_bodies(server: Server, coding: str) -> None:
+    for count in (1, 3000):  # on the event loop and on a thread
+        asked = features_request(ROWS * count)
+        plain = server.infer("perceptron", asked)
+        body = CODINGS[coding](json.dumps(asked).encode())
+        answer = server.infer("perceptron", body, Content_Encoding=coding, Accept_Encoding=f"br, {coding};q=0.5")
+        assert answer.status == 200
+        if count == 1:  # nothing to gain
+            assert "content-encoding" not in answer.headers
+            assert answer.json == plain.json
+            continue
+        assert (answer.headers["content-encoding"], answer.headers["vary"]) == (coding, "accept-encoding")
+        assert len(answer.body) < len(plain.body)
+        assert zlib.decompress(answer.body, 47) == plain.body
+
+
+def test_compressed_binary_body(server: Server) -> None:
+    features = np.array(ROWS * 1000, dtype="<f4")
+    asked = features_request(ROWS * 1000, parameters={"binary_data_output": True})
+    del asked["inputs"][0]["data"]
+    asked["inputs"][0]["parameters"] = {"binary_data_size": features.nbytes}
+    body, length = binary_body(asked, features.tobytes())
+    headers = {"Content-Encoding": "gzip", "Inference-Header-Content-Length": length, "Accept-Encoding": "gzip"}
+    answer = server.rest("POST", "/v2/models/perceptron/infer", gzip.compress(body), headers)
+    assert answer.headers["content-encoding"] == "gzip"
+    plain = gzip.decompress(answer.body)
+    head = int(answer.headers["inference-header-content-length"])
+    scores = np.frombuffer(plain, "<f4", count=6000, offset=head)
+    np.testing.assert_allclose(scores, perceptron_scores(features).reshape(-1), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("coding", "body", "message"),
+    [
+        ("gzip", b"\x1f\x8b", "ends within its gzip data"),
+        ("gzip", b"{}", "no gzip data"),
+        ("deflate", b"{}", "no deflate data"),
+        ("gzip", gzip.compress(b"{}") + b"more", "4 bytes follow the gzip data"),
+        ("gzip", gzip.compress(b"{}" * 9000)[:-9], "ends within its gzip data"),
+        ("br", b"{}", "content-encoding 'br' is not supported; gzip and deflate are"),
+        ("gzip, gzip", b"{}", "'gzip, gzip' is not supported"),
+    ],
+)
+def test_wrong_compressed_body(server: Server, coding: str, body: bytes, message: str) -> None:
+    answer = server.infer("perceptron", body, Content_Encoding=coding)
     assert answer.status == 400
-    assert "gzip" in answer.json["error"]
+    assert message in answer.json["error"]
+
+
+def test_compression_bomb(start_server: Any) -> None:
+    server = start_server(limits={"body_bytes": 2**20})
+    server.wait_ready()
+    status = Path(f"/proc/{server.process.pid}/status")
+
+    def peak() -> int:
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+
+    bomb = gzip.compress(b" " * 2**29)
+    server.infer("perceptron", gzip.compress(b" " * 2**20), Content_Encoding="gzip")
+    before = peak()
+    for _ in range(10):
+        answer = server.infer("perceptron", bomb, Content_Encoding="gzip")
+        assert answer.status == 413
+        assert answer.json["error"] == "the decompressed body is larger than 1048576 bytes"
+    assert peak() - before < 2**16  # kB; unpacked they were 5 GB
 
 
 def test_engine_failure_is_an_internal_error(start_server: Any, tmp_path: Any) -> None:

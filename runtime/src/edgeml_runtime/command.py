@@ -163,8 +163,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     logging.basicConfig(
         level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
-    # What uvicorn and asyncio tell of connections is of no interest below a warning.
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    # What asyncio tells of connections is of no interest below a warning.
     logging.getLogger("asyncio").setLevel(logging.WARNING)
 
     def greet(engine: "Engine") -> None:

@@ -18,7 +18,7 @@ from edgeml_runtime.inference import InferenceRequest, Signature
 from edgeml_runtime.tensors import Array, TensorSpec, from_raw, from_values, to_raw, to_values
 
 
-def decode(model: Signature, body: bytes, json_length: int | None) -> tuple[InferenceRequest, set[str]]:
+def decode(model: Signature, body: bytes | bytearray, json_length: int | None) -> tuple[InferenceRequest, set[str]]:
     """A request, and the names of the outputs to answer in binary.
 
     ``json_length``: bytes of the JSON part, None when the body is JSON alone.
@@ -72,7 +72,15 @@ def decode(model: Signature, body: bytes, json_length: int | None) -> tuple[Infe
 def encode(
     model: Signature, request: InferenceRequest, results: list[Array], in_binary: set[str]
 ) -> tuple[bytes, int | None]:
-    """The body of an answer and, when it has binary tensors, the bytes of its JSON part.
+    """The body of an answer and, when it has binary tensors, the bytes of its JSON part."""
+    head, raw = encode_parts(model, request, results, in_binary)
+    return (b"".join((head, *raw)), len(head)) if in_binary else (head, None)
+
+
+def encode_parts(
+    model: Signature, request: InferenceRequest, results: list[Array], in_binary: set[str]
+) -> tuple[bytes, list[bytes | memoryview]]:
+    """The JSON part of an answer, and the bytes of its binary tensors.
 
     NaN and infinities, which JSON cannot carry, become null; in binary they are kept.
     """
@@ -89,10 +97,7 @@ def encode(
     document: dict[str, Any] = {"model_name": model.name, "model_version": model.version, "outputs": outputs}
     if request.id:
         document["id"] = request.id
-    head = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
-    if not in_binary:
-        return head, None
-    return b"".join((head, *raw)), len(head)
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), raw
 
 
 def server_metadata(name: str, version: str) -> bytes:
@@ -100,12 +105,12 @@ def server_metadata(name: str, version: str) -> bytes:
     return orjson.dumps({"name": name, "version": version, "extensions": ["binary_tensor_data"]})
 
 
-def model_metadata(model: Signature) -> bytes:
+def model_metadata(model: Signature, versions: list[str]) -> bytes:
     """Body of ``GET /v2/models/NAME``."""
     return orjson.dumps(
         {
             "name": model.name,
-            "versions": [model.version],
+            "versions": versions,
             "platform": model.platform,
             "inputs": _described(model.inputs),
             "outputs": _described(model.outputs),

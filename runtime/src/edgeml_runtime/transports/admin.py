@@ -2,17 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The admin socket: what state the process is in, and how to change it. HTTP over a unix socket."""
 
+import asyncio
 import os
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Coroutine, Sequence
+from typing import Any, Protocol
 
 from edgeml_runtime import __version__
 from edgeml_runtime.codecs.json_binary import json_object
 from edgeml_runtime.engine.engine import ModelStatus
 from edgeml_runtime.errors import RequestError
-from edgeml_runtime.transports.http import STATUS, Receive, Scope, Send, respond
-
-_JSON = [(b"content-type", b"application/json")]
+from edgeml_runtime.transports.http_messages import JSON, STATUS, Answer, Request
 
 
 class Controlled(Protocol):
@@ -23,10 +22,10 @@ class Controlled(Protocol):
     def models(self) -> Sequence[ModelStatus]:
         """See engine.Engine.index."""
 
-    async def activate(self) -> None:
+    def activate(self) -> Coroutine[Any, Any, None]:
         """See server.Server."""
 
-    async def reload(self) -> None:
+    def reload(self) -> Coroutine[Any, Any, None]:
         """See server.Server."""
 
     def drain(self) -> None:
@@ -34,24 +33,28 @@ class Controlled(Protocol):
 
 
 class AdminApplication:
-    """The ASGI application of the admin listeners: ``GET /state``, ``POST /activate``, ``/reload``, ``/drain``."""
+    """The application of the admin listeners: ``GET /state``, ``POST /activate``, ``/reload``, ``/drain``."""
 
     def __init__(self, server: Controlled) -> None:
         self._server = server
 
-    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
-        """Answer one request."""
+    def admit(self, _request: Request) -> Answer | None:
+        """Whoever can open the socket may ask for everything."""
+        return None
+
+    async def answer(self, request: Request) -> Answer:
+        """Do what is asked and tell the state."""
         status = 200
         error = ""
         try:
-            match scope["method"], scope["path"]:
-                case "GET", "/state":
+            match request.method, request.url:
+                case b"GET", b"/state":
                     pass
-                case "POST", "/activate":
-                    await self._server.activate()
-                case "POST", "/reload":
-                    await self._server.reload()
-                case "POST", "/drain":
+                case b"POST", b"/activate":
+                    await asyncio.create_task(self._server.activate())
+                case b"POST", b"/reload":
+                    await asyncio.create_task(self._server.reload())
+                case b"POST", b"/drain":
                     self._server.drain()
                     status = 202
                 case _:
@@ -59,7 +62,7 @@ class AdminApplication:
                     error = "there are GET /state, POST /activate, POST /reload and POST /drain"
         except RequestError as failed:
             status, error = STATUS[failed.failure], str(failed)
-        await respond(send, status, _JSON, json_object(**self._described(error)))
+        return status, JSON, json_object(**self._described(error))
 
     def _described(self, error: str) -> dict[str, object]:
         models = [

@@ -1,36 +1,22 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP/1.1 listeners: an ASGI application on uvicorn with httptools."""
+"""HTTP/1.1 listeners on uvloop and httptools, and how they end without losing a request."""
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any
-
-import uvicorn
 
 from edgeml_runtime.config import Address, Config
-from edgeml_runtime.errors import Failure
 from edgeml_runtime.transports.credentials import TlsMaterial
+from edgeml_runtime.transports.http_connection import Connection, Shared
+from edgeml_runtime.transports.http_messages import Application
 from edgeml_runtime.transports.listener import Listener, bind, remove_unix_socket
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
-
-STATUS = {
-    Failure.INVALID: 400,
-    Failure.UNAUTHENTICATED: 401,
-    Failure.FORBIDDEN: 403,
-    Failure.NOT_FOUND: 404,
-    Failure.TOO_LARGE: 413,
-    Failure.TOO_MANY: 429,
-    Failure.UNAVAILABLE: 503,
-    Failure.DEADLINE: 504,
-    Failure.INTERNAL: 500,
-}
+BACKLOG = 2048
+# While draining: how long connections without a request stay open, so that a request that is on
+# its way is answered, and the client learns to go elsewhere.
+GRACE_SECONDS = 2.0
+# For answers that are written when the time for a stop is over.
+FLUSH_SECONDS = 0.5
 
 
 async def listen(
@@ -39,58 +25,45 @@ async def listen(
     """Open one listener; TLS applies to TCP only. ``share_ports``: see listener.bind. Raises StartError."""
     bound = bind(address, share_ports)
     context = tls.context if tls and not address.path else None
-    settings = uvicorn.Config(
-        application,
-        interface="asgi3",
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        proxy_headers=False,
-        server_header=False,
-        access_log=False,
-        log_config=None,
-        timeout_keep_alive=int(config.limits.idle_seconds),
-        timeout_graceful_shutdown=max(1, int(config.drain_seconds)),
-        ssl_context_factory=(lambda _config, _default: context) if context else None,
+    loop = asyncio.get_running_loop()
+    shared = Shared(application, config.limits, loop)
+    server = await loop.create_server(
+        lambda: Connection(shared),
+        sock=bound,
+        ssl=context,
+        ssl_handshake_timeout=config.limits.receive_seconds if context else None,
+        backlog=BACKLOG,
     )
-    # Server.serve would take the process's signals; there are several servers in this loop, so
-    # its steps are called one by one.
-    settings.load()
-    server = uvicorn.Server(settings)
-    server.lifespan = settings.lifespan_class(settings)
-    await server.startup(sockets=[bound])
-    running = asyncio.create_task(server.main_loop())
-    return Listener(address.text, lambda: _stop(server, running, bound, address))
+    return Listener(address.text, lambda: _stop(server, bound, shared, address, config.drain_seconds))
 
 
-async def _stop(server: uvicorn.Server, running: asyncio.Task[None], bound: socket.socket, address: Address) -> None:
-    server.should_exit = True
-    await running
-    await server.shutdown(sockets=[bound])
+async def _stop(
+    server: asyncio.AbstractServer, bound: socket.socket, shared: Shared, address: Address, drain_seconds: float
+) -> None:
+    server.close()
+    bound.close()
+    shared.draining = True
+    for connection in list(shared.shed):
+        connection.abort()
+    grace = min(GRACE_SECONDS, drain_seconds)
+    if not await _emptied(shared, grace):
+        for connection in list(shared.connections):
+            connection.close_if_idle()
+        if not await _emptied(shared, drain_seconds - grace):
+            for connection in list(shared.connections):
+                connection.give_up()
+            if not await _emptied(shared, FLUSH_SECONDS):
+                for connection in list(shared.connections):
+                    connection.abort()
     remove_unix_socket(address)
 
 
-async def respond(send: Send, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
-    """Send a whole answer."""
-    await send(
-        {
-            "type": "http.response.start",
-            "status": status,
-            "headers": [(b"content-length", b"%d" % len(body)), *headers],
-        }
-    )
-    await send({"type": "http.response.body", "body": body})
-
-
-def header(scope: Scope, name: bytes) -> bytes | None:
-    """The value of a request header, by its lower-case name."""
-    for key, value in scope["headers"]:
-        if key == name:
-            return bytes(value)
-    return None
-
-
-def certificate_name(scope: Scope) -> str | None:
-    """The common name of the client's verified certificate, if it presented one."""
-    name: str | None = scope.get("edgeml.certificate_name")
-    return name
+async def _emptied(shared: Shared, seconds: float) -> bool:
+    """Wait until there is no connection, at most so long."""
+    if shared.empty.is_set():
+        return True
+    try:
+        await asyncio.wait_for(shared.empty.wait(), seconds)
+    except TimeoutError:
+        return False
+    return True

@@ -36,7 +36,7 @@ from edgeml_runtime.config import Config, Mqtt
 from edgeml_runtime.engine.engine import Engine
 from edgeml_runtime.errors import Failure, RequestError, StartError, invalid
 from edgeml_runtime.metrics import Metrics
-from edgeml_runtime.transports.http import STATUS
+from edgeml_runtime.transports.http_messages import STATUS
 from edgeml_runtime.transports.listener import Listener
 
 _JSON_LENGTH = "inference-header-content-length"

@@ -1,0 +1,503 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: Apache-2.0
+"""One HTTP/1.1 connection: httptools parses, an application answers.
+
+Requests of a connection are answered one after the other, in their order. A request is answered
+where its last byte is read: a task is made only for an answer that has to be waited for.
+"""
+
+import asyncio
+import logging
+import socket
+from collections import deque
+from collections.abc import Coroutine, Generator
+from email.utils import formatdate
+from http import HTTPStatus
+from types import coroutine
+from typing import Any
+
+import httptools
+
+from edgeml_runtime.config import Limits
+from edgeml_runtime.transports.http_messages import Answer, Application, Request, error_answer
+
+# How long a client may take to notice that its request was refused while it still sends it.
+LINGER_SECONDS = 5.0
+# How long a connection beyond the limit may take to send the request that is then refused.
+SHED_SECONDS = 1.0
+# After a client has ended its side: how often to look whether it is gone altogether.
+PROBE_SECONDS = 0.1
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_TCP_CLOSE = 7  # tcp_states.h
+
+logger = logging.getLogger(__name__)
+
+
+class Shared:
+    """What the connections of one listener share."""
+
+    def __init__(self, application: Application, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
+        self.application = application
+        self.limits = limits
+        self.loop = loop
+        self.connections: set[Connection] = set()
+        self.shed: set[Connection] = set()
+        self.draining = False
+        #: Set while there is no connection.
+        self.empty = asyncio.Event()
+        self.empty.set()
+        self._status_lines: dict[int, bytes] = {}
+        self._status_lines_until = 0.0
+
+    def status_line(self, status: int, now: float) -> bytes:
+        """Status line and date."""
+        if now >= self._status_lines_until:
+            self._status_lines.clear()
+            self._status_lines_until = now + 1
+        line = self._status_lines.get(status)
+        if line is None:
+            phrase = HTTPStatus(status).phrase
+            line = f"HTTP/1.1 {status} {phrase}\r\ndate: {formatdate(usegmt=True)}\r\n".encode()
+            self._status_lines[status] = line
+        return line
+
+
+class _Refused(Exception):
+    """Raised in a callback of the parser to end parsing: nothing after this point is a request."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Connection(asyncio.Protocol):
+    """A connection in one of these states: idle, receiving a request, answering, closing."""
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._limits = shared.limits
+        self._loop = shared.loop
+        self._parser = httptools.HttpRequestParser(self)
+        # What follows a request that says "connection: close" is to be ignored, not an error.
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._transport: asyncio.Transport = None  # type: ignore[assignment]
+        self._client = "unix"
+        self._certificate_name: str | None = None
+        # Receiving.
+        self._url = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._head_bytes = 0  # in complete headers
+        self._head_received = 0  # in reads that held nothing else
+        self._in_head = False
+        self._request: Request | None = None  # whose body is being received
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._deaf = False  # whatever still comes is thrown away
+        self._unread = False  # more may come of a request that was refused
+        self._ended = False  # the client has ended its side
+        self._receive_timer: asyncio.TimerHandle | None = None
+        # Answering.
+        self._queue: deque[Request] = deque()
+        self._answering: Request | None = None
+        self._task: asyncio.Task[Answer] | None = None
+        self._reading = True
+        self._writable = True
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._last_answer = 0.0
+
+    # -- what the event loop calls -----------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take the connection, or shed it when there are too many."""
+        self._transport = transport
+        shared = self._shared
+        if len(shared.connections) >= self._limits.connections:
+            self._shed()
+            return
+        shared.connections.add(self)
+        shared.empty.clear()
+        peer = transport.get_extra_info("peername")
+        if isinstance(peer, tuple):
+            self._client = f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"
+        self._certificate_name = _common_name(transport.get_extra_info("peercert"))
+        self._last_answer = self._loop.time()
+        self._idle_timer = self._loop.call_later(self._limits.idle_seconds, self._close_if_idle)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, and answer what is complete."""
+        if self._deaf:
+            if self in self._shared.shed:
+                self._refuse_shed()
+            return
+        in_head = self._in_head
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._deaf = True  # the request was taken as one that closes the connection
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            if isinstance(cause, _Refused):
+                self._refuse(error_answer(cause.status, str(cause)))
+            elif cause is not None:
+                raise cause from None
+            else:
+                self._refuse(error_answer(400, f"no HTTP request: {error}"))
+        else:
+            if in_head and self._in_head:  # all of the data is head
+                self._head_received += len(data)
+                if self._head_received > self._limits.header_bytes:
+                    self._refuse(error_answer(431, self._header_message()))
+            if (self._in_head or self._request is not None) and self._receive_timer is None:
+                self._receive_timer = self._loop.call_later(self._limits.receive_seconds, self._receive_timeout)
+        if self._queue:
+            if self._answering is None:
+                self._answer_next()
+            elif self._reading:
+                self._reading = False
+                self._transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        """The client has sent all it will: answer what it has asked, then close."""
+        self._ended = True
+        if self._in_head or (self._request is not None and self._request.answer is None):
+            self._refuse(error_answer(400, "the connection ended before the request was complete"))
+        if self._answering is None and self._queue:
+            self._answer_next()
+        if self._answering is None or not self._transport.can_write_eof():
+            return False
+        self._loop.call_later(PROBE_SECONDS, self._probe, True)
+        return True
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """Forget everything; end a run that nobody waits for."""
+        shared = self._shared
+        shared.connections.discard(self)
+        shared.shed.discard(self)
+        if not shared.connections:
+            shared.empty.set()
+        for timer in (self._receive_timer, self._write_timer, self._idle_timer):
+            if timer is not None:
+                timer.cancel()
+        self._deaf = True
+        self._queue.clear()
+        if self._task is not None:
+            # Not before its first step: what it is the rest of would never hear of it.
+            self._loop.call_soon(self._task.cancel)
+        self._parser = None  # type: ignore[assignment]  # it refers to this object
+
+    def pause_writing(self) -> None:
+        """The client takes its answer slowly."""
+        self._writable = False
+        self._watch_writing(None)
+
+    def resume_writing(self) -> None:
+        """The client has taken most of its answer."""
+        self._writable = True
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+        if self._queue and self._answering is None:
+            self._answer_next()
+
+    def _watch_writing(self, before: int | None) -> None:
+        left = self._transport.get_write_buffer_size()
+        if before is not None and left >= before:
+            self._transport.abort()
+        else:
+            self._write_timer = self._loop.call_later(self._limits.receive_seconds, self._watch_writing, left)
+
+    # -- what the parser calls ---------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._url = b""
+        self._headers = {}
+        self._head_bytes = self._head_received = 0
+        self._in_head = True
+
+    def on_url(self, url: bytes) -> None:
+        """A part of the URL."""
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header."""
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > self._limits.header_bytes:
+            raise _Refused(431, self._header_message())
+        if not self._in_head:  # a trailer
+            return
+        name = name.lower()
+        headers = self._headers
+        headers[name] = value if name not in headers else headers[name] + b", " + value
+
+    def on_headers_complete(self) -> None:
+        """Let the application judge, so that no body is received in vain."""
+        self._in_head = False
+        headers = self._headers
+        parser = self._parser
+        if self._head_bytes + len(self._url) > self._limits.header_bytes:
+            raise _Refused(431, self._header_message())
+        request = Request(parser.get_method(), self._url, headers, self._client, self._certificate_name)
+        request.keep_alive = parser.should_keep_alive()
+        if b"host" not in headers or b"connection" in headers:
+            if parser.get_http_version() != "1.1":
+                request.keep_alive = False
+            elif b"host" not in headers:
+                raise _Refused(400, "header Host is missing")
+        if parser.should_upgrade():
+            request.keep_alive = False
+            if b"content-length" in headers or b"transfer-encoding" in headers:
+                raise _Refused(400, "header Upgrade with a body is not supported")
+        self._request = request
+        refusal = self._shared.application.admit(request)
+        length = int(headers.get(b"content-length", 0))  # digits only: the parser has checked it
+        if refusal is None and length > self._limits.body_bytes:
+            raise _Refused(413, self._body_message())
+        expects = b"expect" in headers and headers[b"expect"].lower() == b"100-continue"
+        if refusal is not None:
+            request.answer = refusal
+            if expects:  # whether the body comes all the same is up to the client
+                request.keep_alive = False
+            self._queue.append(request)
+        elif expects and self._answering is None:
+            self._transport.write(_CONTINUE)
+
+    def on_body(self, part: bytes) -> None:
+        """A part of the body."""
+        if self._request is None or self._request.answer is not None:
+            return
+        self._size += len(part)
+        if self._size > self._limits.body_bytes:
+            raise _Refused(413, self._body_message())
+        self._parts.append(part)
+
+    def on_message_complete(self) -> None:
+        """The request is complete."""
+        request = self._request
+        if request is None:
+            return
+        self._request = None
+        if self._receive_timer is not None:
+            self._receive_timer.cancel()
+            self._receive_timer = None
+        if request.answer is None:
+            parts = self._parts
+            if parts:
+                request.body = parts[0] if len(parts) == 1 else b"".join(parts)
+                self._parts = []
+                self._size = 0
+            self._queue.append(request)
+
+    # -- answering ---------------------------------------------------------------------------------------------------
+
+    def _answer_next(self) -> None:
+        request = self._answering = self._queue.popleft()
+        if request.answer is not None:
+            self._respond(request, request.answer)
+            return
+        answering = self._shared.application.answer(request)
+        try:
+            waits_for = answering.send(None)
+        except StopIteration as done:
+            self._respond(request, done.value)
+        except Exception:
+            logger.exception("%s %s failed", request.method.decode(), request.url.decode(errors="replace"))
+            self._respond(request, error_answer(500, "the server failed; its log says why"))
+        else:
+            self._task = self._loop.create_task(_rest_of(answering, waits_for))
+            self._task.add_done_callback(self._answered)
+
+    def _answered(self, task: asyncio.Task[Answer]) -> None:
+        self._task = None
+        request = self._answering
+        if request is None or self._transport.is_closing():
+            if not task.cancelled():
+                task.exception()  # nobody is left to be told
+            return
+        if task.cancelled():
+            self._respond(request, error_answer(503, "the server stopped before the answer was computed"))
+        elif error := task.exception():
+            logger.error("%s %s failed", request.method.decode(), request.url.decode(errors="replace"), exc_info=error)
+            self._respond(request, error_answer(500, "the server failed; its log says why"))
+        else:
+            self._respond(request, task.result())
+
+    def _respond(self, request: Request, answer: Answer) -> None:
+        status, lines, body = answer
+        now = self._last_answer = self._loop.time()
+        last = not request.keep_alive or self._shared.draining
+        length = len(body) if isinstance(body, bytes) else sum(map(len, body))
+        head = b"%b%bcontent-length: %d\r\n%b\r\n" % (
+            self._shared.status_line(status, now),
+            lines,
+            length,
+            b"connection: close\r\n" if last else b"",
+        )
+        if request.method == b"HEAD":
+            self._transport.write(head)
+        elif isinstance(body, bytes):
+            self._transport.write(head + body)
+        else:
+            self._transport.writelines([head, *body])
+        self._answering = None
+        if last or (self._ended and not self._queue):
+            self._close()
+        elif self._queue:
+            # One at a time: requests of other connections come between those that were sent at once.
+            if self._writable:
+                self._loop.call_soon(self._answer_if_free)
+        elif not self._reading:
+            self._reading = True
+            self._transport.resume_reading()
+
+    def _answer_if_free(self) -> None:
+        if self._queue and self._answering is None and self._writable:
+            self._answer_next()
+
+    # -- refusing and closing ----------------------------------------------------------------------------------------
+
+    def _refuse(self, answer: Answer) -> None:
+        """Answer so after all that was asked before, then close: where the next request begins is not known."""
+        self._deaf = self._unread = True
+        self._in_head = False
+        if self._receive_timer is not None:
+            self._receive_timer.cancel()
+            self._receive_timer = None
+        request = self._request
+        self._request = None
+        self._parts = []
+        if request is not None and request.answer is not None:  # refused already; now its body turns out to be bad
+            if self._answering is None and not self._queue:
+                self._close()
+            request.keep_alive = False
+            return
+        request = Request(b"", b"", {}, self._client, self._certificate_name)
+        request.keep_alive = False
+        request.answer = answer
+        self._queue.append(request)
+
+    def _close(self) -> None:
+        """Close once all is written, and so that the client can read it though it may still be sending."""
+        self._deaf = True
+        self._queue.clear()
+        if (
+            (self._unread or self._request is not None or not self._reading)
+            and not self._ended
+            and self._transport.can_write_eof()
+        ):
+            self._transport.write_eof()
+            if not self._reading:
+                self._reading = True
+                self._transport.resume_reading()
+            self._loop.call_later(min(LINGER_SECONDS, self._limits.receive_seconds), self._transport.close)
+        else:
+            self._transport.close()
+
+    def _receive_timeout(self) -> None:
+        self._receive_timer = None
+        if not self._reading:  # it is us who keep the client waiting
+            self._receive_timer = self._loop.call_later(self._limits.receive_seconds, self._receive_timeout)
+            return
+        message = f"the request was not complete within {self._limits.receive_seconds:g} s"
+        self._refuse(error_answer(408, message))
+        if self._answering is None and self._queue:
+            self._answer_next()
+
+    def _close_if_idle(self) -> None:
+        left = self._last_answer + self._limits.idle_seconds - self._loop.time()
+        if not self.is_idle:
+            left = self._limits.idle_seconds
+        if left > 0.001:
+            self._idle_timer = self._loop.call_later(left, self._close_if_idle)
+        else:
+            self._transport.close()
+
+    def _probe(self, first: bool) -> None:
+        """Whether a client that has ended its side is gone: what is sent to it then comes back as a reset."""
+        if self._transport.is_closing() or self._task is None:
+            return
+        if first:
+            self._transport.write(_CONTINUE)
+        connected = self._transport.get_extra_info("socket")
+        if (
+            connected.family != socket.AF_UNIX
+            and connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
+        ):
+            self._transport.abort()
+        else:
+            self._loop.call_later(PROBE_SECONDS, self._probe, False)
+
+    def _shed(self) -> None:
+        self._deaf = True
+        if len(self._shared.shed) >= self._limits.connections:
+            self._transport.abort()
+            return
+        self._shared.shed.add(self)
+        self._idle_timer = self._loop.call_later(SHED_SECONDS, self._refuse_shed)
+
+    def _refuse_shed(self) -> None:
+        # Not before the request was read: a connection that is closed with unread data is reset, and the answer lost.
+        self._shared.shed.discard(self)
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        request = Request(b"", b"", {}, self._client, None)
+        request.keep_alive = False
+        self._respond(request, error_answer(503, f"there are {self._limits.connections} connections, the most allowed"))
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing has been asked that is not answered."""
+        return self._answering is None and not self._queue and not self._in_head and self._request is None
+
+    def close_if_idle(self) -> None:
+        """The time is over for clients that had nothing to ask."""
+        if self.is_idle:
+            self._transport.close()
+
+    def give_up(self) -> None:
+        """The time for a stop is over."""
+        self._queue.clear()
+        if self._task is not None:
+            self._loop.call_soon(self._task.cancel)
+        else:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once, whatever is not yet sent."""
+        self._transport.abort()
+
+    def _header_message(self) -> str:
+        return f"the header is larger than {self._limits.header_bytes} bytes"
+
+    def _body_message(self) -> str:
+        return f"the body is larger than {self._limits.body_bytes} bytes"
+
+
+async def _rest_of(begun: Coroutine[Any, Any, Answer], waits_for: Any) -> Answer:
+    """The rest of a coroutine that was begun outside a task and waits for a future."""
+    return await _resumed(begun, waits_for)
+
+
+@coroutine
+def _resumed(begun: Coroutine[Any, Any, Answer], waits_for: Any) -> Generator[Any, Any, Answer]:
+    while True:
+        resume = begun.send
+        argument: Any = None
+        try:
+            argument = yield waits_for
+        except BaseException as error:
+            resume, argument = begun.throw, error
+        try:
+            waits_for = resume(argument)
+        except StopIteration as done:
+            result: Answer = done.value
+            return result
+
+
+def _common_name(certificate: dict[str, Any] | None) -> str | None:
+    for names in (certificate or {}).get("subject", ()):
+        for key, value in names:
+            if key == "commonName":
+                return str(value)
+    return None
