@@ -69,7 +69,7 @@ def test_health_answers_while_a_model_computes(server: Server, steps_of_a_second
 def test_not_ready_before_the_models_are_loaded(start_server: Any, tmp_path: Path, steps_of_a_second: int) -> None:
     slow = repeated_product(tmp_path, 2 * steps_of_a_second)
     server = start_server([slow])
-    server.wait_listening()
+    server.wait(lambda: server.rest("GET", "/v2/health/live").status == 200)
     ready = server.rest("GET", "/v2/health/ready")
     assert (ready.status, ready.json) == (503, {"ready": False})
     assert not server.grpc("ServerReady", messages.ServerReadyRequest()).ready
