@@ -269,7 +269,7 @@ def test_options_of_python_code_for_an_onnx_model(model_directories: dict[str, M
     path = model_directories["perceptron"].path
     for options in ({"isolated": True}, {"memory_mb": 100}, {"parameters": {"a": 1}}):
         config = ModelConfig("perceptron", "1.0.0", "", path, options, "runtime.json: models[0]")
-        with pytest.raises(StartError, match=r"models\[0\].options: isolated, memory_mb and parameters are of Python"):
+        with pytest.raises(StartError, match=r"models\[0\]: isolated, memory_mb and parameters are of Python"):
             load_model(config, EngineOptions(), None)
 
 

@@ -10,10 +10,19 @@ from pathlib import Path
 from edgeml_runtime.config import ModelConfig
 from edgeml_runtime.engine.isolated_model import IsolatedModel
 from edgeml_runtime.engine.model import Model
+from edgeml_runtime.engine.pipeline import LoadedStep, Pipeline
 from edgeml_runtime.engine.python_code import Context
 from edgeml_runtime.engine.python_model import PythonModel
 from edgeml_runtime.errors import ConfigurationError, StartError
-from edgeml_runtime.serving import ONNX, PLATFORMS, PYTHON, EngineOptions, ServingOptions, read_serving_file
+from edgeml_runtime.serving import (
+    ONNX,
+    PLATFORMS,
+    PYTHON,
+    SERVING_FILE,
+    EngineOptions,
+    ServingOptions,
+    read_serving_file,
+)
 from edgeml_runtime.tensors import TensorSpec
 
 DESCRIPTION_FILE = "model.json"
@@ -50,9 +59,10 @@ def load_model(
         options = config.override(read_serving_file(config.path, ServingOptions(engine=engine), description.platform))
     except ConfigurationError as error:
         raise StartError(str(error)) from None
-    if description.platform == ONNX and (options.isolated or options.memory_mb or options.parameters):
-        raise StartError(f"{config.where}.options: isolated, memory_mb and parameters are of Python code, not of ONNX")
-    if description.platform == PYTHON and not options.engine.parallel:
+    python = description.platform == PYTHON or any(step.platform == PYTHON for step in options.steps)
+    if not python and (options.isolated or options.memory_mb or options.parameters):
+        raise StartError(f"{config.where}: isolated, memory_mb and parameters are of Python code, and there is none")
+    if python and not options.engine.parallel:
         # Code that was not written for threads is right with one; more on request.
         options = replace(options, engine=replace(options.engine, parallel=1))
     return description, options, _load(description, options, cache_directory)
@@ -81,22 +91,47 @@ def read_description(directory: Path) -> Description:
 
 
 def _load(description: Description, options: ServingOptions, cache_directory: Path | None) -> Model:
+    if description.platform == ONNX:
+        return _load_onnx(description.file, options, cache_directory)
     if description.platform == PYTHON:
-        return load_python(description, description.file, options, options.inputs, options.outputs)
+        return _load_python(description, description.file, options, options.inputs, options.outputs)
+    return _load_pipeline(description, options, cache_directory)
+
+
+def _load_onnx(file: Path, options: ServingOptions, _cache_directory: Path | None) -> Model:
     from edgeml_runtime.engine.onnx_model import OnnxModel  # brings the engine's library
 
-    return OnnxModel(description.file, options.engine)
+    return OnnxModel(file, options.engine)
 
 
-def load_python(
+def _load_python(
     description: Description,
     file: Path,
     options: ServingOptions,
     inputs: Mapping[str, TensorSpec],
     outputs: Mapping[str, TensorSpec],
 ) -> Model:
-    """The Python code in ``file``, as its options say. Raises StartError."""
     context = Context(file.parent, description.name, description.version, options.parameters)
     if options.isolated:
         return IsolatedModel(file, context, inputs, outputs, options)
     return PythonModel(file, context, inputs, outputs)
+
+
+def _load_pipeline(description: Description, options: ServingOptions, cache_directory: Path | None) -> Model:
+    file = description.file
+    if file.name != SERVING_FILE:
+        raise StartError(f"{file.parent / DESCRIPTION_FILE}: 'file' of a pipeline is {SERVING_FILE}, not {file.name!r}")
+    steps: list[LoadedStep] = []
+    try:
+        for step in options.steps:
+            step_file = file.parent / step.file
+            if step.platform == ONNX:
+                model = _load_onnx(step_file, options, cache_directory)
+            else:
+                model = _load_python(description, step_file, options, step.input_specs, step.output_specs)
+            steps.append(LoadedStep(step, model))
+        return Pipeline(file, steps, options.inputs, options.outputs)
+    except StartError:
+        for loaded in steps:
+            loaded.model.close()
+        raise
