@@ -4,11 +4,12 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from edgeml_runtime.config import Config, read_config
 from edgeml_runtime.engine.engine import Engine
@@ -54,22 +55,30 @@ def step(rows: Any, id: str = "a", start: bool = False, end: bool = False) -> In
 
 
 def scaled(
-    root: Path, factor: float, version: str = "1.0.0", name: str = "scaled", products: int = 0, **serving: Any
+    root: Path,
+    factor: float,
+    version: str = "1.0.0",
+    name: str = "scaled",
+    products: int = 0,
+    shape: Sequence[str | int] = ("rows", "columns"),
+    **serving: Any,
 ) -> dict[str, Any]:
-    """``y`` = factor * ``x``, both [-1, 2]; the entry in "models". More ``products`` take longer to compute."""
-    nodes = [helper.make_node("Mul", ["x", "factor"], ["product_0"])]
-    constants = [numpy_helper.from_array(np.array(factor, dtype=np.float32), "factor")]
-    for index in range(products):
-        nodes.append(helper.make_node("MatMul", [f"product_{index}", "identity"], [f"product_{index + 1}"]))
-    if products:
-        constants.append(numpy_helper.from_array(np.eye(2, dtype=np.float32), "identity"))
-    nodes.append(helper.make_node("Identity", [f"product_{products}"], ["y"]))
+    """``y`` = factor * ``x``; the entry in "models". Fails for a NaN. More ``products`` take longer to compute."""
+    nodes = [
+        helper.make_node("Mul", ["x", "factor"], ["product_0"]),
+        *(helper.make_node("Mul", [f"product_{i}", "one"], [f"product_{i + 1}"]) for i in range(products)),
+        *no_nan("x"),
+        helper.make_node("Add", [f"product_{products}", "nothing"], ["y"]),
+    ]
     graph = helper.make_graph(
         nodes,
         name,
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 2])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", 2])],
-        constants,
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+        [
+            numpy_helper.from_array(np.array(value, dtype=np.float32), key)
+            for key, value in (("factor", factor), ("one", 1), ("zero", [0]))
+        ],
     )
     golden = {
         "inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1.0, 2.0]}],
@@ -80,6 +89,16 @@ def scaled(
     return described(save(directory, name, graph, golden).path, name, version, serving)
 
 
+def no_nan(tensor: str) -> list[onnx.NodeProto]:
+    """Nodes that give ``nothing``, 0, and fail for a NaN, which has no index in the table ``zero`` of one element."""
+    return [
+        helper.make_node("IsNaN", [tensor], ["is_nan"]),
+        helper.make_node("Cast", ["is_nan"], ["nan_as_integer"], to=TensorProto.INT64),
+        helper.make_node("ReduceSum", ["nan_as_integer"], ["index"], keepdims=0),
+        helper.make_node("Gather", ["zero", "index"], ["nothing"]),
+    ]
+
+
 def described(path: Path, name: str, version: str, serving: dict[str, Any]) -> dict[str, Any]:
     """The entry in "models" for a directory, which gets that version and serving.json."""
     description = json.loads((path / "model.json").read_text())
@@ -87,3 +106,58 @@ def described(path: Path, name: str, version: str, serving: dict[str, Any]) -> d
     if serving:
         (path / "serving.json").write_text(json.dumps(serving))
     return {"name": name, "version": version, "path": str(path)}
+
+
+def running_sum(
+    root: Path, version: str = "1.0.0", name: str = "running_sum", slow: int = 0, **options: Any
+) -> dict[str, Any]:
+    """``y`` [1, 2] = the sum of all ``x`` [1, 2] of a sequence so far; fails for a NaN. ``slow``: see ``scaled``."""
+    nodes = [helper.make_node("Add", ["x", "total"], ["sum_0"])]
+    for index in range(slow):
+        nodes.append(helper.make_node("MatMul", [f"sum_{index}", "identity"], [f"sum_{index + 1}"]))
+    nodes += [
+        *no_nan("x"),
+        helper.make_node("Add", [f"sum_{slow}", "nothing"], ["y"]),
+        helper.make_node("Identity", ["y"], ["total_out"]),
+    ]
+    tensors = {n: helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 2]) for n in ("x", "total", "y", "total_out")}
+    constants = {"identity": np.eye(2, dtype=np.float32), "zero": np.zeros(1, dtype=np.float32)}
+    graph = helper.make_graph(
+        nodes,
+        name,
+        [tensors["x"], tensors["total"]],
+        [tensors["y"], tensors["total_out"]],
+        [numpy_helper.from_array(array, key) for key, array in constants.items()],
+    )
+    directory = root / f"{name}-{version}"
+    directory.mkdir()
+    serving = {"sequence": {"states": [{"input": "total", "output": "total_out"}], **options}}
+    golden = {
+        "inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1.0, 2.0]}],
+        "outputs": [{"name": "y", "shape": [1, 2], "datatype": "FP32", "data": [1.0, 2.0]}],
+    }
+    return described(save(directory, name, graph, golden).path, name, version, serving)
+
+
+def recurrent(root: Path, **state: Any) -> dict[str, Any]:
+    """A GRU with random weights: ``x`` [steps, 1, 3] to ``y`` [steps, 1, 1, 4], state ``h`` [1, batch, 4]."""
+    random = np.random.default_rng(7)
+    weights = {"w": (1, 12, 3), "r": (1, 12, 4), "b": (1, 24)}
+    graph = helper.make_graph(
+        [helper.make_node("GRU", ["x", "w", "r", "b", "", "h"], ["y", "h_out"], hidden_size=4)],
+        "recurrent",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["steps", 1, 3]),
+            helper.make_tensor_value_info("h", TensorProto.FLOAT, [1, "batch", 4]),
+        ],
+        [
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, ["steps", 1, 1, 4]),
+            helper.make_tensor_value_info("h_out", TensorProto.FLOAT, [1, "batch", 4]),
+        ],
+        [
+            numpy_helper.from_array(random.standard_normal(shape).astype(np.float32), name)
+            for name, shape in weights.items()
+        ],
+    )
+    serving = {"sequence": {"states": [{"input": "h", "output": "h_out", **state}]}}
+    return described(save(root, "recurrent", graph).path, "recurrent", "1.0.0", serving)
