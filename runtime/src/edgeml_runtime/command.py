@@ -123,7 +123,7 @@ examples:
 
 def main() -> NoReturn:
     """Run the command line and end the process."""
-    arguments = _parser().parse_args()
+    arguments = parser().parse_args()
     try:
         run: Callable[[argparse.Namespace], int] = arguments.run
         code = run(arguments)
@@ -277,14 +277,15 @@ def _models(arguments: argparse.Namespace) -> int:
     return 1 if arguments.config and any(model.state != READY for model in models) else 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    whole = argparse.ArgumentParser(
         prog="edgeml-runtime",
         description="Serve models by the Open Inference Protocol v2, over REST, gRPC and MQTT.",
         epilog="edgeml-runtime COMMAND --help tells more, with examples and exit codes.",
     )
-    parser.add_argument("--version", action="version", version=f"edgeml-runtime {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    whole.add_argument("--version", action="version", version=f"edgeml-runtime {__version__}")
+    commands = whole.add_subparsers(required=True, metavar="COMMAND")
 
     def command(
         name: str, run: Callable[[argparse.Namespace], int], summary: str, description: str, end: str
@@ -364,7 +365,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--model", metavar="NAME", help="measure this model only (default: all)")
     bench.add_argument("--samples", type=_positive, default=1000, metavar="N", help="measured runs (default: 1000)")
     bench.add_argument("--warmup", type=_not_negative, default=50, metavar="N", help="runs before (default: 50)")
-    return parser
+    return whole
 
 
 def _positive(text: str) -> int:
