@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 from edgeml_runtime.codecs import json_binary, protobuf
+from edgeml_runtime.config import Limits
 from edgeml_runtime.errors import Failure, RequestError
 from edgeml_runtime.inference import InferenceRequest
 from edgeml_runtime.tensors import DTYPES, Array, TensorSpec
@@ -120,7 +121,7 @@ def _decode_json(model: Model, body: bytes, json_length: int | None) -> None:
 
 
 def _decode_protobuf(model: Model, body: bytes) -> None:
-    request = _bounded(len(body), lambda: protobuf.decode(model, protobuf.parse_inference(body)))
+    request = _bounded(len(body), lambda: protobuf.decode(model, protobuf.parse_inference(body), Limits()))
     if request is not None:
         _check_request(model, request)
         protobuf.encode(model, request, _echo(request))

@@ -130,7 +130,7 @@ def with_input_twice() -> messages.ModelInferRequest:
         (changed(datatype="FP64"), "INVALID_ARGUMENT", "datatype 'FP64', the model takes FP32"),
         (changed(shape=[4]), "INVALID_ARGUMENT", "the model takes [-1, 4]"),
         (changed(shape=[-1, 4]), "INVALID_ARGUMENT", "no size"),
-        (changed(shape=[2**62, 4]), "INVALID_ARGUMENT", "16 bytes, shape"),
+        (changed(shape=[2**62, 4]), "RESOURCE_EXHAUSTED", "18446744073709551616 elements, at most 67108864"),
         (changed(raw=[b"123"]), "INVALID_ARGUMENT", "3 bytes, shape [1, 4] needs 16"),
         (changed(raw=[b"", b""]), "INVALID_ARGUMENT", "2 raw_input_contents for 1 inputs"),
         (changed(raw=[]), "INVALID_ARGUMENT", "0 elements"),

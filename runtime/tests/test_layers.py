@@ -48,5 +48,6 @@ def test_only_one_file_knows_a_library(library: str, only: str) -> None:
 
 def test_standard_library_and_declared_dependencies_only() -> None:
     declared = {"edgeml_runtime", "google", "grpc", "numpy", "onnxruntime", "orjson", "paho", "prometheus_client"}
+    declared |= {"grpc_health", "grpc_reflection"}
     used = {name.partition(".")[0] for file in PACKAGE.rglob("*.py") for name in imports(file)}
     assert used - sys.stdlib_module_names == declared | {"httptools", "uvloop"}

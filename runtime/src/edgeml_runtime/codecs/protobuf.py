@@ -5,10 +5,22 @@
 Specification: section "GRPC", messages of open_inference_grpc.proto.
 """
 
-from google.protobuf.message import DecodeError
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError, Message
 
 from edgeml_runtime.codecs import open_inference_grpc_pb2 as messages
-from edgeml_runtime.codecs.request import check_complete, check_outputs, input_spec
+from edgeml_runtime.codecs.request import (
+    check_complete,
+    check_outputs,
+    check_shape,
+    check_strings,
+    check_tensor_count,
+    input_spec,
+    read_parameters,
+)
+from edgeml_runtime.config import Limits
 from edgeml_runtime.errors import invalid
 from edgeml_runtime.inference import InferenceRequest, Signature
 from edgeml_runtime.tensors import Array, from_raw, from_repeated, to_raw
@@ -30,25 +42,56 @@ CONTENTS = {
 }
 
 
+_AnyMessage = TypeVar("_AnyMessage", bound=Message)
+
+
+def parse_message(kind: type[_AnyMessage], body: bytes) -> _AnyMessage:
+    """A message of that kind. Raises RequestError (invalid)."""
+    try:
+        return kind.FromString(body)
+    except DecodeError:
+        raise invalid(f"the request is no {kind.DESCRIPTOR.name}") from None
+
+
 def parse_inference(body: bytes) -> messages.ModelInferRequest:
     """The message of a ModelInfer call, not yet checked. Raises RequestError (invalid)."""
-    try:
-        return messages.ModelInferRequest.FromString(body)
-    except DecodeError:
-        raise invalid("the request is no ModelInferRequest") from None
+    return parse_message(messages.ModelInferRequest, body)
 
 
 def parse_model(body: bytes) -> tuple[str, str]:
     """Name and version from a ModelReadyRequest or ModelMetadataRequest. Raises RequestError (invalid)."""
-    try:
-        message = messages.ModelMetadataRequest.FromString(body)
-    except DecodeError:
-        raise invalid("the request is no message with a model's name and version") from None
+    message = parse_message(messages.ModelMetadataRequest, body)
     return message.name, message.version
 
 
-def decode(model: Signature, message: messages.ModelInferRequest) -> InferenceRequest:
-    """The checked request. Raises RequestError (invalid)."""
+def parse_repository_index(body: bytes) -> bool:
+    """Whether a RepositoryIndexRequest asks for ready models alone. Raises RequestError (invalid)."""
+    return parse_message(messages.RepositoryIndexRequest, body).ready
+
+
+def parse_repository_load(body: bytes) -> tuple[str, list[str]]:
+    """Name and the parameters' names from a RepositoryModelLoadRequest. Raises RequestError (invalid)."""
+    message = parse_message(messages.RepositoryModelLoadRequest, body)
+    return message.model_name, sorted(message.parameters)
+
+
+def parse_repository_unload(body: bytes) -> str:
+    """The model's name from a RepositoryModelUnloadRequest. Raises RequestError (invalid)."""
+    return parse_message(messages.RepositoryModelUnloadRequest, body).model_name
+
+
+def request_id(body: bytes) -> str:
+    """The id of a ModelInferRequest; empty when it is none."""
+    try:
+        return messages.ModelInferRequest.FromString(body).id
+    except DecodeError:
+        return ""
+
+
+def decode(model: Signature, message: messages.ModelInferRequest, limits: Limits) -> InferenceRequest:
+    """The checked request. Raises RequestError (invalid, too large)."""
+    check_tensor_count(len(message.inputs), limits)
+    check_tensor_count(len(message.outputs), limits)
     raw = message.raw_input_contents
     if raw and len(raw) != len(message.inputs):
         raise invalid(f"{len(raw)} raw_input_contents for {len(message.inputs)} inputs")
@@ -56,18 +99,24 @@ def decode(model: Signature, message: messages.ModelInferRequest) -> InferenceRe
     for index, tensor in enumerate(message.inputs):
         spec = input_spec(model, tensor.name, inputs)
         shape = spec.check(tensor.datatype, list(tensor.shape))
+        check_shape(spec, shape, limits)
         if not raw:
             field = CONTENTS.get(spec.datatype)
             if field is None:
                 raise invalid(f"input '{spec.name}': {spec.datatype} must be in raw_input_contents")
-            inputs[spec.name] = from_repeated(spec, shape, getattr(tensor.contents, field))
+            array = from_repeated(spec, shape, getattr(tensor.contents, field))
         elif tensor.HasField("contents"):
             raise invalid(f"input '{spec.name}' has contents beside raw_input_contents")
         else:
-            inputs[spec.name] = from_raw(spec, shape, raw[index])
+            array = from_raw(spec, shape, raw[index])
+        check_strings(spec, array, limits)
+        inputs[spec.name] = array
     check_complete(model, inputs)
     names = check_outputs(model, (output.name for output in message.outputs)) or list(model.outputs)
-    return InferenceRequest(message.id, inputs, names)
+    request = InferenceRequest(message.id, inputs, names)
+    if message.parameters:
+        read_parameters(request, _parameters(message.parameters))
+    return request
 
 
 def encode(model: Signature, request: InferenceRequest, results: list[Array]) -> bytes:
@@ -78,6 +127,38 @@ def encode(model: Signature, request: InferenceRequest, results: list[Array]) ->
         response.outputs.add(name=name, datatype=model.outputs[name].datatype, shape=array.shape)
         response.raw_output_contents.append(bytes(to_raw(array)))
     return response.SerializeToString()
+
+
+def stream_answer(answer: bytes) -> bytes:
+    """A ModelStreamInferResponse that carries a ModelInferResponse."""
+    response = messages.ModelStreamInferResponse()
+    response.infer_response.MergeFromString(answer)
+    return response.SerializeToString()
+
+
+def stream_error(request_id: str, error: str) -> bytes:
+    """A ModelStreamInferResponse that tells why the request of that id failed."""
+    response = messages.ModelStreamInferResponse(error_message=error)
+    response.infer_response.id = request_id
+    return response.SerializeToString()
+
+
+def repository_index(models: Iterable[tuple[str, str, str, str]]) -> bytes:
+    """A RepositoryIndexResponse; each model is its name, version, state and reason."""
+    response = messages.RepositoryIndexResponse()
+    for name, version, state, reason in models:
+        response.models.add(name=name, version=version, state=state, reason=reason)
+    return response.SerializeToString()
+
+
+def repository_load() -> bytes:
+    """A RepositoryModelLoadResponse."""
+    return messages.RepositoryModelLoadResponse().SerializeToString()
+
+
+def repository_unload() -> bytes:
+    """A RepositoryModelUnloadResponse."""
+    return messages.RepositoryModelUnloadResponse().SerializeToString()
 
 
 def server_live() -> bytes:
@@ -100,10 +181,18 @@ def server_metadata(name: str, version: str) -> bytes:
     return messages.ServerMetadataResponse(name=name, version=version).SerializeToString()
 
 
-def model_metadata(model: Signature) -> bytes:
-    """A ModelMetadataResponse."""
-    response = messages.ModelMetadataResponse(name=model.name, versions=[model.version], platform=model.platform)
+def model_metadata(model: Signature, versions: list[str]) -> bytes:
+    """A ModelMetadataResponse; ``versions``: all that are served."""
+    response = messages.ModelMetadataResponse(name=model.name, versions=versions, platform=model.platform)
     for specs, described in ((model.inputs, response.inputs), (model.outputs, response.outputs)):
         for spec in specs.values():
             described.add(name=spec.name, datatype=spec.datatype, shape=spec.shape)
     return response.SerializeToString()
+
+
+def _parameters(given: Mapping[str, messages.InferParameter]) -> dict[str, object]:
+    parameters: dict[str, object] = {}
+    for name, value in given.items():
+        if kind := value.WhichOneof("parameter_choice"):
+            parameters[name] = getattr(value, kind)
+    return parameters

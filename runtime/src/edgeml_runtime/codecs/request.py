@@ -1,11 +1,13 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What both codecs check alike."""
+"""What both codecs check and read alike."""
 
+import math
 from collections.abc import Iterable, Mapping
 
-from edgeml_runtime.errors import invalid
-from edgeml_runtime.inference import Signature
+from edgeml_runtime.config import Limits
+from edgeml_runtime.errors import Failure, RequestError, invalid
+from edgeml_runtime.inference import InferenceRequest, SequencePosition, Signature
 from edgeml_runtime.tensors import Array, TensorSpec
 
 
@@ -36,3 +38,53 @@ def check_outputs(model: Signature, names: Iterable[object]) -> list[str]:
             raise invalid(f"output '{name}' is requested more than once")
         checked.append(name)
     return checked
+
+
+def check_tensor_count(count: int, limits: Limits) -> None:
+    """Raises RequestError (too large) when a request has more inputs or requested outputs than the limit."""
+    if count > limits.tensors:
+        raise RequestError(Failure.TOO_LARGE, f"{count} tensors, at most {limits.tensors} are allowed")
+
+
+def check_shape(spec: TensorSpec, shape: tuple[int, ...], limits: Limits) -> None:
+    """Raises RequestError (too large) for more dimensions or elements than the limits, before any is read."""
+    if len(shape) > limits.dimensions:
+        message = f"input '{spec.name}': {len(shape)} dimensions, at most {limits.dimensions} are allowed"
+        raise RequestError(Failure.TOO_LARGE, message)
+    if (elements := math.prod(shape)) > limits.elements:
+        message = f"input '{spec.name}': {elements} elements, at most {limits.elements} are allowed"
+        raise RequestError(Failure.TOO_LARGE, message)
+
+
+def check_strings(spec: TensorSpec, array: Array, limits: Limits) -> None:
+    """Raises RequestError (too large) when an element of BYTES is longer than the limit."""
+    if spec.datatype == "BYTES":
+        longest = max((len(element.encode()) for element in array.flat), default=0)
+        if longest > limits.string_bytes:
+            message = f"input '{spec.name}': an element has {longest} bytes, at most {limits.string_bytes} are allowed"
+            raise RequestError(Failure.TOO_LARGE, message)
+
+
+def read_parameters(request: InferenceRequest, parameters: Mapping[str, object]) -> None:
+    """Let the parameters that the server knows take effect; it ignores the others.
+
+    ``timeout``: microseconds, 0 for none. ``sequence_id``: an integer or a string, 0 or empty for no
+    sequence; ``sequence_start``, ``sequence_end``: booleans. Extensions "schedule_policy" and
+    "sequence". Raises RequestError (invalid).
+    """
+    timeout = parameters.get("timeout", 0)
+    if type(timeout) is not int or timeout < 0:
+        raise invalid(f"parameter 'timeout' is {timeout!r}, not a number of microseconds")
+    if timeout:
+        request.timeout = timeout / 1e6
+    sequence = parameters.get("sequence_id", 0)
+    if type(sequence) not in (int, str):
+        raise invalid(f"parameter 'sequence_id' is {sequence!r}, neither an integer nor a string")
+    ends = [parameters.get(name, False) for name in ("sequence_start", "sequence_end")]
+    for name, value in zip(("sequence_start", "sequence_end"), ends, strict=True):
+        if type(value) is not bool:
+            raise invalid(f"parameter '{name}' is {value!r}, neither true nor false")
+    if sequence:
+        request.sequence = SequencePosition(str(sequence), start=bool(ends[0]), end=bool(ends[1]))
+    elif any(ends):
+        raise invalid("sequence_start or sequence_end without a sequence_id")

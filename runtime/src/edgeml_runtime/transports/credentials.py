@@ -5,6 +5,7 @@
 import hmac
 import ssl
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from edgeml_runtime.config import Grant, Tls
 from edgeml_runtime.errors import Failure, RequestError, StartError
@@ -12,11 +13,19 @@ from edgeml_runtime.errors import Failure, RequestError, StartError
 EVERYTHING = Grant(token=None, certificate_name=None, models=None, manage=True)
 
 
+class Pem(NamedTuple):
+    """What belongs together, as bytes in PEM form."""
+
+    certificate: bytes
+    key: bytes
+    client_ca: bytes | None = None
+
+
 class TlsMaterial:
     """Certificate, key and client CA of all TLS listeners, which can be replaced while they listen.
 
     ``context`` is for the listeners that take an SSL context: each handshake moves on to what was
-    read last. ``certificate``, ``key`` and ``client_ca`` are the same as PEM bytes.
+    read last. ``pem`` is the same for those that do not.
     """
 
     def __init__(self, files: Tls) -> None:
@@ -45,8 +54,7 @@ class TlsMaterial:
             self.context.sni_callback = self._use_current
         self._current = fresh
         self._seen = contents
-        self.certificate, self.key = contents[:2]
-        self.client_ca = contents[2] if len(contents) > 2 else None
+        self.pem = Pem(*contents)
         return True
 
     def _use_current(self, connection: ssl.SSLObject | ssl.SSLSocket, _name: str | None, _context: object) -> None:
@@ -75,6 +83,11 @@ class Access:
 
     def __init__(self, grants: Sequence[Grant]) -> None:
         self._grants = tuple(grants)
+
+    @property
+    def is_open(self) -> bool:
+        """Nothing is configured: everybody may do everything."""
+        return not self._grants
 
     def replace(self, grants: Sequence[Grant]) -> None:
         """From now on these."""

@@ -1,25 +1,23 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The protocol over gRPC, on grpcio's asyncio server: methods, status codes and listeners.
-
-Messages pass as bytes; the codec parses them. Specification: section "GRPC".
-"""
+"""gRPC listeners, on grpcio's asyncio server. The only file that knows grpcio."""
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from time import perf_counter
+from typing import Any
 
 import grpc  # type: ignore[import-untyped]
 
-from edgeml_runtime import SERVER_NAME, __version__
-from edgeml_runtime.codecs import protobuf
-from edgeml_runtime.config import Address, Config, Grant
+from edgeml_runtime.config import Address, Config, Limits
 from edgeml_runtime.engine.engine import Engine
-from edgeml_runtime.errors import Failure, RequestError, StartError
+from edgeml_runtime.errors import Failure, RequestError, StartError, invalid
 from edgeml_runtime.metrics import Metrics
-from edgeml_runtime.transports.credentials import EVERYTHING, Access, TlsMaterial, check_model
+from edgeml_runtime.transports.credentials import Access, Pem, TlsMaterial
+from edgeml_runtime.transports.grpc_health import HEALTH_SERVICE, HealthService
+from edgeml_runtime.transports.grpc_reflection import REFLECTION_SERVICES, ReflectionService
+from edgeml_runtime.transports.grpc_service import CODES, SERVICE, Answer, Conversation, InferenceService
 from edgeml_runtime.transports.listener import (
     SOCKET_MODE,
     Listener,
@@ -28,113 +26,125 @@ from edgeml_runtime.transports.listener import (
     remove_unix_socket,
 )
 
-SERVICE = "inference.GRPCInferenceService"
+_ALWAYS_ANSWERED = frozenset({"ServerLive", "ServerReady", "Check"})
 
-_CODES = {
-    Failure.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
-    Failure.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
-    Failure.FORBIDDEN: grpc.StatusCode.PERMISSION_DENIED,
-    Failure.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
-    Failure.TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    Failure.TOO_MANY: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    Failure.DEADLINE: grpc.StatusCode.DEADLINE_EXCEEDED,
-    Failure.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
-    Failure.INTERNAL: grpc.StatusCode.INTERNAL,
-}
+# Clients with a retry policy wait that long before they try a server that has too much to do again (gRFC A6).
+_RETRY_HINT = (("grpc-retry-pushback-ms", "1000"),)
 
-_Handler = Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]]
+_CANCELLATION_SECONDS = 0.1
 
 logger = logging.getLogger(__name__)
 
 
-class _Service:
-    def __init__(self, engine: Engine, metrics: Metrics, access: Access | None) -> None:
-        self._engine = engine
-        self._metrics = metrics
-        self._access = access
+class _Call:
+    """See grpc_service.Call."""
 
-    def handlers(self) -> grpc.GenericRpcHandler:
-        methods: dict[str, _Handler] = {
-            "ServerLive": self._server_live,
-            "ServerReady": self._server_ready,
-            "ServerMetadata": self._server_metadata,
-            "ModelReady": self._model_ready,
-            "ModelMetadata": self._model_metadata,
-            "ModelInfer": self._model_infer,
-        }
-        return grpc.method_handlers_generic_handler(
-            SERVICE, {name: grpc.unary_unary_rpc_method_handler(_guarded(method)) for name, method in methods.items()}
-        )
+    __slots__ = ("_context", "_draining", "_receive_seconds")
 
-    async def _server_live(self, _body: bytes, _context: grpc.aio.ServicerContext) -> bytes:
-        return protobuf.server_live()
+    def __init__(
+        self, context: grpc.aio.ServicerContext, draining: "asyncio.Future[None]", receive_seconds: float
+    ) -> None:
+        self._context = context
+        self._draining = draining
+        self._receive_seconds = receive_seconds
 
-    async def _server_ready(self, _body: bytes, _context: grpc.aio.ServicerContext) -> bytes:
-        return protobuf.server_ready(self._engine.ready)
-
-    async def _server_metadata(self, _body: bytes, context: grpc.aio.ServicerContext) -> bytes:
-        self._authorise(context)
-        return protobuf.server_metadata(SERVER_NAME, __version__)
-
-    async def _model_ready(self, body: bytes, context: grpc.aio.ServicerContext) -> bytes:
-        name, version = protobuf.parse_model(body)
-        check_model(self._authorise(context), name)
-        return protobuf.model_ready(self._engine.is_loaded(name, version))
-
-    async def _model_metadata(self, body: bytes, context: grpc.aio.ServicerContext) -> bytes:
-        name, version = protobuf.parse_model(body)
-        check_model(self._authorise(context), name)
-        return protobuf.model_metadata(self._engine.model(name, version))
-
-    async def _model_infer(self, body: bytes, context: grpc.aio.ServicerContext) -> bytes:
-        started = perf_counter()
-        known = ""
-        code = grpc.StatusCode.INTERNAL
+    async def receive(self) -> bytes:
         try:
-            grant = self._authorise(context)
-            message = protobuf.parse_inference(body)
-            check_model(grant, message.model_name)
-            model = self._engine.model(message.model_name, message.model_version)
-            known = model.name
-            request = protobuf.decode(model, message)
-            results = await model.infer(request)
-            answer = protobuf.encode(model, request, results)
-            code = grpc.StatusCode.OK
-            model.metrics.total(perf_counter() - started)
-            return answer
-        except RequestError as error:
-            code = _CODES[error.failure]
-            raise
-        except asyncio.CancelledError:
-            code = grpc.StatusCode.CANCELLED
-            raise
+            async with asyncio.timeout(self._receive_seconds):
+                message = await self._context.read()
+        except TimeoutError:
+            raise RequestError(
+                Failure.DEADLINE, f"the request was not complete within {self._receive_seconds:g} s"
+            ) from None
+        if message is grpc.aio.EOF:
+            # So it looks as well when the call has failed; then this task is about to be cancelled.
+            await asyncio.sleep(_CANCELLATION_SECONDS)
+            raise invalid("the call brought no request")
+        return bytes(message)
+
+    async def read(self) -> bytes | None:
+        reading = asyncio.ensure_future(self._context.read())
+        try:
+            await asyncio.wait((reading, self._draining), return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done():
+                raise RequestError(Failure.UNAVAILABLE, "the server is stopping")
         finally:
-            self._metrics.count_request(known, "grpc", code.name)
+            reading.cancel()
+        message = reading.result()
+        return None if message is grpc.aio.EOF else bytes(message)
 
-    def _authorise(self, context: grpc.aio.ServicerContext) -> Grant:
-        if self._access is None:
-            return EVERYTHING
-        authorization = dict(context.invocation_metadata() or ()).get("authorization")
-        names = (context.auth_context() or {}).get("x509_common_name", ())
-        return self._access.grant(
-            authorization.encode() if authorization else None, names[0].decode() if names else None
-        )
+    async def write(self, message: bytes) -> None:
+        await self._context.write(message)
+
+    def authorization(self) -> bytes | None:
+        for key, value in self._context.invocation_metadata() or ():
+            if key == "authorization":
+                return bytes(value.encode())
+        return None
+
+    def certificate_name(self) -> str | None:
+        names = (self._context.auth_context() or {}).get("x509_common_name", ())
+        return str(names[0], "utf-8", "replace") if names else None
+
+    def seconds_left(self) -> float | None:
+        left: float | None = self._context.time_remaining()
+        return left
+
+    def client(self) -> str:
+        kind, _, address = self._context.peer().partition(":")
+        return "unix" if kind == "unix" else str(address)
 
 
-def _guarded(method: _Handler) -> _Handler:
-    async def handler(body: bytes, context: grpc.aio.ServicerContext) -> bytes:
+class _Handlers:
+    """grpcio's handlers for the methods of the services of one listener."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._under_way = 0
+        #: Done when the listener stops: streams then end.
+        self.draining: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def of(self, service: InferenceService | HealthService | ReflectionService) -> dict[str, grpc.RpcMethodHandler]:
+        """Handlers of all methods of a service, by name."""
+        table = {name: self._answer(name, method) for name, method in service.answers().items()}
+        return table | {name: self._conversation(name, method) for name, method in service.conversations().items()}
+
+    def _answer(self, name: str, method: Answer) -> grpc.RpcMethodHandler:
+        """Of a method with one request. As a stream of one it begins before the request has been received."""
+
+        async def handler(_requests: object, context: grpc.aio.ServicerContext) -> bytes:
+            return await self._guarded(name, method, context) or b""
+
+        return grpc.stream_unary_rpc_method_handler(handler)
+
+    def _conversation(self, name: str, method: Conversation) -> grpc.RpcMethodHandler:
+        """Of a method with a stream of answers."""
+
+        async def handler(_requests: object, context: grpc.aio.ServicerContext) -> None:
+            await self._guarded(name, method, context)
+
+        return grpc.stream_stream_rpc_method_handler(handler)
+
+    async def _guarded(
+        self, name: str, method: Callable[[_Call], Awaitable[Any]], context: grpc.aio.ServicerContext
+    ) -> Any:
+        self._under_way += 1
         try:
-            return await method(body, context)
+            if self._under_way > self._limits.connections and name not in _ALWAYS_ANSWERED:
+                raise RequestError(Failure.TOO_MANY, f"{self._limits.connections} calls are under way; try again later")
+            return await method(_Call(context, self.draining, self._limits.receive_seconds))
         except RequestError as error:
-            context.set_code(_CODES[error.failure])
+            context.set_code(grpc.StatusCode[CODES[error.failure]])
             context.set_details(str(error))
+            if error.failure is Failure.TOO_MANY:
+                context.set_trailing_metadata(_RETRY_HINT)
         except Exception:
-            logger.exception("%s failed", method.__name__)
+            logger.exception("%s failed", name)
             context.set_code(grpc.StatusCode.INTERNAL)
             context.set_details("the server failed; its log says why")
-        return b""
-
-    return handler
+        finally:
+            self._under_way -= 1
+        return None
 
 
 async def listen(
@@ -147,14 +157,16 @@ async def listen(
     share_ports: bool,
 ) -> Listener:
     """Open one listener; TLS applies to TCP only. ``share_ports``: see listener.bind. Raises StartError."""
-    server = grpc.aio.server(
-        options=(
-            ("grpc.max_receive_message_length", config.limits.body_bytes),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.so_reuseport", 1),
-        )
-    )
-    server.add_generic_rpc_handlers((_Service(engine, metrics, access).handlers(),))
+    server = grpc.aio.server(options=_options(config.limits))
+    handlers = _Handlers(config.limits)
+    inference = InferenceService(engine, metrics, access, config)
+    health = HealthService(engine, inference, handlers.draining)
+    reflection = ReflectionService(inference)
+    services: list[tuple[str, InferenceService | HealthService | ReflectionService]]
+    services = [(SERVICE, inference), (HEALTH_SERVICE, health), *((name, reflection) for name in REFLECTION_SERVICES)]
+    for name, service in services:
+        table = handlers.of(service)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, table),))
     if address.path:
         clear_unix_socket(address)
     elif not share_ports:
@@ -163,12 +175,7 @@ async def listen(
     target = f"unix:{address.path}" if address.path else _target(address)
     try:
         if tls and not address.path:
-            credentials = grpc.ssl_server_credentials(
-                [(tls.key, tls.certificate)],
-                root_certificates=tls.client_ca,
-                require_client_auth=tls.client_ca is not None,
-            )
-            server.add_secure_port(target, credentials)
+            server.add_secure_port(target, _credentials(tls))
         else:
             server.add_insecure_port(target)
         if address.path:
@@ -177,12 +184,53 @@ async def listen(
         reason = "is the address in use, or of no interface of this host?"
         raise StartError(f"cannot listen on {address.text}: gRPC could not bind it; {reason}") from None
     await server.start()
-    return Listener(address.text, lambda: _stop(server, address, config.drain_seconds))
+
+    async def stop() -> None:
+        handlers.draining.set_result(None)
+        await server.stop(config.drain_seconds)
+        remove_unix_socket(address)
+
+    return Listener(address.text, stop)
 
 
-async def _stop(server: grpc.aio.Server, address: Address, stop_seconds: float) -> None:
-    await server.stop(stop_seconds)
-    remove_unix_socket(address)
+def _options(limits: Limits) -> tuple[tuple[str, int], ...]:
+    idle = int(limits.idle_seconds * 1000)
+    return (
+        ("grpc.so_reuseport", 1),
+        ("grpc.max_receive_message_length", limits.body_bytes),
+        ("grpc.max_send_message_length", -1),
+        # Beyond the first the server may refuse, beyond the second it does.
+        ("grpc.max_metadata_size", limits.header_bytes),
+        ("grpc.absolute_max_metadata_size", limits.header_bytes),
+        ("grpc.max_concurrent_streams", limits.connections),
+        ("grpc.server_handshake_timeout_ms", int(limits.receive_seconds * 1000)),
+        ("grpc.max_connection_idle_ms", idle),
+        # Find out that a client is gone though its connection was never closed.
+        ("grpc.keepalive_time_ms", idle),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        # Clients may ping every ten seconds, also between calls; who does it more often is sent away.
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.http2.max_ping_strikes", 3),
+    )
+
+
+def _credentials(tls: TlsMaterial) -> grpc.ServerCredentials:
+    """Credentials that follow ``tls``: gRPC asks for them at each new connection, from a thread of its own."""
+    given = tls.pem
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal given
+        if tls.pem is given:
+            return None
+        given = tls.pem
+        return _certificates(given)
+
+    return grpc.dynamic_ssl_server_credentials(_certificates(given), fetch, given.client_ca is not None)
+
+
+def _certificates(pem: Pem) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(pem.key, pem.certificate)], root_certificates=pem.client_ca)
 
 
 def _target(address: Address) -> str:
