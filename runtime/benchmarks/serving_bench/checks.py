@@ -13,7 +13,7 @@ import grpc  # type: ignore[import-untyped]
 from serving_bench.cases import Case
 from serving_bench.encodings import GRPC_METHOD, Encoding
 from serving_bench.processes import ProcessTree
-from serving_bench.servers import Ports, Server
+from serving_bench.servers import CANNED_BYTES, Ports, Server
 
 MESSAGE_BYTES = 64 * 1024 * 1024
 
@@ -30,7 +30,7 @@ def check(server: Server, case: Case, encoding: Encoding, ports: Ports, timeout:
     request = server.request(case, encoding)
     if server.is_floor:
         with socket.create_connection(("127.0.0.1", ports.grpc if encoding.is_grpc else ports.rest), timeout):
-            return server.canned_bytes or len(request.body)
+            return CANNED_BYTES
     if encoding.is_grpc:
         headers, body = {}, _ask_grpc(request.body[5:], ports.grpc, timeout)
         size = len(body) + 5

@@ -16,13 +16,14 @@ from serving_bench import h2load
 from serving_bench.cases import Case
 from serving_bench.checks import WrongAnswerError, check, wait_for_answer
 from serving_bench.encodings import Encoding
+from serving_bench.neighbours import moment, others_percent
 from serving_bench.places import BENCHMARKS, ENVIRONMENTS, MODELS, RUN
 from serving_bench.processes import ProcessTree, free_ports
 from serving_bench.results import Absence, EngineSample, Results, Sample, Start
 from serving_bench.servers import Ports, Server
 
 START_SECONDS = 90
-PINNED_CORE = 1
+PINNED_CORE = max(os.sched_getaffinity(0))
 """One client and the server share this core: where the scheduler puts them otherwise decides the latency."""
 IDLE_SECONDS = 0.5
 
@@ -42,9 +43,7 @@ class Plan:
 
     def run_seconds(self, clients: int, latency: float) -> float:
         """How long to measure a server that one client waits ``latency`` seconds for: enough answers for a p99."""
-        wanted = latency * max(150, 3 * clients)
-        longest = (2.0 if clients == 1 else 4.0) * self.seconds
-        return min(max(self.seconds, wanted), longest)
+        return min(max(self.seconds, latency * max(100, 3 * clients)), 3 * self.seconds)
 
 
 class Progress:
@@ -87,10 +86,13 @@ def measure(plan: Plan, results: Results) -> None:
         shutil.rmtree(RUN, ignore_errors=True)
         with _servers(plan, number, results) as running:
             _look_at_idle(running)
+            trees = [each.tree for each in running]
             for case in plan.cases:
                 results.engine.append(_engine(number, case, plan.seconds))
                 for turn, encoding in enumerate(plan.encodings):
+                    before = moment(trees)
                     _ask(plan, number, turn, case, encoding, running, results)
+                    results.others_percent.append(round(others_percent(before, moment(trees)), 1))
                     progress.step(f"round {number + 1} of {plan.rounds}: {case.model}, {encoding}")
             for each in running:
                 results.starts.append(
@@ -123,7 +125,8 @@ def _servers(plan: Plan, number: int, results: Results) -> Iterator[list[_Runnin
             tree = ProcessTree(launch.command, directory / "log", {**base, **launch.environment}, directory)
             stack.callback(tree.end)
             try:
-                wait_for_answer(tree, server, plan.cases[0], ports, START_SECONDS)
+                for case in plan.cases:
+                    wait_for_answer(tree, server, case, ports, START_SECONDS)
             except (TimeoutError, RuntimeError) as error:
                 print(f"absent: {error}", flush=True)
                 results.absences.append(Absence(server.name, "", "", f"round {number + 1}: {error}"))
@@ -133,7 +136,7 @@ def _servers(plan: Plan, number: int, results: Results) -> Iterator[list[_Runnin
 
 
 def _look_at_idle(running: Sequence[_Running]) -> None:
-    """Memory and processor time of servers that nobody asks, all up at the same time."""
+    """Memory and processor time of servers that nobody asks, all up and every model used once."""
     time.sleep(IDLE_SECONDS)
     before = {each.server.name: each.tree.cpu_seconds() for each in running}
     time.sleep(2 * IDLE_SECONDS)

@@ -20,7 +20,7 @@ TITLES = {
     "bentoml": "BentoML",
     "pytriton": "PyTriton",
     "echo": "*floor: C echo*",
-    "echo-h2": "*floor: nghttpd echo*",
+    "echo-h2": "*floor: nghttpd*",
 }
 MODEL_TITLES = {
     "tiny": "tiny: perceptron 4-16-3",
@@ -30,6 +30,8 @@ MODEL_TITLES = {
 }
 ABSENT = "-"
 MEBIBYTE = 1024 * 1024
+QUIET_PERCENT = 3.0
+"""Of the machine's processor time, taken by others."""
 
 METHOD = """\
 ## How it is measured
@@ -45,8 +47,9 @@ METHOD = """\
 - The best peer is the one with the best median in that very column. LitServe and BentoML do not speak the Open
   Inference Protocol: they get the same tensor at their own JSON endpoint.
 - In-process: one process that calls the engine in a loop; "both cores": two of them at once.
-- Memory is PSS of the whole process tree. Cold start is from the start of the process to the first right answer, files
-  cached, bytecode compiled. Size is the virtual environment on disk, without pip.
+- Memory is PSS of the whole process tree: idle after every model has answered once, then with 32 clients asking, the
+  most that was seen. Cold start is from the start of the process until every model has given a right answer (JSON),
+  files cached, bytecode compiled. Size is the virtual environment on disk, without pip.
 - CPU is user and system time of the server's process tree.
 """
 
@@ -88,8 +91,16 @@ def _about(results: Results) -> str:
     return (
         f"{about['started']}, commit {about['commit']}, {about['cores']} cores of {about['processor']}, Linux "
         f"{about['kernel']}, Python {about['python']}. {about['rounds']} rounds in {about.get('seconds', 0) / 60:.0f} "
-        f"minutes; runs of at least {about['run_seconds']} s. {about['client']}. {versions}.\n"
+        f"minutes; runs of at least {about['run_seconds']} s. {about['client']}. {versions}.\n\n{_others(results)}"
     )
+
+
+def _others(results: Results) -> str:
+    if not results.others_percent:
+        return ""
+    usual, most = median(results.others_percent), max(results.others_percent)
+    verdict = "" if usual < QUIET_PERCENT else " **The machine was not quiet: the figures are provisional.**"
+    return f"Other processes took {usual:.1f} % of the machine (median; at most {most:.1f} %).{verdict}\n"
 
 
 def _targets(found: Sequence[Target]) -> str:

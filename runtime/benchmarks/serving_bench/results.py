@@ -75,6 +75,8 @@ class Results:
     starts: list[Start] = field(default_factory=list)
     engine: list[EngineSample] = field(default_factory=list)
     absences: list[Absence] = field(default_factory=list)
+    others_percent: list[float] = field(default_factory=list)
+    """What other processes took of the machine's processor time, for each model and encoding of each round."""
 
     def write(self, file: Path) -> None:
         """Write the JSON file."""

@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 
 from serving_bench.cases import Array, Case
-from serving_bench.encodings import Encoding, Request, plain_values, protocol_answer, protocol_request
+from serving_bench.encodings import GRPC_METHOD, Encoding, Request, plain_values, protocol_answer, protocol_request
 from serving_bench.options import OURS
 from serving_bench.places import ADAPTERS, ECHO, ENVIRONMENTS, MODELS
 
 ALL = tuple(Encoding)
+CANNED_BYTES = 93
+"""The size of a floor's answer, as in floors/echo.c."""
 OIP_WITHOUT_BINARY = (Encoding.JSON, Encoding.GRPC_RAW, Encoding.GRPC_TYPED)
 
 
@@ -55,9 +57,7 @@ class Server:
     request: Callable[[Case, Encoding], Request] = protocol_request
     answer: Callable[[Case, Encoding, dict[str, str], bytes], Array] = protocol_answer
     is_floor: bool = False
-    """Transport only: answers without computing."""
-    canned_bytes: int = 0
-    """The size of a floor's answer; 0 when it sends the request back."""
+    """Transport only: reads the request and answers CANNED_BYTES without computing."""
 
 
 def _python(environment: str) -> str:
@@ -179,8 +179,11 @@ def _echo(ports: Ports, _directory: Path, _models: Sequence[str]) -> Launch:
     return Launch([str(ECHO), str(ports.rest)])
 
 
-def _echo_h2(ports: Ports, _directory: Path, _models: Sequence[str]) -> Launch:
-    return Launch(["nghttpd", "--no-tls", "--echo-upload", "--address=127.0.0.1", str(ports.grpc)])
+def _echo_h2(ports: Ports, directory: Path, _models: Sequence[str]) -> Launch:
+    answer = directory / GRPC_METHOD.removeprefix("/")
+    answer.parent.mkdir()
+    answer.write_bytes(bytes(CANNED_BYTES))
+    return Launch(["nghttpd", "--no-tls", "--address=127.0.0.1", f"--htdocs={directory}", str(ports.grpc)])
 
 
 SERVERS: tuple[Server, ...] = (
@@ -191,6 +194,6 @@ SERVERS: tuple[Server, ...] = (
     Server("litserve", "LitServe", "litserve", (Encoding.JSON,), _litserve, _litserve_request, _litserve_answer),
     Server("bentoml", "BentoML", "bentoml", (Encoding.JSON,), _bentoml, _bentoml_request, _bentoml_answer),
     Server("pytriton", "PyTriton", "pytriton", ALL, _pytriton),
-    Server("echo", "C echo", "", (Encoding.JSON, Encoding.BINARY), _echo, is_floor=True, canned_bytes=93),
-    Server("echo-h2", "nghttpd echo", "", (Encoding.GRPC_RAW, Encoding.GRPC_TYPED), _echo_h2, is_floor=True),
+    Server("echo", "C echo", "", (Encoding.JSON, Encoding.BINARY), _echo, is_floor=True),
+    Server("echo-h2", "nghttpd", "", (Encoding.GRPC_RAW, Encoding.GRPC_TYPED), _echo_h2, is_floor=True),
 )
