@@ -24,13 +24,15 @@ from serving_bench.results import Absence, Results, read_results
 from serving_bench.servers import SERVERS, Server
 
 JSON = RESULTS / "runtime.json"
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 DISTRIBUTIONS = {"pytriton": "nvidia-pytriton", "edgeml": "edgeml-runtime"}
 
 
 def main() -> None:
     """Run what the command line says."""
     options = read_options(sys.argv[1:])
-    signal.signal(signal.SIGTERM, _stop)
+    for number in STOP_SIGNALS:
+        signal.signal(number, _stop)
     if options.report_only:
         if not JSON.exists():
             raise SystemExit(f"there is no {JSON}; run the benchmark first")
@@ -122,12 +124,12 @@ def _processor() -> str:
     return platform.machine()
 
 
-def _stop(_signal: int, _frame: FrameType | None) -> None:
-    raise SystemExit(143)  # unwinds, which ends the servers
+def _stop(number: int, _frame: FrameType | None) -> None:
+    for each in STOP_SIGNALS:
+        signal.signal(each, signal.SIG_IGN)  # once is enough: servers are being ended
+    print("stopping: ending the servers", flush=True)
+    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    main()

@@ -18,7 +18,7 @@ from serving_bench.checks import WrongAnswerError, check, wait_for_answer
 from serving_bench.encodings import Encoding
 from serving_bench.neighbours import moment, others_percent
 from serving_bench.places import BENCHMARKS, ENVIRONMENTS, MODELS, RUN
-from serving_bench.processes import ProcessTree, free_ports
+from serving_bench.processes import ProcessTree, end_all, free_ports
 from serving_bench.results import Absence, EngineSample, Results, Sample, Start
 from serving_bench.servers import Ports, Server
 
@@ -111,8 +111,9 @@ def measure(plan: Plan, results: Results) -> None:
 def _servers(plan: Plan, number: int, results: Results) -> Iterator[list[_Running]]:
     """All servers, started one after the other; one that does not come up is absent. Ended whatever happens."""
     models = [case.model for case in plan.cases]
-    with contextlib.ExitStack() as stack:
-        running = []
+    trees: list[ProcessTree] = []
+    running = []
+    try:
         for server in rotated(plan.servers, number):
             directory = RUN / server.name
             directory.mkdir(parents=True)
@@ -123,7 +124,7 @@ def _servers(plan: Plan, number: int, results: Results) -> Iterator[list[_Runnin
             base = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
             started = time.monotonic()
             tree = ProcessTree(launch.command, directory / "log", {**base, **launch.environment}, directory)
-            stack.callback(tree.end)
+            trees.append(tree)
             try:
                 for case in plan.cases:
                     wait_for_answer(tree, server, case, ports, START_SECONDS)
@@ -133,6 +134,8 @@ def _servers(plan: Plan, number: int, results: Results) -> Iterator[list[_Runnin
                 continue
             running.append(_Running(server, ports, tree, time.monotonic() - started))
         yield running
+    finally:
+        end_all(trees)
 
 
 def _look_at_idle(running: Sequence[_Running]) -> None:

@@ -19,6 +19,7 @@ class ProcessTree:
 
     def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str], directory: Path) -> None:
         self.log = log
+        self._ending: list[psutil.Process] = []
         with log.open("wb") as output:
             self._root = subprocess.Popen(
                 command,
@@ -50,16 +51,19 @@ class ProcessTree:
                     with contextlib.suppress(OSError):
                         os.sched_setaffinity(int(thread.name), cores)
 
-    def end(self) -> None:
-        """Ask the first process to stop, and kill whatever of the tree still runs after a while."""
-        processes = self._processes()
+    def ask_to_end(self) -> None:
+        """Ask the first process to stop, and remember what else there is of the tree."""
+        self._ending = self._processes()
         self._root.terminate()
+
+    def make_end(self) -> None:
+        """Give what was asked to end some time, then kill what still runs."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._root.wait(STOP_SECONDS)
-        for process in processes:
+        for process in self._ending:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()  # psutil compares start times: a process id that was given anew is safe
-        psutil.wait_procs(processes, timeout=STOP_SECONDS)
+        psutil.wait_procs(self._ending, timeout=STOP_SECONDS)
         self._root.wait(STOP_SECONDS)
 
     def _processes(self) -> list[psutil.Process]:
@@ -73,6 +77,14 @@ class ProcessTree:
         for process in self._processes():
             with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied):
                 yield measure(process)
+
+
+def end_all(trees: Sequence[ProcessTree]) -> None:
+    """End process trees with everything that belongs to them, all at the same time."""
+    for tree in trees:
+        tree.ask_to_end()
+    for tree in trees:
+        tree.make_end()
 
 
 @contextlib.contextmanager
