@@ -98,10 +98,10 @@ def _load(description: Description, options: ServingOptions, cache_directory: Pa
     return _load_pipeline(description, options, cache_directory)
 
 
-def _load_onnx(file: Path, options: ServingOptions, _cache_directory: Path | None) -> Model:
+def _load_onnx(file: Path, options: ServingOptions, cache_directory: Path | None) -> Model:
     from edgeml_runtime.engine.onnx_model import OnnxModel  # brings the engine's library
 
-    return OnnxModel(file, options.engine)
+    return OnnxModel(file, options.engine, cache_directory)
 
 
 def _load_python(

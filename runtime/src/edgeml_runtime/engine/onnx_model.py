@@ -5,11 +5,13 @@
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from time import perf_counter
 
 # Imported where the first model is loaded: listeners answer before this is done.
 import onnxruntime
 
 from edgeml_runtime.engine.model import Cancellation
+from edgeml_runtime.engine.onnx_cache import GraphCache, cache_key, digest
 from edgeml_runtime.errors import Failure, RequestError, StartError, invalid
 from edgeml_runtime.serving import EngineOptions
 from edgeml_runtime.tensors import Array, TensorSpec
@@ -39,6 +41,9 @@ _OPTIMIZATION = {
 
 _InvalidArgument = onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument
 
+#: A graph that is read and optimised in less is not worth a file.
+WORTHWHILE_SECONDS = 0.05
+
 logger = logging.getLogger(__name__)
 
 
@@ -47,17 +52,10 @@ class OnnxModel:
 
     blocking = False
 
-    def __init__(self, file: Path, engine: EngineOptions) -> None:
-        """Load ``file``. Raises StartError."""
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = engine.threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # errors; warnings are about graph optimisation
-        options.enable_cpu_mem_arena = engine.arena
-        options.graph_optimization_level = _OPTIMIZATION[engine.optimization]
-        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if engine.spinning else "0")
+    def __init__(self, file: Path, engine: EngineOptions, cache_directory: Path | None) -> None:
+        """Load ``file``; optimised graphs are kept in ``cache_directory``. Raises StartError."""
         try:
-            self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+            self._session = _load(file, engine, cache_directory)
         except Exception as error:  # the engine's exceptions have no common base
             raise StartError(f"{file}: ONNX Runtime cannot load it: {_first_line(error)}") from None
         self.inputs = _specs(file, self._session.get_inputs())
@@ -84,6 +82,74 @@ class OnnxModel:
     def close(self) -> None:
         """Give the session's memory back."""
         del self._session
+
+
+def _load(file: Path, engine: EngineOptions, cache_directory: Path | None) -> onnxruntime.InferenceSession:
+    if cache_directory is None or not engine.cache or engine.optimization == "disable" or not file.is_file():
+        return _open(file, engine)
+    try:
+        return _load_cached(file, engine, GraphCache(cache_directory))
+    except OSError as error:
+        logger.warning("%s: the graph is optimised without the cache: %s", file, error)
+        return _open(file, engine)
+
+
+def _load_cached(file: Path, engine: EngineOptions, cache: GraphCache) -> onnxruntime.InferenceSession:
+    """A session from the cache, or a new one whose graph is put there. Raises OSError where the cache fails."""
+    started = perf_counter()
+    key = cache_key(file, onnxruntime.__version__, engine.optimization)
+    if key is None:
+        return _open(file, engine)
+    found = cache.find(key)
+    if found is not None:
+        try:
+            return _open(found, engine, optimized=True)
+        except Exception as error:  # the engine's exceptions have no common base
+            logger.warning("%s: ONNX Runtime cannot load it, it is made again: %s", found, _first_line(error))
+            cache.remove(found)
+    look_up = perf_counter() - started
+    session = _open(file, engine)
+    seconds = perf_counter() - started - look_up
+    if seconds < WORTHWHILE_SECONDS or cache.refuses(key):
+        return session
+    signature = _signature(session)
+    del session  # there may be no memory for two
+    with cache.unfinished() as written:
+        try:
+            _open(file, engine, save=written)
+            started = perf_counter()
+            content = digest(written)
+            session = _open(written, engine, optimized=True)
+            same = _signature(session) == signature
+            pays = perf_counter() - started + look_up < seconds
+        except Exception as error:  # the engine's exceptions have no common base
+            logger.debug("%s: its optimised graph cannot be kept: %s", file, _first_line(error))
+            content, same, pays = "", False, False
+        if same and pays:
+            cache.keep(key, written, content)
+            return session
+    cache.refuse(key)
+    return _open(file, engine)
+
+
+def _open(
+    file: Path, engine: EngineOptions, optimized: bool = False, save: Path | None = None
+) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = engine.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors; warnings are about graph optimisation
+    options.enable_cpu_mem_arena = engine.arena
+    options.graph_optimization_level = _OPTIMIZATION["disable" if optimized else engine.optimization]
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if engine.spinning else "0")
+    if save is not None:
+        options.optimized_model_filepath = str(save)
+    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
+def _signature(session: onnxruntime.InferenceSession) -> list[tuple[str, str, list[int | str | None]]]:
+    tensors = (*session.get_inputs(), *session.get_outputs())
+    return [(tensor.name, tensor.type, tensor.shape) for tensor in tensors]
 
 
 def _specs(file: Path, tensors: Sequence[onnxruntime.NodeArg]) -> dict[str, TensorSpec]:
