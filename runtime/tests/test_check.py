@@ -224,6 +224,7 @@ def test_command(server: Server, model_directories: dict[str, ModelDirectory]) -
         (("http://h", "--model", "a", "--golden", "/dev/null"), "--golden: seen '/dev/null'; allowed: a directory"),
         (("http://h", "--cert", "/dev/null"), "--cert, --key: seen one of them; allowed: both or none"),
         (("http://h", "--token-file", "/missing"), "--token-file: seen '/missing' (No such file or directory)"),
+        (("http://h", "--token-file", "/etc/hosts"), "--token-file: seen '/etc/hosts', which holds something else"),
         (("https://h", "--ca", "/dev/null"), "--ca, --cert, --key: seen files that cannot be used"),
         (("http://h", "--samples", "0"), "argument --samples: seen '0'; allowed: a whole number from 1"),
         (("http://h", "--p95-ms=-1"), "argument --p95-ms: seen '-1'; allowed: a number above 0"),

@@ -13,6 +13,7 @@ FORBIDDEN = {
     "engine": ("edgeml_runtime.codecs", "edgeml_runtime.transports", "grpc", "httptools", "orjson", "google", "paho"),
     "codecs": ("edgeml_runtime.transports", "edgeml_runtime.engine", "grpc", "httptools", "onnxruntime", "paho"),
     "transports": ("onnxruntime", "numpy", "google"),
+    "client": ("edgeml_runtime.transports", "edgeml_runtime.engine", "onnxruntime", "httptools", "paho"),
 }
 
 
@@ -38,6 +39,12 @@ def test_layer(layer: str) -> None:
         for module in imports(file):
             for forbidden in FORBIDDEN[layer]:
                 assert not reaches(module, forbidden), f"{file.name} imports {module}"
+
+
+@pytest.mark.parametrize("layer", ["engine", "codecs", "transports"])
+def test_the_server_knows_no_client(layer: str) -> None:
+    for file in (PACKAGE / layer).glob("*.py"):
+        assert not [name for name in imports(file) if reaches(name, "edgeml_runtime.client")], file.name
 
 
 @pytest.mark.parametrize(("library", "only"), [("grpc", "grpc.py"), ("paho", "mqtt.py")])

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from edgeml_runtime.client.protocol import Access, Client, Inputs, Refused, Target, Unreachable, connect
-from edgeml_runtime.engine.golden import GoldenCase, read_case, read_specs
+from edgeml_runtime.engine.golden import GoldenCase, read_case, specs_of_case
 from edgeml_runtime.errors import StartError
 from edgeml_runtime.table import described, table
 from edgeml_runtime.tensors import DTYPES, Array, TensorSpec
@@ -144,7 +144,7 @@ def _check_model(client: Client, plan: Plan, name: str, version: str) -> list[Ch
     request: Any = None
     for file in files:
         try:
-            of_case, expected = read_specs(file)
+            of_case, expected = specs_of_case(file)
             case = read_case(file, of_case, expected)
             tensors = [(spec, case.inputs[spec.name]) for spec in of_case.values()]
             encoded = client.encode(name, version, tensors, list(case.outputs))

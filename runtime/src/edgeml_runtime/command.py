@@ -130,6 +130,8 @@ def main() -> NoReturn:
     except (ConfigurationError, StartError) as error:
         print(f"edgeml-runtime: {error}", file=sys.stderr)
         code = 2 if isinstance(error, ConfigurationError) else 1
+    except KeyboardInterrupt:
+        code = 130  # as shells tell it
     sys.stdout.flush()
     sys.stderr.flush()
     # Not sys.exit: it would wait for engine threads that outlived the time for a stop.
@@ -252,7 +254,10 @@ def _access(arguments: argparse.Namespace) -> "Access":
     }
     token = None
     if arguments.token_file is not None:
-        token = reader.readable(str(arguments.token_file), "--token-file").read_text(encoding="utf-8").strip()
+        token = reader.readable(str(arguments.token_file), "--token-file").read_text(errors="replace").strip()
+        if not token.isascii() or not token.isprintable() or not token or " " in token:
+            seen = f"{str(arguments.token_file)!r}, which holds something else"
+            reader.fail("--token-file", seen, "a file with one token of printable ASCII characters")
     return Access(files["ca"], files["cert"], files["key"], token, arguments.timeout)
 
 

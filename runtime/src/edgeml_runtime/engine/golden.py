@@ -62,7 +62,7 @@ def golden_files(directory: Path) -> list[Path]:
     return sorted(directory.glob("golden/*.json"))
 
 
-def read_specs(file: Path) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
+def specs_of_case(file: Path) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
     """Inputs and outputs as the case itself has them, for a model whose signature is not known. Raises StartError."""
     try:
         case = json.loads(file.read_text(encoding="utf-8"))
