@@ -270,6 +270,21 @@ def test_named_models_of_a_server(server: Server, way: str) -> None:
     assert "model 'missing' is not served here" in result.stderr
 
 
+@pytest.mark.parametrize("way", ["grpc", "grpc on a socket"])
+def test_all_models_of_the_index(server: Server, model_directories: dict[str, ModelDirectory], way: str) -> None:
+    names = sorted(model_directories)
+    result = run("models", urls(server)[way], "--json")
+    assert (result.returncode, result.stderr) == (0, "")
+    listed = json.loads(result.stdout)["models"]
+    assert [(model["name"], model["version"], model["state"]) for model in listed] == [
+        (name, "1.0.0", "READY") for name in names
+    ]
+    assert listed[1]["inputs"] == [{"name": "features", "datatype": "FP32", "shape": [-1, 4]}]
+    report = check(urls(server)[way], plan())
+    assert report.ok
+    assert [check.model for check in report.checks if check.check == "latency"] == [f"{name} 1.0.0" for name in names]
+
+
 def test_models_of_nobody() -> None:
     result = run("models", "http://127.0.0.1:1")
     assert result.returncode == 3

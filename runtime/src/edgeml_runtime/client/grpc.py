@@ -73,7 +73,8 @@ class GrpcClient:
 
     def index(self) -> list[IndexEntry]:
         """All models of the server."""
-        raise Refused("the repository index can be asked for over REST only")
+        answer = self._call("RepositoryIndex", messages.RepositoryIndexRequest(), messages.RepositoryIndexResponse)
+        return [IndexEntry(model.name, model.version, model.state, model.reason) for model in answer.models]
 
     def encode(self, name: str, version: str, inputs: Inputs, outputs: Sequence[str]) -> bytes:
         """A request, ready to be sent."""
