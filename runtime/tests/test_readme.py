@@ -8,12 +8,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 from edgeml_runtime.command import parser
 from edgeml_runtime.config import Config, ModelConfig, read_config
+from edgeml_runtime.engine.loading import load_model
 from edgeml_runtime.errors import ConfigurationError
 from edgeml_runtime.metrics import Metrics
-from edgeml_runtime.serving import PIPELINE, EngineOptions, ServingOptions, read_serving_file
+from edgeml_runtime.serving import PIPELINE, PYTHON, EngineOptions, ServingOptions, read_serving_file
+from onnx import TensorProto, helper
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 TYPES = {
@@ -173,6 +177,44 @@ def test_the_example_configurations_are_right(tmp_path: Path) -> None:
             del tls["ca"]
             read.append(read_config(configuration(tls=tls, **json.loads(f"{{{text}}}")), "file"))
     assert len(read) == 3
+
+
+def model_directory(directory: Path, platform: str, file: str, **files: str) -> ModelConfig:
+    """A model of the README's examples."""
+    directory.mkdir()
+    description = {"name": "example", "version": "1.0.0", "platform": platform, "file": file}
+    for name, text in {"model.json": json.dumps(description), **files}.items():
+        (directory / name).write_text(text)
+    return ModelConfig("example", "1.0.0", "", directory, {}, "file")
+
+
+def block(language: str, part: str) -> str:
+    """The example that contains that text."""
+    (found,) = (text for text in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) if part in text)
+    return str(found)
+
+
+def test_the_python_example_computes(tmp_path: Path) -> None:
+    files = {"serving.json": block("json", '"factor"'), "model.py": block("python", "def load")}
+    model = load_model(model_directory(tmp_path / "example", PYTHON, "model.py", **files), EngineOptions(), None)[2]
+    (result,) = model.run({"x": np.array([[1, 2]], np.float32)}, ["y"])
+    assert result.tolist() == [[3, 6]]
+
+
+def test_the_pipeline_example_computes(tmp_path: Path) -> None:
+    scale = "def infer(inputs):\n    return {'scaled': inputs['pixels'].astype('float32')}\n"
+    name = "import numpy\ndef infer(inputs):\n    return {'label': numpy.full(len(inputs['scores']), 'a', object)}\n"
+    files = {"serving.json": block("json", '"steps"'), "scale.py": scale, "name.py": name}
+    config = model_directory(tmp_path / "example", PIPELINE, "serving.json", **files)
+    nodes = [helper.make_node("Relu", ["x"], ["y"])]
+    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", 2]) for name in "xy"]
+    graph = helper.make_graph(nodes, "relu", tensors[:1], tensors[1:])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), config.path / "model.onnx"
+    )
+    model = load_model(config, EngineOptions(), None)[2]
+    (result,) = model.run({"pixels": np.array([[1, 2]], np.uint8)}, ["label"])
+    assert result.tolist() == ["a"]
 
 
 def test_metrics() -> None:
