@@ -115,6 +115,7 @@ def resolve_release(lock: dict[str, Any], models: list[dict[str, Any]], architec
                 "golden_cases": entry["golden_cases"],
                 "p95_ms": objective.get("p95_ms"),
                 "protocol": objective.get("protocol", "grpc"),
+                "options": model.get("options", {}),
             }
         )
     if problems:

@@ -32,7 +32,11 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._oci import (
 from ansible_collections.edgeml.fleet.plugins.module_utils._registry import Registry
 
 DESCRIPTION = "model.json"
-FORMATS = {"onnxruntime_onnx": "onnx"}  # platform of the Open Inference Protocol to format of ModelPack
+SERVING = "serving.json"
+#: Platform of the Open Inference Protocol to format of ModelPack.
+FORMATS = {"onnxruntime_onnx": "onnx", "python": "python", "pipeline": "pipeline"}
+#: The file that a platform loads when none is named.
+DEFAULT_FILES = {"onnxruntime_onnx": "model.onnx", "python": "model.py", "pipeline": SERVING}
 
 _NAME = re.compile(r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*")
 _VERSION = re.compile(r"(?:0|[1-9][0-9]*)\.(?:0|[1-9][0-9]*)\.(?:0|[1-9][0-9]*)")
@@ -97,6 +101,12 @@ def write_model_tar(model: Model, output: IO[bytes] | io.RawIOBase) -> None:
             where=str(model.source / model.file),
             seen="the directory holds " + (", ".join(sorted(entries)[:20]) or "nothing"),
             remedy="correct source or file",
+        )
+    if model.platform != "onnxruntime_onnx" and SERVING not in entries:
+        raise FleetError(
+            f"A model of platform {model.platform} declares its inputs and outputs in a file {SERVING}",
+            where=str(model.source / SERVING),
+            remedy="add it to the model's directory",
         )
     entries[DESCRIPTION] = description
     with tarfile.open(fileobj=output, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8", errors="strict") as tar:
@@ -260,9 +270,14 @@ def _check(model: Model) -> None:
 
 
 def _files(source: Path) -> list[tuple[str, Path]]:
-    """Return name and path of each file and directory below `source`; raise FleetError for any other kind."""
+    """Return name and path of each file and directory below `source`; raise FleetError for any other kind.
+
+    What Python keeps of modules that were run there is no part of the model.
+    """
     found = []
     for path in source.rglob("*"):
+        if "__pycache__" in path.relative_to(source).parts:
+            continue
         name = path.relative_to(source).as_posix()
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise FleetError(

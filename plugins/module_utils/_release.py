@@ -18,7 +18,7 @@ import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ RELEASE_LABEL = "io.edgeml.release"
 USER = 65532  # user and group of the runtime's image
 CONFIGURATION_FILE = "/etc/edgeml/runtime.json"
 SOCKET_DIRECTORY = "/run/edgeml"
+CACHE_DIRECTORY = "/var/cache/edgeml"
 #: Room that the engine needs for an image, per byte transferred: layers of Python wheels unpack to about 3 times.
 UNPACK_FACTOR = 4
 SPARE_BYTES = 64 << 20
@@ -58,7 +59,10 @@ GATE_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Model:
-    """One model of a release; `digest` and `size` (bytes) are those of its tar blob."""
+    """One model of a release; `digest` and `size` (bytes) are those of its tar blob.
+
+    `options` override how the model's own serving.json has it served.
+    """
 
     name: str
     version: str
@@ -68,6 +72,7 @@ class Model:
     golden_cases: int = 0
     p95_ms: float | None = None
     protocol: str = "grpc"
+    options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def directory_name(self) -> str:
@@ -88,9 +93,16 @@ class Desired:
     def runtime_configuration(self) -> dict[str, Any]:
         """Return the content of the runtime's configuration file."""
         return {
+            "cache_directory": CACHE_DIRECTORY,
             **self.configuration,
             "models": [
-                {"name": m.name, "version": m.version, "digest": m.digest, "path": f"/models/{m.directory_name}"}
+                {
+                    "name": m.name,
+                    "version": m.version,
+                    "digest": m.digest,
+                    "path": f"/models/{m.directory_name}",
+                    "options": m.options,
+                }
                 for m in self.models
             ],
         }
@@ -120,6 +132,7 @@ class Release:
         self.start_timeout = start_timeout
         self.models = root / "models"
         self.releases = root / "releases"
+        self.cache = root / "cache"
         self.state_file = root / "state.json"
 
     # -- compare ---------------------------------------------------------------------------------------------------
@@ -376,6 +389,7 @@ class Release:
         everything = (
             self.models,
             self.releases,
+            self.cache,
             self.state_file,
             self.root / "run",
             self.root / "staging",
@@ -421,8 +435,9 @@ class Release:
         file = directory / ("runtime.json" if purpose == "active" else f"{purpose}.json")
         _write_atomically(file, json.dumps(configuration, indent=2, sort_keys=True).encode())
         sockets = self.root / "run" / purpose
-        sockets.mkdir(parents=True, exist_ok=True)
-        os.chown(sockets, USER, USER)
+        for written in (sockets, self.cache):
+            written.mkdir(parents=True, exist_ok=True)
+            os.chown(written, USER, USER)
         options = [
             "--label", f"{RELEASE_LABEL}={release_id}",
             "--network", network,
@@ -435,6 +450,7 @@ class Release:
             "--tmpfs", "/tmp:rw,noexec,nosuid,nodev,size=64m",  # noqa: S108 - inside the container
             "--mount", f"type=bind,source={file},target={CONFIGURATION_FILE},readonly",
             "--mount", f"type=bind,source={sockets},target={SOCKET_DIRECTORY}",
+            "--mount", f"type=bind,source={self.cache},target={CACHE_DIRECTORY}",
         ]  # fmt: skip
         if desired.memory_mb:
             options += ["--memory", f"{desired.memory_mb}m"]

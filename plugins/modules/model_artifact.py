@@ -34,6 +34,8 @@ options:
   source:
     description:
       - Directory whose whole content becomes the model. It holds regular files and directories only.
+      - Directories C(__pycache__) are left out.
+      - V(python) and V(pipeline) need a file C(serving.json) that declares inputs and outputs.
     type: path
     required: true
   name:
@@ -45,14 +47,17 @@ options:
     type: raw
     required: true
   platform:
-    description: Platform of the Open Inference Protocol that loads the file.
+    description:
+      - Platform of the Open Inference Protocol that loads the file.
+      - V(onnxruntime_onnx) is an ONNX file, V(python) code with C(infer), V(pipeline) steps of both.
     type: str
-    choices: [onnxruntime_onnx]
+    choices: [onnxruntime_onnx, python, pipeline]
     default: onnxruntime_onnx
   file:
-    description: The file in O(source) that the platform loads.
+    description:
+      - The file in O(source) that the platform loads.
+      - If omitted, C(model.onnx), C(model.py) or C(serving.json), as O(platform) says.
     type: str
-    default: model.onnx
   repository:
     description: Repository in the registry.
     type: str
@@ -144,7 +149,12 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._model_artifact import FORMATS, Model, publish_model
+from ansible_collections.edgeml.fleet.plugins.module_utils._model_artifact import (
+    DEFAULT_FILES,
+    FORMATS,
+    Model,
+    publish_model,
+)
 from ansible_collections.edgeml.fleet.plugins.module_utils._registry import REGISTRY_ARGUMENT, Registry
 
 
@@ -155,7 +165,7 @@ def main() -> None:
             "name": {"type": "str", "required": True},
             "version": {"type": "raw", "required": True},
             "platform": {"type": "str", "choices": list(FORMATS), "default": "onnxruntime_onnx"},
-            "file": {"type": "str", "default": "model.onnx"},
+            "file": {"type": "str"},
             "repository": {"type": "str", "required": True},
             "registry": REGISTRY_ARGUMENT,
             "architectures": {
@@ -168,7 +178,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     options = module.params
-    model = Model(options["name"], options["version"], options["platform"], Path(options["source"]), options["file"])
+    file = options["file"] or DEFAULT_FILES[options["platform"]]
+    model = Model(options["name"], options["version"], options["platform"], Path(options["source"]), file)
     try:
         changed, entry, before = publish_model(
             model,

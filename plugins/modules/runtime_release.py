@@ -71,6 +71,13 @@ options:
         type: str
         choices: [grpc, rest]
         default: grpc
+      options:
+        description:
+          - How the model is served, overriding the file C(serving.json) that it may bring.
+          - Keys are C(engine), C(batching), C(sequence), C(queue), C(deadline_seconds), C(isolated), C(memory_mb)
+            and C(parameters), as the runtime documents them.
+        type: dict
+        default: {}
   configuration:
     description: The runtime's configuration without its models.
     type: dict
@@ -119,6 +126,7 @@ EXAMPLES = r"""
         digest: sha256:9834876dcfb05cb167a5c24953eba58c4ac89b1adf57f28f2f9d09af107ee8f0
         size: 61440
         p95_ms: 5
+        options: {batching: {max_size: 8, max_delay_ms: 2}}
     configuration:
       listen: {rest: ["127.0.0.1:8000"], grpc: ["127.0.0.1:8001"], metrics: ["127.0.0.1:8002"]}
 
@@ -192,6 +200,7 @@ def main() -> None:
                     "golden_cases": {"type": "int", "default": 0},
                     "p95_ms": {"type": "float"},
                     "protocol": {"type": "str", "choices": ["grpc", "rest"], "default": "grpc"},
+                    "options": {"type": "dict", "default": {}},
                 },
             },
             "configuration": {"type": "dict", "default": {}},

@@ -190,7 +190,7 @@ class TestWithoutUplink:
         before = fleet.release("berlin-amd64")
         fleet.lab.power_cut("berlin-mirror")
         try:
-            arguments = ["--limit", "berlin-amd64", "-e", json.dumps({"inference_runtime_threads": 2})]
+            arguments = ["--limit", "berlin-amd64", "-e", json.dumps({"inference_runtime_engine": {"threads": 2}})]
             fleet.lab.run("berlin-amd64", "sudo mv /var/lib/edgeml/models /var/lib/edgeml/models.away", check=True)
             run = fleet.playbook("edgeml.fleet.site", *arguments)
         finally:

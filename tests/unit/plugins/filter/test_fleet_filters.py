@@ -50,8 +50,15 @@ def test_release_is_named_by_digest_only() -> None:
             "golden_cases": 10,
             "p95_ms": 5,
             "protocol": "grpc",
+            "options": {},
         }
     ]
+
+
+def test_options_of_a_model_go_with_it() -> None:
+    options = {"batching": {"max_size": 8}, "parameters": {"threshold": 0.5}}
+    release = resolve_release(LOCK, [{"name": "digits", "options": options}], "amd64", "camera-1")
+    assert release["models"][0]["options"] == options
 
 
 @pytest.mark.parametrize(

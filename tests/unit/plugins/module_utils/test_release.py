@@ -10,6 +10,7 @@ import os
 import socket
 import tarfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ class MemoryEngine(DockerEngine):
         self.containers: dict[str, dict[str, Any]] = {}
         self.images = {IMAGE}
         self.pulled: list[str] = []
+        self.options: dict[str, Sequence[str]] = {}
 
     def container(self, name: str) -> dict[str, Any] | None:
         return self.containers.get(name)
@@ -55,6 +57,7 @@ class MemoryEngine(DockerEngine):
         return [image for image in self.images if image.startswith(repository + "@")]
 
     def create(self, name: str, image: str, options: Sequence[str]) -> None:
+        self.options[name] = options
         label = options[list(options).index("--label") + 1].partition("=")[2]
         self.containers[name] = {
             "Config": {"Labels": {_release.RELEASE_LABEL: label}},
@@ -124,6 +127,30 @@ def test_check_mode_does_nothing(release: Release, engine: MemoryEngine) -> None
     assert result["steps"] == [f"switch to release {desired().release_id()[:12]}"]
     assert engine.containers == {}
     assert release.state() == {}
+
+
+def test_options_of_models_are_part_of_the_release(release: Release) -> None:
+    options = {"batching": {"max_size": 8}}
+    with_options = replace(desired(), models=(replace(MODEL, options=options),))
+    assert with_options.release_id() != desired().release_id()
+    release.converge(with_options, check_mode=False)
+    for name in ("runtime.json", "candidate.json"):
+        written = json.loads((release.releases / with_options.release_id() / name).read_text())
+        assert written["models"][0]["options"] == options
+
+
+def test_container_has_a_directory_for_optimised_graphs(
+    release: Release, engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owners: dict[Path, int] = {}
+    monkeypatch.setattr(os, "chown", lambda path, user, group: owners.update({path: user}))
+    release.converge(desired(), check_mode=False)
+    cache = release.root / "cache"
+    assert cache.is_dir()
+    assert owners[cache] == _release.USER
+    assert f"type=bind,source={cache},target=/var/cache/edgeml" in engine.options[ACTIVE]
+    written = json.loads((release.releases / desired().release_id() / "runtime.json").read_text())
+    assert written["cache_directory"] == "/var/cache/edgeml"
 
 
 def test_previous_release_is_remembered(release: Release) -> None:

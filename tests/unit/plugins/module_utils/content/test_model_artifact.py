@@ -72,6 +72,31 @@ def test_the_description_is_part_of_it(tmp_path: Path, field: str) -> None:
     assert tar_of(replace(model, **{field: "2.0.0"})) != tar_of(model)  # type: ignore[arg-type]
 
 
+def python_model(directory: Path) -> Model:
+    directory.mkdir()
+    (directory / "model.py").write_text("def infer(inputs):\n    return inputs\n")
+    (directory / "serving.json").write_text("{}")
+    return Model("scale", "1.0.0", "python", directory, "model.py")
+
+
+def test_what_python_caches_is_no_part_of_it(tmp_path: Path) -> None:
+    model = python_model(tmp_path / "a")
+    before = tar_of(model)
+    (model.source / "__pycache__").mkdir()
+    (model.source / "__pycache__" / "model.cpython-313.pyc").write_bytes(b"bytecode")
+    assert tar_of(model) == before
+    with tarfile.open(fileobj=io.BytesIO(before)) as tar:
+        assert tar.getnames() == ["model.json", "model.py", "serving.json"]
+
+
+@pytest.mark.parametrize("platform", ["python", "pipeline"])
+def test_what_such_a_platform_needs(tmp_path: Path, platform: str) -> None:
+    model = replace(python_model(tmp_path / "a"), platform=platform)
+    (model.source / "serving.json").unlink()
+    with pytest.raises(FleetError, match="declares its inputs and outputs in a file"):
+        tar_of(model)
+
+
 def test_links_are_refused(tmp_path: Path) -> None:
     model = make(tmp_path / "a")
     (model.source / "link").symlink_to("model.onnx")
