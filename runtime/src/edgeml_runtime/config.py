@@ -20,7 +20,8 @@ PROTOCOLS = ("rest", "grpc", "metrics", "admin")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _VERSION = re.compile(r"\d+\.\d+\.\d+([-+][0-9A-Za-z.+-]+)?")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_TOPIC = re.compile(r"[^+#\0/]+(/[^+#\0/]+)*")
+_TOPIC = re.compile(r"[^$+#\0/][^+#\0/]*(/[^+#\0/]+)*")
+_HOST = re.compile(r"[0-9A-Fa-f.]*:[0-9A-Fa-f:.]+|[0-9A-Za-z_-]{1,63}(\.[0-9A-Za-z_-]{1,63})*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ class Mqtt:
     certificate: Path | None
     key: Path | None
     username: str | None
-    password: str | None
+    password: str | None = field(repr=False)
     keep_alive_seconds: int
     receive_maximum: int
     session_expiry_seconds: int
@@ -187,6 +188,13 @@ class _ConfigReader(Reader):
             for index, address in enumerate(some):
                 if unprotected == "refuse":
                     self._refuse_open_listener(f"listen.{protocol}[{index}]", address, tls, grants)
+        if mqtt and unprotected == "refuse" and mqtt.ca is None and not _is_loopback(mqtt.host):
+            self.fail(
+                "mqtt",
+                f"host {mqtt.host!r} with no TLS",
+                "loopback; elsewhere only TLS",
+                "configure mqtt.tls, or set unprotected_listeners to 'allow' where the network itself is trusted",
+            )
         cache_directory = root.get("cache_directory")
         return Config(
             rest=addresses["rest"],
@@ -330,9 +338,11 @@ class _ConfigReader(Reader):
         if ("certificate" in files) != ("key" in files):
             self.fail("mqtt.tls", "one of certificate and key", "both or none of them", "add the other one")
         password = given.get("password_file")
-        segment = "text without '+', '#' and empty levels"
+        if password is not None and given.get("username") is None:
+            self.fail("mqtt.password_file", "no mqtt.username", "both or none of them", "add the user's name")
+        segment = "text without '+', '#', empty levels and a '$' at the start"
         return Mqtt(
-            host=self.typed(given["host"], "mqtt.host", str),
+            host=self.matching(given["host"], "mqtt.host", _HOST, "a host name or an IP address"),
             port=self.integer(given.get("port", 8883 if files else 1883), "mqtt.port", 1, 65535),
             device=self.matching(given["device"], "mqtt.device", _TOPIC, segment),
             topic_prefix=self.matching(given.get("topic_prefix", "edgeml"), "mqtt.topic_prefix", _TOPIC, segment),
@@ -344,7 +354,7 @@ class _ConfigReader(Reader):
             keep_alive_seconds=self.integer(given.get("keep_alive_seconds", 30), "mqtt.keep_alive_seconds", 1, 65535),
             receive_maximum=self.integer(given.get("receive_maximum", 32), "mqtt.receive_maximum", 1, 65535),
             session_expiry_seconds=self.integer(
-                given.get("session_expiry_seconds", 86400), "mqtt.session_expiry_seconds", 0, 2**32 - 1
+                given.get("session_expiry_seconds", 86400), "mqtt.session_expiry_seconds", 1, 2**32 - 1
             ),
             publish_results=self.typed(given.get("publish_results", False), "mqtt.publish_results", bool),
         )
@@ -393,3 +403,10 @@ class _ConfigReader(Reader):
         read_overrides(self, document, key, ServingOptions())  # mistakes are told at the start, not at loading
         overrides: dict[str, Any] = self.typed(document, key, dict)
         return overrides
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

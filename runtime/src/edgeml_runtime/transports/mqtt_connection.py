@@ -1,0 +1,431 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The connection to an MQTT 5 broker: session, presence, subscriptions, and messages handled as QoS 1 promises.
+
+A message is acknowledged to the broker once it is handled, so whoever dies in between, the session keeps
+it and the broker delivers it again. Receive Maximum bounds how many the broker delivers before that.
+Specification: MQTT 5.0, sections 4.4 (delivery again), 4.6 (order of acknowledgements), 4.9 (flow control).
+
+paho's network thread calls the methods ``_on_...``, which do little but pass on; all others run on the event loop.
+"""
+
+import asyncio
+import json
+import logging
+import random
+import ssl
+import sys
+import uuid
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.exception import MalformedPacket
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from edgeml_runtime import __version__
+from edgeml_runtime.config import Mqtt
+from edgeml_runtime.errors import StartError
+
+_SESSION_TAKEN_OVER = 0x8E
+_LARGEST_PACKET = 268_435_455  # what MQTT can carry
+_MESSAGE_OVERHEAD = 64 * 1024  # topic and properties beside a body of the allowed size
+
+_FIRST_DELAY_SECONDS, _LONGEST_DELAY_SECONDS = 1.0, 60.0
+# The process that took the session over is to keep it; should it be gone by then, the session comes back.
+_STAND_ASIDE_SECONDS = 60.0
+# The broker tells of a loss only when it lasts: neither a reconnect nor a successor makes the presence flicker.
+_WILL_DELAY_SECONDS = 5
+_STATUS_SECONDS = 2.0
+_GOODBYE_SECONDS = 2.0
+
+_ONLINE = "online"
+_OFFLINE = "offline"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Delivery:
+    """A message that the broker waits to have acknowledged."""
+
+    packet_id: int
+    handled: bool = False
+
+
+class _Client(Client):
+    """paho, but for messages that it cannot decode: it would end the connection, at every new delivery of them again.
+
+    It refuses U+FEFF in properties, which MQTT allows, so that one client could keep all others from their answers.
+    """
+
+    def _handle_publish(self) -> MQTTErrorCode:
+        try:
+            return super()._handle_publish()
+        except MalformedPacket as error:
+            logger.warning("an MQTT message cannot be read: %s", error)
+            packet = self._in_packet["packet"]
+            end = 2 + int.from_bytes(packet[:2])
+            message = MQTTMessage(int.from_bytes(packet[end : end + 2]), bytes(packet[2:end]))
+            message.qos = self._in_packet["command"] >> 1 & 3
+            self._handle_on_message(message)  # without properties and body
+            return MQTTErrorCode.MQTT_ERR_SUCCESS
+
+
+class BrokerConnection:
+    """A connection that comes back for ever, with one session for a device, whichever process serves it.
+
+    The process that connected last has the session. ``connected``: whether it is this one now.
+    """
+
+    def __init__(
+        self,
+        mqtt: Mqtt,
+        body_bytes: int,
+        topics: Callable[[], Iterable[str]],
+        handle: Callable[[MQTTMessage], Coroutine[Any, Any, None]],
+        refuse: Callable[[MQTTMessage], None],
+    ) -> None:
+        """``topics``: what to subscribe to. ``handle`` is cancelled when the connection ends.
+
+        ``refuse`` gets messages of QoS 0 beyond Receive Maximum, which does not bound them, without their
+        bodies. Raises StartError when the TLS files do not fit.
+        """
+        self._mqtt = mqtt
+        self._topics = topics
+        self._handle = handle
+        self._refuse = refuse
+        self._loop = asyncio.get_running_loop()
+        self._instance = uuid.uuid4().hex
+        self._name = f"MQTT broker {mqtt.host}:{mqtt.port}"
+        self._status_topic = f"{mqtt.topic_prefix}/{mqtt.device}/status"
+        self._session = Properties(PacketTypes.CONNECT)
+        self._session.SessionExpiryInterval = mqtt.session_expiry_seconds
+        self._session.ReceiveMaximum = mqtt.receive_maximum
+        self._session.MaximumPacketSize = min(body_bytes + _MESSAGE_OVERHEAD, _LARGEST_PACKET)
+        self._client = self._new_client()
+        self.connected = False
+
+        self._stopping = False
+        self._had_session = False
+        self._ours = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._status: asyncio.Future[bytes] | None = None
+        self._subscribed: set[str] = set()
+        self._subscribing: dict[int, list[str]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._deliveries: deque[_Delivery] = deque()
+        self._published: dict[int, tuple[str, asyncio.Future[ReasonCode]]] = {}
+        self._largest_packet = _LARGEST_PACKET
+        self._may_publish = asyncio.Semaphore(1)
+        # There are brokers that do not keep to Receive Maximum.
+        self._may_handle = asyncio.Semaphore(mqtt.receive_maximum)
+        #: The topic that seems to have ended the connection, how often in a row; what was refused on this connection.
+        self._suspect = ("", 0)
+        self._refused = ""
+        #: Messages; only the network thread counts up the taken ones, only the event loop the finished ones.
+        self._taken = 0
+        self._finished = 0
+        #: Of the network thread: when the broker accepted the connection, failures in a row, what was told last.
+        self._accepted: float | None = None
+        self._failures = 0
+        self._trouble = ""
+
+    def start(self) -> None:
+        """Connect in the background, for ever."""
+        mqtt = self._mqtt
+        self._client.connect_async(
+            mqtt.host, mqtt.port, mqtt.keep_alive_seconds, clean_start=False, properties=self._session
+        )
+        self._client.loop_start()
+
+    async def stop(self, drain_seconds: float) -> None:
+        """Take no more messages, finish those under way in bounded time, say goodbye.
+
+        What is unfinished by then stays with the broker.
+        """
+        self._stopping = True
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=drain_seconds)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_GOODBYE_SECONDS):
+                if self.connected:
+                    await self._announce(_OFFLINE)
+                self._client.disconnect()
+                if self.connected:
+                    await self._ended.wait()
+
+    def follow_topics(self) -> None:
+        """Subscribe to topics that are new, unsubscribe from those that are no longer wanted."""
+        if not self.connected:
+            return
+        wanted = set(self._topics())
+        options = SubscribeOptions(qos=1, noLocal=True, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
+        if added := sorted(wanted - self._subscribed):
+            _, packet_id = self._client.subscribe([(topic, options) for topic in added])
+            if packet_id is not None:
+                self._subscribing[packet_id] = added
+        if removed := sorted(self._subscribed - wanted):
+            self._client.unsubscribe(removed)
+        self._subscribed = wanted
+
+    async def publish(self, topic: str, body: bytes, qos: int, properties: Properties, retain: bool = False) -> str:
+        """Publish, and wait until the broker has taken it, with QoS 0 until it is written.
+
+        Gives the reason why the broker does not take it, empty when it does.
+        """
+        # Sent all the same, these would end the connection, and again after every new delivery of the request.
+        size = len(body) + len(properties.pack()) + len(topic.encode()) + 16
+        if size > self._largest_packet:
+            return f"a message of {size} bytes, at most {self._largest_packet} are allowed"
+        if topic == self._suspect[0] and self._suspect[1] >= 3:
+            return "the connection ended three times in a row when it was published"
+        async with self._may_publish:
+            sent = self._client.publish(topic, body, qos, retain, properties)
+            # The network thread passes the outcome on, so it cannot come before this.
+            outcome: asyncio.Future[ReasonCode] = self._loop.create_future()
+            self._published[sent.mid] = (topic, outcome)
+            reason = await outcome
+        return str(reason) if reason.is_failure else ""
+
+    def send(self, topic: str, body: bytes, properties: Properties) -> None:
+        """Publish with QoS 0, whatever becomes of it."""
+        self._client.publish(topic, body, 0, properties=properties)
+
+    def _new_client(self) -> Client:
+        mqtt = self._mqtt
+        # Stable, so that the session outlives the process; access rules of brokers dislike slashes.
+        client_id = f"{mqtt.topic_prefix}:{mqtt.device}".replace("/", ":")
+        client = _Client(CallbackAPIVersion.VERSION2, client_id, protocol=MQTTProtocolVersion.MQTTv5, manual_ack=True)
+        client.suppress_exceptions = True  # they would end the network thread
+        client.max_inflight_messages = 0  # publish keeps to the broker's Receive Maximum, which paho does not know
+        client.on_connect = self._on_connect
+        client.on_connect_fail = self._on_connect_fail
+        client.on_disconnect = self._on_disconnect
+        client.on_subscribe = self._on_subscribe
+        client.on_message = self._on_message
+        client.on_publish = self._on_publish
+        if mqtt.username is not None:
+            client.username_pw_set(mqtt.username, mqtt.password)
+        if mqtt.ca is not None:
+            client.tls_set_context(_tls_context(mqtt))
+        will = Properties(PacketTypes.WILLMESSAGE)
+        will.WillDelayInterval = _WILL_DELAY_SECONDS
+        will.ContentType = "application/json"
+        client.will_set(self._status_topic, self._presence(_OFFLINE), qos=1, retain=True, properties=will)
+        return client
+
+    # -- on paho's network thread ----------------------------------------------------------------------------------
+
+    def _on_connect(
+        self, _client: Client, _data: Any, flags: ConnectFlags, reason: ReasonCode, properties: Properties | None
+    ) -> None:
+        if reason.is_failure:
+            self._tell(f"it refused the connection: {reason}")
+            return  # paho reports a disconnect next
+        self._accepted = monotonic()
+        largest_packet = getattr(properties, "MaximumPacketSize", _LARGEST_PACKET)
+        receive_maximum = getattr(properties, "ReceiveMaximum", 65535)
+        self._pass_on(self._begin, flags.session_present, largest_packet, receive_maximum)
+
+    def _on_connect_fail(self, _client: Client, _data: Any) -> None:
+        self._tell(str(sys.exc_info()[1]))  # paho calls this where it handles the error
+        self._back_off()
+
+    def _on_disconnect(
+        self, _client: Client, _data: Any, flags: DisconnectFlags, reason: ReasonCode, _properties: Properties | None
+    ) -> None:
+        # The broker delivers again what is not acknowledged; answers that paho still has would come twice.
+        self._client.drop_out_messages()
+        from_broker = flags.is_disconnect_packet_from_server
+        if self._accepted is not None and (from_broker or reason.is_failure):
+            if monotonic() - self._accepted > _LONGEST_DELAY_SECONDS:
+                self._failures = 0
+                self._trouble = ""
+            self._tell(f"the connection ended: {reason if from_broker else 'it was lost'}")
+        self._accepted = None
+        self._back_off()
+        if from_broker and reason == _SESSION_TAKEN_OVER:
+            self._pass_on(self._stand_aside)
+        self._pass_on(self._end)
+
+    def _on_subscribe(
+        self, _client: Client, _data: Any, packet_id: int, reasons: list[ReasonCode], _properties: Properties
+    ) -> None:
+        self._pass_on(self._check_subscriptions, packet_id, reasons)
+
+    def _on_message(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
+        if message.topic == self._status_topic:
+            self._pass_on(self._learn_status, message.payload)
+        elif message.qos == 0 and self._taken - self._finished >= self._mqtt.receive_maximum:
+            message.payload = b""
+            self._pass_on(self._refuse, message)
+        else:
+            self._taken += 1
+            self._pass_on(self._take, message)
+
+    def _on_publish(
+        self, _client: Client, _data: Any, packet_id: int, reason: ReasonCode, _properties: Properties
+    ) -> None:
+        self._pass_on(self._settle, packet_id, reason)
+
+    def _pass_on(self, callback: Callable[..., None], *arguments: Any) -> None:
+        with suppress(RuntimeError):  # the loop has ended, and with it the process
+            self._loop.call_soon_threadsafe(callback, *arguments)
+
+    def _tell(self, trouble: str) -> None:
+        """Log what keeps the broker away, once."""
+        if trouble != self._trouble:
+            self._trouble = trouble
+            logger.warning("%s: %s; trying again", self._name, trouble)
+
+    def _back_off(self) -> None:
+        """Set the time before the next attempt; paho's own has no jitter."""
+        longest = min(_FIRST_DELAY_SECONDS * 2**self._failures, _LONGEST_DELAY_SECONDS)
+        self._failures = min(self._failures + 1, 16)
+        seconds = random.uniform(longest / 2, longest)  # noqa: S311
+        self._client.reconnect_delay_set(seconds, seconds)  # type: ignore[arg-type]  # it only adds and compares
+
+    # -- on the event loop -----------------------------------------------------------------------------------------
+
+    def _begin(self, session_present: bool, largest_packet: int, receive_maximum: int) -> None:
+        if self._stopping:
+            self._client.disconnect()
+            return
+        logger.info("connected to %s, session %s", self._name, "resumed" if session_present else "new")
+        self.connected = True
+        self._ended.clear()
+        self._largest_packet = min(largest_packet, _LARGEST_PACKET)
+        self._may_publish = asyncio.Semaphore(receive_maximum)
+        self._in_background(self._settle_in())
+
+    async def _settle_in(self) -> None:
+        """Serve, unless the session was lost to another process meanwhile: then give it back.
+
+        Not all brokers say that a session was taken over. The retained presence tells whose it is.
+        """
+        if self._had_session:
+            self._status = self._loop.create_future()
+            self._client.subscribe(self._status_topic)
+            presence = {}
+            with suppress(TimeoutError, ValueError):  # nothing is known of another one
+                async with asyncio.timeout(_STATUS_SECONDS):
+                    presence = json.loads(await self._status)
+            self._client.unsubscribe(self._status_topic)
+            if presence.get("state") == _ONLINE and presence.get("instance") != self._instance:
+                self._stand_aside()
+                return
+        self._had_session = True
+        self._subscribed.clear()
+        self.follow_topics()
+        self._ours.set()
+        await self._announce(_ONLINE)
+
+    def _stand_aside(self) -> None:
+        if not self._stopping:
+            logger.warning("%s: another process serves this device now", self._name)
+            self._client.disconnect()  # also ends the network thread
+            self._loop.call_later(_STAND_ASIDE_SECONDS, self._come_back)
+
+    def _come_back(self) -> None:
+        if not self._stopping:
+            self.start()
+
+    def _learn_status(self, presence: bytes) -> None:
+        if self._status is not None and not self._status.done():
+            self._status.set_result(presence)
+
+    def _end(self) -> None:
+        self.connected = False
+        self._ours.clear()
+        # Brokers work in order: what they refused, or else did not get to, is where they stopped.
+        first = next((topic for topic, _ in self._published.values()), "")
+        if culprit := self._refused or first:
+            suspect, times = self._suspect
+            self._suspect = (culprit, times + 1 if culprit == suspect else 1)
+        self._refused = ""
+        for task in self._tasks:
+            task.cancel()
+        self._deliveries.clear()
+        self._published.clear()
+        self._subscribing.clear()
+        self._ended.set()
+
+    def _check_subscriptions(self, packet_id: int, reasons: list[ReasonCode]) -> None:
+        for topic, reason in zip(self._subscribing.pop(packet_id, ()), reasons, strict=False):
+            if reason.value != 1:
+                logger.error("%s does not grant QoS 1 for topic %s: %s", self._name, topic, reason)
+
+    async def _announce(self, state: str) -> None:
+        properties = Properties(PacketTypes.PUBLISH)
+        properties.ContentType = "application/json"
+        refusal = await self.publish(self._status_topic, self._presence(state), 1, properties, retain=True)
+        if refusal:
+            logger.error("%s does not take the presence on topic %s: %s", self._name, self._status_topic, refusal)
+
+    def _presence(self, state: str) -> bytes:
+        return json.dumps({"state": state, "instance": self._instance, "version": __version__}).encode()
+
+    def _settle(self, packet_id: int, reason: ReasonCode) -> None:
+        topic, outcome = self._published.pop(packet_id, ("", None))
+        if reason.is_failure:
+            self._refused = topic
+        elif topic == self._suspect[0]:
+            self._suspect = ("", 0)
+        if outcome is not None and not outcome.done():
+            outcome.set_result(reason)
+
+    def _take(self, message: MQTTMessage) -> None:
+        if self._stopping:  # whoever comes next gets it, if its QoS is 1
+            self._finished += 1
+            return
+        delivery = _Delivery(message.mid)
+        if message.qos:
+            self._deliveries.append(delivery)
+        self._in_background(self._work(message, delivery)).add_done_callback(self._count_finished)
+
+    def _count_finished(self, _task: asyncio.Task[None]) -> None:
+        self._finished += 1
+
+    async def _work(self, message: MQTTMessage, delivery: _Delivery) -> None:
+        """From a message to its acknowledgement."""
+        await self._ours.wait()
+        if message.topic not in self._subscribed:
+            self._client.unsubscribe(message.topic)  # the session remembers what was served once
+        async with self._may_handle:
+            try:
+                await self._handle(message)
+            except Exception:
+                logger.exception("a message on %s was not handled", message.topic)
+        delivery.handled = True
+        # In the order of arrival, as the specification demands.
+        while self._deliveries and self._deliveries[0].handled:
+            self._client.ack(self._deliveries.popleft().packet_id, 1)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _tls_context(mqtt: Mqtt) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=mqtt.ca)
+    except (OSError, ssl.SSLError) as error:
+        raise StartError(f"mqtt.tls.ca {mqtt.ca}: {error}") from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if mqtt.certificate is not None:
+        try:
+            context.load_cert_chain(mqtt.certificate, mqtt.key)
+        except (OSError, ssl.SSLError) as error:
+            raise StartError(f"mqtt.tls.certificate {mqtt.certificate} with mqtt.tls.key {mqtt.key}: {error}") from None
+    return context
