@@ -16,7 +16,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import atheris  # type: ignore[import-not-found]
+import atheris
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parent.parent / "build" / "fuzz"
@@ -72,7 +72,8 @@ def _campaign(target: str, seconds: float) -> dict[str, object]:
     (directory / "findings").mkdir(exist_ok=True)
     earlier = HERE / "corpus" / target
     end = time.monotonic() + seconds
-    executions, edges, findings, round_ = 0, 0, [], 0
+    executions = edges = round_ = 0
+    findings: list[dict[str, str]] = []
     while (left := int(end - time.monotonic())) > 0 and len(findings) < MOST_FINDINGS:
         round_ += 1
         log = directory / f"{round_}.log"
@@ -122,8 +123,8 @@ def _replay() -> None:
 
     for target, function in TARGETS.items():
         for directory in (BUILD / target / "corpus", HERE / "corpus" / target):
-            for file in sorted(directory.glob("*")):
-                function(file.read_bytes())
+            for kept in sorted(directory.glob("*")):
+                function(kept.read_bytes())
     measured.stop()
     percentages = {}
     for file in PARSERS:
@@ -136,10 +137,13 @@ def _replay() -> None:
 
 
 PARSERS = (
+    "codecs/compression.py",
     "codecs/json_binary.py",
     "codecs/protobuf.py",
     "codecs/request.py",
     "tensors.py",
+    "transports/http_connection.py",
+    "transports/rest.py",
 )
 
 

@@ -126,16 +126,25 @@ def protobuf_request(model: Signature, choices: Choices) -> bytes:
     return _damaged(body, choices) if choices.rarely() else body
 
 
-def compressed(body: bytes, choices: Choices) -> tuple[bytes, str]:
-    """A body as gzip, zlib or raw deflate, perhaps damaged or highly compressible, and its content coding."""
+def compressed(body: bytes, choices: Choices) -> tuple[bytes, str, bool]:
+    """A body in gzip, zlib or raw deflate, its content coding, and whether it can be decompressed to the body.
+
+    It may be damaged, doubled, of another coding than told, or expand enormously.
+    """
     coding, window = choices.of([("gzip", 31), ("deflate", 15), ("deflate", -15), ("gzip", 15)])
+    is_whole = window in (31, 15) and (coding == "gzip") == (window == 31)
     if choices.rarely():
         body += b" " * (1 << choices.below(22))
+        is_whole = False
     compressor = zlib.compressobj(choices.below(10), zlib.DEFLATED, window)
     packed = compressor.compress(body) + compressor.flush()
     if choices.rarely():
         packed += packed
-    return _damaged(packed, choices) if choices.rarely() else packed, coding
+        is_whole = False
+    if choices.rarely():
+        packed = _damaged(packed, choices)
+        is_whole = False
+    return packed, coding, is_whole
 
 
 def http_request(path: str, body: bytes, json_length: int | None, choices: Choices) -> bytes:
@@ -144,7 +153,7 @@ def http_request(path: str, body: bytes, json_length: int | None, choices: Choic
     if json_length is not None:
         headers.append(f"Inference-Header-Content-Length: {json_length}")
     if choices.rarely():
-        body, coding = compressed(body, choices)
+        body, coding, _ = compressed(body, choices)
         headers.append(f"Content-Encoding: {coding}")
     if choices.below(4) == 3:
         headers.append("Transfer-Encoding: chunked")
@@ -207,7 +216,8 @@ def _mutated(document: Any, choices: Choices) -> Any:
     """The document with one node replaced, removed, added or repeated."""
     if choices.rarely():
         return copy.deepcopy(choices.of(VALUES))
-    parent, key = None, None
+    parent: Any = None
+    key: Any = None
     node = document
     while isinstance(node, dict | list) and node and (parent is None or choices.below(4)):
         parent = node

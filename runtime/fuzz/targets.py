@@ -11,59 +11,21 @@ import json
 import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import TypeVar
 
-import numpy as np
 from edgeml_runtime.codecs import json_binary, protobuf
+from edgeml_runtime.codecs.compression import accepted, decompress
 from edgeml_runtime.config import Limits
 from edgeml_runtime.errors import Failure, RequestError
-from edgeml_runtime.inference import InferenceRequest
-from edgeml_runtime.tensors import DTYPES, Array, TensorSpec
-from mutation import Choices, json_request, protobuf_request
+from http_target import LIMITS, Rest
+from mutation import Choices, compressed, http_request, json_request, protobuf_request
+from signatures import MODELS, Broken, Model, check_request, echo
 
 T = TypeVar("T")
 
 # The worst JSON is a list of one-entry objects: about 30 bytes of Python objects for each byte.
 MEMORY_FACTOR = 64
 MEMORY_ALLOWANCE = 1 << 20
-
-
-class Broken(Exception):
-    """A parser broke its word."""
-
-
-@dataclass(frozen=True)
-class Model:
-    """A signature of the fuzzed models: output ``out_X`` is what came as input ``in_X``."""
-
-    name: str
-    inputs: dict[str, TensorSpec]
-    version: str = "1.0.0"
-    digest: str = ""
-    platform: str = "onnxruntime_onnx"
-    outputs: dict[str, TensorSpec] = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Derive the outputs."""
-        outputs = {
-            name.replace("in_", "out_"): TensorSpec(name.replace("in_", "out_"), spec.datatype, spec.shape)
-            for name, spec in self.inputs.items()
-        }
-        object.__setattr__(self, "outputs", outputs)
-
-
-def _model(name: str, **inputs: tuple[str, tuple[int, ...]]) -> Model:
-    return Model(name, {key: TensorSpec(key, datatype, shape) for key, (datatype, shape) in inputs.items()})
-
-
-MODELS = [
-    _model("single", in_FP32=("FP32", (-1, 4))),
-    _model("fixed", in_FP32=("FP32", (1, 2, 2)), in_INT64=("INT64", (2,))),
-    _model("any_rank", in_FP64=("FP64", ()), in_BYTES=("BYTES", ())),
-    _model("every_type", **{f"in_{datatype}": (datatype, (-1, 2)) for datatype in DTYPES}),
-    _model("empty", in_UINT8=("UINT8", (0, 3)), in_BOOL=("BOOL", (-1,))),
-]
 
 
 def json_bytes(data: bytes) -> None:
@@ -94,8 +56,63 @@ def protobuf_structured(data: bytes) -> None:
     _decode_protobuf(model, protobuf_request(model, choices))
 
 
+def compressed_bytes(data: bytes) -> None:
+    """Any bytes as a compressed body, and as an Accept-Encoding header."""
+    accepted(data.decode("latin-1"))
+    for coding in ("gzip", "deflate"):
+        _decompress(data, coding)
+
+
+def compressed_structured(data: bytes) -> None:
+    """Compressed bodies, some of them bombs."""
+    choices = Choices(data)
+    body = choices.bytes(choices.below(64)) * choices.below(256)
+    packed, coding, is_whole = compressed(body, choices)
+    unpacked = _decompress(packed, coding)
+    if is_whole and unpacked != body:
+        raise Broken(f"{coding} of {body!r} became {unpacked!r}")
+
+
+def http_bytes(data: bytes) -> None:
+    """Any bytes as what an HTTP client sends, in one piece and in small ones."""
+    pieces = [data[index : index + 7] for index in range(0, len(data), 7)]
+    for parts in ([data], pieces):
+        _bounded(len(data), lambda parts=parts: REST.converse(parts, ends=True))  # type: ignore[misc]
+
+
+def http_structured(data: bytes) -> None:
+    """Almost valid HTTP requests, several on a connection, cut into pieces anywhere."""
+    choices = Choices(data)
+    sent = b""
+    for _ in range(1 + choices.below(4)):
+        model = choices.of(MODELS)
+        body, json_length = json_request(model, choices)
+        path = choices.of(
+            [
+                *(f"/v2/models/{model.name}/infer", f"/v2/models/{model.name}/versions/1.0.0/infer"),
+                *("/v2/health/ready", f"/v2/models/{model.name}", "/v2", "/%ff/%00?a", "//", "*", "http://a/v2"),
+            ]
+        )
+        sent += http_request(path, body, json_length, choices)
+    cuts = sorted(choices.below(min(len(sent), 65535) + 1) for _ in range(choices.below(6)))
+    parts = [sent[start:end] for start, end in zip([0, *cuts], [*cuts, len(sent)], strict=True)]
+    _bounded(len(sent), lambda: REST.converse(parts, ends=bool(choices.below(2))))
+
+
+REST = Rest()
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    function.__name__: function for function in (json_bytes, json_structured, protobuf_bytes, protobuf_structured)
+    function.__name__: function
+    for function in (
+        json_bytes,
+        json_structured,
+        protobuf_bytes,
+        protobuf_structured,
+        compressed_bytes,
+        compressed_structured,
+        http_bytes,
+        http_structured,
+    )
 }
 
 
@@ -105,6 +122,10 @@ def seeds(target: str) -> list[bytes]:
         return [bytes([index]) + json_request(model, Choices(b""))[0] for index, model in enumerate(MODELS)]
     if target == "protobuf_bytes":
         return [bytes([index]) + protobuf_request(model, Choices(b"")) for index, model in enumerate(MODELS)]
+    if target == "http_bytes":
+        return [http_request("/v2/models/single/infer", *json_request(MODELS[0], Choices(b"")), Choices(b""))]
+    if target == "compressed_bytes":
+        return [compressed(b"text" * 10, Choices(bytes([index])))[0] for index in range(4)]
     return []
 
 
@@ -113,18 +134,27 @@ def _decode_json(model: Model, body: bytes, json_length: int | None) -> None:
     if decoded is None:
         return
     request, in_binary = decoded
-    _check_request(model, request)
+    check_request(model, request)
     if not in_binary <= set(request.outputs):
         raise Broken(f"binary outputs {in_binary}, requested are {request.outputs}")
-    answer, head = json_binary.encode(model, request, _echo(request), in_binary)
+    answer, head = json_binary.encode(model, request, echo(request), in_binary)
     json.loads(answer[:head])
+
+
+def _decompress(body: bytes, coding: str) -> bytes | None:
+    # What the limit allows is no growth beyond the input.
+    limit = LIMITS["body_bytes"]
+    unpacked = _bounded(len(body) + limit, lambda: decompress(coding, body, limit))
+    if unpacked is not None and len(unpacked) > limit:
+        raise Broken(f"{len(unpacked)} bytes were decompressed, {limit} are allowed")
+    return unpacked
 
 
 def _decode_protobuf(model: Model, body: bytes) -> None:
     request = _bounded(len(body), lambda: protobuf.decode(model, protobuf.parse_inference(body), Limits()))
     if request is not None:
-        _check_request(model, request)
-        protobuf.encode(model, request, _echo(request))
+        check_request(model, request)
+        protobuf.encode(model, request, echo(request))
 
 
 def _bounded(size: int, parse: Callable[[], T]) -> T | None:
@@ -145,40 +175,3 @@ def _bounded(size: int, parse: Callable[[], T]) -> T | None:
     if peak - before > MEMORY_FACTOR * size + MEMORY_ALLOWANCE:
         raise Broken(f"{size} bytes of input took {peak - before} bytes of memory")
     return result
-
-
-def _check_request(model: Model, request: InferenceRequest) -> None:
-    if request.inputs.keys() != model.inputs.keys():
-        raise Broken(f"inputs {list(request.inputs)}, the model takes {list(model.inputs)}")
-    for name, array in request.inputs.items():
-        _check_array(model.inputs[name], array)
-    if not request.outputs or len(set(request.outputs)) != len(request.outputs):
-        raise Broken(f"outputs {request.outputs}")
-    if not set(request.outputs) <= set(model.outputs):
-        raise Broken(f"outputs {request.outputs}, the model gives {list(model.outputs)}")
-    if request.timeout is not None and not 0 < request.timeout < float("inf"):
-        raise Broken(f"timeout {request.timeout}")
-
-
-def _check_array(spec: TensorSpec, array: Array) -> None:
-    dtype = DTYPES[spec.datatype]
-    if array.dtype != dtype or array.dtype.byteorder == ">":
-        raise Broken(f"{spec} has dtype {array.dtype}")
-    if not (array.flags.c_contiguous and array.flags.aligned):
-        raise Broken(f"{spec} is not contiguous or not aligned: {array.flags}")
-    if spec.shape and (
-        array.ndim != len(spec.shape)
-        or any(wanted not in (-1, seen) for seen, wanted in zip(array.shape, spec.shape, strict=True))
-    ):
-        raise Broken(f"{spec} has shape {array.shape}")
-    if dtype.kind == "b" and array.view(np.uint8).max(initial=0) > 1:
-        raise Broken(f"{spec} has a boolean that is neither 0 nor 1")
-    if dtype.kind == "O":
-        for element in array.flat:
-            if type(element) is not str:
-                raise Broken(f"{spec} has an element {element!r}")
-            element.encode()
-
-
-def _echo(request: InferenceRequest) -> list[Array]:
-    return [request.inputs[name.replace("out_", "in_")] for name in request.outputs]

@@ -27,12 +27,12 @@ def test_damaged_request(target: str) -> None:
     for seed in seeds(target):
         for position in range(len(seed)):
             TARGETS[target](seed[:position])
-            for replacement in (b"", b"\0", b"\xff", b"9", b'"', b"]", seed[position : position + 1] * 9):
+            for replacement in (b"", b"\0", b"\xff", b"9", b'"'):
                 TARGETS[target](seed[:position] + replacement + seed[position + 1 :])
 
 
 @pytest.mark.parametrize("target", [target for target in TARGETS if not seeds(target)])
-@settings(max_examples=500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.binary(min_size=16, max_size=96))
 def test_almost_valid_request(target: str, data: bytes) -> None:
     TARGETS[target](data)
