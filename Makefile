@@ -97,6 +97,14 @@ build/environments/fuzz/installed: requirements/fuzz.txt
 		--requirement requirements/fuzz.txt
 	@touch $@
 
+# --no-deps: the list is complete, and leaves out what kserve's clients do not need.
+build/environments/clients/installed: requirements/clients.txt
+	@echo "Making the environment of the protocol's clients (about half a minute, once)"
+	@$(PYTHON) -m venv build/environments/clients
+	@build/environments/clients/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+		--requirement requirements/clients.txt
+	@touch $@
+
 MINUTES ?= 10
 .PHONY: fuzz
 fuzz: build/environments/fuzz/installed ## Fuzz the runtime's parsers for MINUTES=10
@@ -105,7 +113,7 @@ fuzz: build/environments/fuzz/installed ## Fuzz the runtime's parsers for MINUTE
 .PHONY: lock
 lock: ## Renew the hash-locked requirements from requirements/*.in
 	@$(PYTHON) -m venv build/uv && build/uv/bin/pip install --quiet uv
-	@cd requirements && for name in controller models runtime development fuzz; do \
+	@cd requirements && for name in controller models runtime development fuzz clients; do \
 		../build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 			--no-header $$name.in --output-file $$name.txt; done
 	@cd runtime/benchmarks/requirements && for file in *.in; do \
