@@ -81,7 +81,7 @@ def _end_with(server_end: socket.socket) -> None:
 def _confine(memory_mb: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if memory_mb:
-        # Not RLIMIT_AS: that counts reserved addresses, of which libraries take plenty.
+        # Not RLIMIT_AS: that counts reserved addresses too, of which libraries take plenty.
         resource.setrlimit(resource.RLIMIT_DATA, (memory_mb << 20, memory_mb << 20))
     with suppress(OSError):
         # When memory ends, this process is to go and not the server.

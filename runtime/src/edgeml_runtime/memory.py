@@ -1,0 +1,47 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Has allocations fail that would get the process killed: a model that asks for too much gets an error, no more."""
+
+import re
+import resource
+import sys
+from pathlib import Path
+
+#: The kernel counts addresses (RLIMIT_DATA): mostly stacks of threads, of which little is ever used.
+NEVER_TOUCHED_BYTES = 128 << 20
+
+_ROOT = Path("/")
+
+
+def bound_memory() -> None:
+    """Limit the data of this process to what its container or control group, or else the machine, has."""
+    limit = available_bytes() + NEVER_TOUCHED_BYTES
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+
+def available_bytes(root: Path = _ROOT) -> int:
+    """The least of the machine's memory and the limits of the control groups (versions 1 and 2) of this process."""
+    total = re.search(r"^MemTotal:\s+(\d+) kB$", (root / "proc/meminfo").read_text(), re.MULTILINE)
+    sizes = [int(total[1]) * 1024] if total else []
+    for line in (root / "proc/self/cgroup").read_text().splitlines():
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":
+            mount, name = root / "sys/fs/cgroup", "memory.max"
+        elif "memory" in controllers.split(","):
+            mount, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+        else:
+            continue
+        # In a container the group's own directory may be the mount itself.
+        directory = mount / group.lstrip("/")
+        for place in (directory, *directory.parents):
+            if place.is_relative_to(mount) and (text := _content(place / name)).isdecimal():
+                sizes.append(int(text))
+    return min(sizes, default=sys.maxsize // 2)
+
+
+def _content(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""
