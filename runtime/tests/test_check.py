@@ -14,6 +14,7 @@ import pytest
 from authority import Authority
 from edgeml_runtime.check import Check, Plan, Report, as_text, check_server
 from edgeml_runtime.client.protocol import Access, parse_target
+from edgeml_runtime.command import parser
 from edgeml_runtime.errors import ConfigurationError
 from onnx_models import ModelDirectory
 from serving import Server
@@ -213,6 +214,7 @@ def test_command(server: Server, model_directories: dict[str, ModelDirectory]) -
     latency = document["servers"][0]["checks"][-1]
     assert (latency["model"], latency["check"], latency["samples"]) == ("perceptron", "latency", 5)
     assert run("check", good[0], "--model", "perceptron", "--p95-ms", "0.001").returncode == 1
+    assert run("check", "ftp://host").returncode == 2
 
 
 @pytest.mark.parametrize(
@@ -230,10 +232,17 @@ def test_command(server: Server, model_directories: dict[str, ModelDirectory]) -
         (("http://h", "--p95-ms=-1"), "argument --p95-ms: seen '-1'; allowed: a number above 0"),
     ],
 )
-def test_wrong_usage(arguments: tuple[str, ...], message: str) -> None:
-    result = run("check", *arguments)
-    assert result.returncode == 2
-    assert message in result.stderr
+def test_wrong_usage(arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        parsed = parser().parse_args(["check", *arguments])
+        parsed.run(parsed)
+    except ConfigurationError as error:
+        assert message in str(error)
+    except SystemExit as end:
+        assert end.code == 2
+        assert message in capsys.readouterr().err
+    else:
+        raise AssertionError("no error")
 
 
 def test_models_of_a_configuration(model_directories: dict[str, ModelDirectory], tmp_path: Path) -> None:

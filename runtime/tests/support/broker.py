@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import trustme
+from authority import Authority
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
@@ -69,19 +69,13 @@ class Broker:
     """
 
     def __init__(self, directory: Path, **settings: object) -> None:
+        directory.mkdir()
         self._directory = directory
         self.log_file = directory / "mosquitto.log"
         self.port, self.tls_port = free_ports(2)
         self.process: subprocess.Popen[bytes] | None = None
         self._program = mosquitto()
-        authority = trustme.CA()
-        certificate, client = authority.issue_cert("127.0.0.1"), authority.issue_cert("server@example.internal")
-        self.ca = directory / "broker-ca.crt"
-        self.client_certificate, self.client_key = directory / "mqtt.crt", directory / "mqtt.key"
-        authority.cert_pem.write_to_path(self.ca)
-        certificate.private_key_and_cert_chain_pem.write_to_path(directory / "broker.pem")
-        client.cert_chain_pems[0].write_to_path(self.client_certificate)
-        client.private_key_pem.write_to_path(self.client_key)
+        self._authority = Authority(directory)
         self.store = directory / "mosquitto.db"
         for user, password in PASSWORDS.items():
             create = [] if (directory / "passwords").exists() else ["-c"]
@@ -95,16 +89,15 @@ class Broker:
             "persistence_location": f"{directory}/",
             "autosave_interval": 1,
             "autosave_on_changes": "true",
-            "max_inflight_messages": 0,
-            "max_queued_messages": 0,
+            "max_inflight_messages": 1000,  # with 0, this one keeps to nobody's Receive Maximum
             "set_tcp_nodelay": "true",
             **settings,
         }
         (directory / "mosquitto.conf").write_text(
             "".join(f"{key} {value}\n" for key, value in lines.items())
             + f"listener {self.port} 127.0.0.1\n"
-            + f"listener {self.tls_port} 127.0.0.1\ncafile {self.ca}\nrequire_certificate true\n"
-            + f"certfile {directory}/broker.pem\nkeyfile {directory}/broker.pem\n"
+            + f"listener {self.tls_port} 127.0.0.1\ncafile {self._authority.ca}\nrequire_certificate true\n"
+            + f"certfile {self._authority.certificate}\nkeyfile {self._authority.key}\n"
         )
 
     def start(self) -> None:
@@ -112,10 +105,10 @@ class Broker:
         with self.log_file.open("ab") as log:
             command = [self._program, "-v", "-c", str(self._directory / "mosquitto.conf")]
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        wait_until(self._listens, f"the broker listens; {self.log_file.read_text()[-2000:]}")
+        wait_until(self._listens, "the broker listens")
 
     def _listens(self) -> bool:
-        assert self.process is not None and self.process.poll() is None, self.log_file.read_text()
+        assert self.process is not None and self.process.poll() is None, self.log
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
@@ -126,14 +119,19 @@ class Broker:
             self.process.wait(60)
             self.process = None
 
+    @property
+    def log(self) -> str:
+        """What the broker has written so far: every packet."""
+        return self.log_file.read_text()
+
     def wait_stored(self) -> None:
         """Until all that the broker has acknowledged so far is on disk: it acknowledges before it writes."""
         now = time.time()
         wait_until(lambda: self.store.exists() and self.store.stat().st_mtime > now, "the broker stores its sessions")
 
-    def settings(self, directory: Path, **more: object) -> dict[str, object]:
+    def settings(self, **more: object) -> dict[str, object]:
         """The "mqtt" of a server's configuration, in clear."""
-        password_file = directory / "mqtt-password"
+        password_file = self._directory / "server-password"
         password_file.write_text(PASSWORDS["server"] + "\n")
         return {
             "host": "127.0.0.1",
@@ -144,11 +142,11 @@ class Broker:
             **more,
         }
 
-    def tls_settings(self, directory: Path, **more: object) -> dict[str, object]:
+    def tls_settings(self, **more: object) -> dict[str, object]:
         """The same with TLS and a client certificate."""
-        files = {"ca": self.ca, "certificate": self.client_certificate, "key": self.client_key}
-        tls = {name: str(file) for name, file in files.items()}
-        return self.settings(directory, port=self.tls_port, tls=tls, **more)
+        files = self._authority
+        tls = {"ca": str(files.ca), "certificate": str(files.client_certificate), "key": str(files.client_key)}
+        return self.settings(port=self.tls_port, tls=tls, **more)
 
 
 @dataclass(frozen=True)
@@ -208,15 +206,15 @@ class Requester:
         model: str,
         body: bytes | dict[str, Any],
         correlation: bytes | None = None,
-        response_topic: str | None = "",
+        response_topic: str | None = None,
         qos: int = 1,
         expiry: int | None = None,
         **properties: str,
     ) -> None:
-        """Publish a request; underscores in names of user properties stand for dashes."""
+        """Publish a request; with an empty response topic it names none. Underscores in names stand for dashes."""
         asked = Properties(PacketTypes.PUBLISH)
         asked.ContentType = "application/json"
-        if response_topic is not None:
+        if response_topic != "":
             asked.ResponseTopic = response_topic or self.answers_topic
         if correlation is not None:
             asked.CorrelationData = correlation
