@@ -60,11 +60,13 @@ def test_wrong_command_line(arguments: tuple[str, ...]) -> None:
 
 def test_help() -> None:
     overview = run("--help").stdout
-    for command in ("serve", "bench"):
+    for command in ("serve", "check", "models", "bench"):
         assert f"\n    {command} " in overview
         text = run(command, "--help").stdout
-        for part in ("exit codes:\n", "examples:\n", "--config FILE"):
+        for part in ("exit codes:\n", "examples:\n", f"  edgeml-runtime {command} "):
             assert part in text
+    for signal_name in ("SIGHUP", "SIGUSR1", "SIGTERM"):
+        assert signal_name in run("serve", "--help").stdout
     assert run("--version").stdout == "edgeml-runtime 0.1.0\n"
 
 

@@ -20,6 +20,15 @@ if TYPE_CHECKING:
     from edgeml_runtime.client.protocol import Access
     from edgeml_runtime.engine.engine import Engine
 
+_WHOLE_END = """\
+edgeml-runtime COMMAND --help tells more, with exit codes and examples.
+
+examples:
+  edgeml-runtime serve model.onnx
+  edgeml-runtime check http://127.0.0.1:8000 grpc://127.0.0.1:8001
+  edgeml-runtime models http://127.0.0.1:8000
+"""
+
 _SERVE = """\
 Serve models until SIGTERM or SIGINT. Then finish what is under way, in at most
 drain_seconds (10), and end.
@@ -289,7 +298,8 @@ def parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(
         prog="edgeml-runtime",
         description="Serve models by the Open Inference Protocol v2, over REST, gRPC and MQTT.",
-        epilog="edgeml-runtime COMMAND --help tells more, with examples and exit codes.",
+        epilog=_WHOLE_END,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     whole.add_argument("--version", action="version", version=f"edgeml-runtime {__version__}")
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
@@ -308,9 +318,9 @@ def parser() -> argparse.ArgumentParser:
         return added
 
     serve = command("serve", _serve, "serve models until SIGTERM or SIGINT", _SERVE, _SERVE_END)
-    bench = command("bench", _bench, "measure models in this process, without a server", _BENCH, _BENCH_END)
     check = command("check", _check, "check servers of the protocol: golden cases, latency", _CHECK, _CHECK_END)
     models = command("models", _models, "list the models of a server or of a configuration", _MODELS, _MODELS_END)
+    bench = command("bench", _bench, "measure models in this process, without a server", _BENCH, _BENCH_END)
     for added in (serve, bench):
         source = added.add_mutually_exclusive_group(required=True)
         source.add_argument(
@@ -349,7 +359,7 @@ def parser() -> argparse.ArgumentParser:
         type=_positive_number,
         default=10.0,
         metavar="S",
-        help="stop measuring a model after this time, but not before 5 requests (default: 10)",
+        help="stop measuring a model after so many seconds, but not before 5 requests (default: 10)",
     )
     source = models.add_mutually_exclusive_group(required=True)
     source.add_argument("url", nargs="?", metavar="URL", help="a server, see below")
@@ -362,7 +372,11 @@ def parser() -> argparse.ArgumentParser:
             help="this model; can be given several times (default: all of the server's repository index)",
         )
         added.add_argument(
-            "--timeout", type=_positive_number, default=30.0, metavar="S", help="of an answer (default: 30)"
+            "--timeout",
+            type=_positive_number,
+            default=30.0,
+            metavar="S",
+            help="wait for an answer, seconds (default: 30)",
         )
         added.add_argument("--ca", type=Path, metavar="FILE", help="CA of the server, PEM (default: the system's)")
         added.add_argument("--cert", type=Path, metavar="FILE", help="client certificate, PEM, with --key")
