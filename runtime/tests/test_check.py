@@ -5,15 +5,19 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from authority import Authority
 from edgeml_runtime.check import Check, Plan, Report, as_text, check_server
+from edgeml_runtime.client.grpc import GrpcClient
 from edgeml_runtime.client.protocol import Access, parse_target
+from edgeml_runtime.codecs import open_inference_grpc_pb2 as messages
 from edgeml_runtime.command import parser
 from edgeml_runtime.errors import ConfigurationError
 from onnx_models import ModelDirectory
@@ -112,6 +116,56 @@ def test_every_datatype(server: Server, tmp_path: Path, way: str) -> None:
     assert wrong.check == "golden all.json"
     assert wrong.detail == "output 'out_BYTES' is grün at [0, 1], expected gruen"
     assert wrong.values == {"largest_error": None}
+
+
+@pytest.fixture
+def plain_url(server: Server) -> Iterator[str]:
+    """The REST server behind a proxy that has no binary extension and is never ready, as it says in the body."""
+
+    class Proxy(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            length = int(self.headers.get("content-length", 0))
+            assert "inference-header-content-length" not in self.headers
+            answer = server.rest(self.command, self.path, self.rfile.read(length))
+            body = answer.body
+            if self.path == "/v2":
+                body = json.dumps({**answer.json, "extensions": []}).encode()
+            if self.path == "/v2/health/ready":
+                body = b'{"ready": false}'
+            self.send_response(answer.status)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_GET
+
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{proxy.server_port}"
+        proxy.shutdown()
+
+
+def test_a_server_of_json_alone(plain_url: str, model_directories: dict[str, ModelDirectory]) -> None:
+    report = check(plain_url, plan("perceptron", "every_type", golden=None))
+    assert failed(report) == Check("", "ready", False, "the server says that it is not")
+    golden = check(plain_url, plan("perceptron", golden=model_directories["perceptron"].path))
+    assert outcomes(golden)["perceptron golden first.json"]
+
+
+def test_typed_contents() -> None:
+    """Some servers answer without raw contents."""
+    response = messages.ModelInferResponse()
+    response.outputs.add(name="a", datatype="INT8", shape=[2]).contents.int_contents.extend([-1, 2])
+    response.outputs.add(name="b", datatype="BYTES", shape=[1]).contents.bytes_contents.append("grün".encode())
+    client = GrpcClient(parse_target("grpc://127.0.0.1:1"), ACCESS)
+    outputs = client.decode(response.SerializeToString())
+    client.close()
+    assert {name: output.tolist() for name, output in outputs.items()} == {"a": [-1, 2], "b": ["grün"]}
 
 
 @pytest.mark.parametrize("way", ["rest", "grpc"])

@@ -49,11 +49,11 @@ class RestClient:
 
     def live(self) -> bool:
         """Whether the server lives."""
-        return self._status("/v2/health/live")
+        return self._status("/v2/health/live", "live")
 
     def ready(self) -> bool:
         """Whether the server is ready."""
-        return self._status("/v2/health/ready")
+        return self._status("/v2/health/ready", "ready")
 
     def server_metadata(self) -> ServerMetadata:
         """What the server says of itself."""
@@ -67,7 +67,7 @@ class RestClient:
 
     def model_ready(self, name: str, version: str) -> bool:
         """Whether a model is ready."""
-        return self._status(f"{_path(name, version)}/ready")
+        return self._status(f"{_path(name, version)}/ready", "ready")
 
     def model_metadata(self, name: str, version: str) -> ModelMetadata:
         """What the server says of a model."""
@@ -153,12 +153,16 @@ class RestClient:
             self._connection.close()
             self._connection = None
 
-    def _status(self, path: str) -> bool:
-        """Whether the answer is 200: yes by the specification; other codes but those of a refusal mean no."""
+    def _status(self, path: str, key: str) -> bool:
+        """Whether the answer is 200, and its body, if it has one, does not say otherwise."""
         answer = self._ask("GET", path)
         if answer[0] in (401, 403, 404):
             self._accepted("GET", path, answer)
-        return answer[0] == 200
+        try:
+            said = json.loads(answer[2])
+        except ValueError:
+            said = None
+        return answer[0] == 200 and not (isinstance(said, dict) and said.get(key) is False)
 
     def _document(self, method: str, path: str, body: bytes | None = None) -> Any:
         answer = self._accepted(method, path, self._ask(method, path, body, {"Content-Type": "application/json"}))
