@@ -64,19 +64,38 @@ def test_a_slow_model_computes_on_threads(tmp_path: Path, monkeypatch: pytest.Mo
     run(test)
 
 
-def test_a_model_that_once_held_the_event_loop_runs_on_threads_from_then_on(
+def test_a_model_that_holds_the_event_loop_runs_on_threads_from_then_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(served_model, "INLINE_SECONDS", 0.05)
-    monkeypatch.setattr(served_model, "STALLED_SECONDS", 0.0)
+    async def test() -> None:
+        # Quick at warm-up; the value of its input says how long it takes, not the size.
+        model = (await started(repeated_product(tmp_path, warm_up_steps=1).config)).model("repeated_product", "")
+        model._inline_elements = 1  # whatever the neighbours on this machine did at warm-up
+        threads = threads_of_runs(model, monkeypatch)
+        steps = 1000
+        while model._inquiry is None:
+            await model.infer(InferenceRequest("", {"steps": np.array([steps])}, ["corner"]))
+            steps *= 2
+        await model._inquiry
+        threads.clear()
+        await model.infer(InferenceRequest("", {"steps": np.array([1])}, ["corner"]))
+        assert threads != [threading.get_ident()]
+        assert "a run of repeated_product 1.0.0 takes" in caplog.text
 
+    run(test)
+
+
+def test_a_machine_that_holds_the_event_loop_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def test() -> None:
         model = (await started(scaled(tmp_path, 2.0))).model("scaled", "")
+        model._inline_elements = 100
         threads = threads_of_runs(model, monkeypatch)
-        for _ in range(2):
-            await model.infer(features(ROWS))
-        assert threads[0] == threading.get_ident() != threads[1]
-        assert "scaled 1.0.0 took" in caplog.text
+        model._observe_inline(features(ROWS), 10.0)
+        while model._inquiry:
+            await asyncio.sleep(0.001)
+        threads.clear()
+        await model.infer(features(ROWS))
+        assert threads == [threading.get_ident()]
 
     run(test)
 

@@ -6,13 +6,15 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, thread_time
 
 from edgeml_runtime.config import ModelConfig
 from edgeml_runtime.engine.batching import Batcher, check_batchable
 from edgeml_runtime.engine.golden import golden_files, read_case, zeros
 from edgeml_runtime.engine.loading import load_model
+from edgeml_runtime.engine.model import Cancellation
 from edgeml_runtime.engine.scheduler import Outcome, Run, Scheduler
 from edgeml_runtime.engine.sequences import SequenceModel, Sequences
 from edgeml_runtime.errors import RequestError, StartError
@@ -24,7 +26,7 @@ from edgeml_runtime.tensors import Array
 # A hop to a thread and back costs about 50 microseconds: below this it is cheaper, for
 # everybody, to compute on the event loop.
 INLINE_SECONDS = 200e-6
-# Nothing but the model can take that much longer than it took at warm-up.
+# A run on the event loop that took so long is looked into.
 STALLED_SECONDS = 0.1
 
 logger = logging.getLogger(__name__)
@@ -68,6 +70,7 @@ class ServedModel:
         )
         self._scheduler = self._make_scheduler(self.options)
         self._inline_elements = self._most_inline_elements()
+        self._inquiry: asyncio.Task[None] | None = None
         self._withdraw: Callable[[], None] = lambda: None
 
     def enter_service(self, metrics: Metrics) -> None:
@@ -92,11 +95,13 @@ class ServedModel:
             return await self._scheduler.infer(request)
         started = perf_counter()
         results = self.model.run(request.inputs, request.outputs)
-        self._observe_inline(perf_counter() - started)
+        self._observe_inline(request, perf_counter() - started)
         return results
 
     async def retire(self) -> None:
         """Let the requests under way finish, then give the model's memory back. New ones are refused."""
+        if self._inquiry is not None:
+            await self._inquiry
         self._inline_elements = -1
         await self._scheduler.close()
         if self._sequences is not None:
@@ -115,7 +120,7 @@ class ServedModel:
                 return await self._scheduler.infer(request, state)
             started = perf_counter()
             results = state.advance(request, self._sequence_model.step(state, request))
-            self._observe_inline(perf_counter() - started)
+            self._observe_inline(request, perf_counter() - started)
             return results
         finally:
             sequences.leave(state)
@@ -148,15 +153,35 @@ class ServedModel:
         elements = sum(tensor.size for tensor in self.warm_up_inputs.values()) or 1
         return int(elements * INLINE_SECONDS / self.compute_seconds)
 
-    def _observe_inline(self, seconds: float) -> None:
+    def _observe_inline(self, request: InferenceRequest, seconds: float) -> None:
         self.metrics.queue(0.0)
         self.metrics.compute(seconds)
-        if seconds > STALLED_SECONDS:  # its time depends on more than the size of its inputs
-            self._inline_elements = -1
+        if seconds > STALLED_SECONDS and self._inquiry is None:
+            self._inquiry = asyncio.get_running_loop().create_task(self._inquire(request))
+
+    async def _inquire(self, request: InferenceRequest) -> None:
+        """A run held the event loop: repeat it on a thread, where processor time tells the model from the machine.
+
+        It was the model when its time depends on more than the size of its inputs. It then stays on the threads.
+        """
+        most, self._inline_elements = self._inline_elements, -1
+        cancellation = Cancellation()
+        timer = asyncio.get_running_loop().call_later(self.options.deadline_seconds, cancellation.cancel)
+        seconds = await asyncio.to_thread(self._processor_seconds, request, cancellation)
+        timer.cancel()
+        if seconds < STALLED_SECONDS / 2:
+            self._inline_elements, self._inquiry = most, None
+        else:
             logger.warning(
-                "%s %s took %.3f s on the event loop, %.6f s at warm-up: from now on it runs on threads",
+                "a run of %s %s takes %.3f s, %.6f s at warm-up: from now on all run on engine threads",
                 *(self.name, self.version, seconds, self.compute_seconds),
             )
+
+    def _processor_seconds(self, request: InferenceRequest, cancellation: Cancellation) -> float:
+        started = thread_time()
+        with suppress(RequestError):
+            self.model.run(request.inputs, request.outputs, cancellation)
+        return thread_time() - started
 
     def _observe(self, queue: float, compute: float) -> None:
         self.metrics.queue(queue)
