@@ -70,7 +70,7 @@ class Engine:
         """Load all models, one after the other. Raises StartError."""
         async with self._changing:
             for name in list(self._configured):
-                await self._replace(name, again=True, check=False)
+                await self._replace(name, again=True, beside=False)
 
     async def load(self, name: str) -> None:
         """Load what the configuration now says of a model, beside what serves, then switch to it.
@@ -163,7 +163,7 @@ class Engine:
         if name not in self._configured:
             raise RequestError(Failure.NOT_FOUND, f"model '{name}' is not in the configuration")
         try:
-            await self._replace(name, again=True, check=True)
+            await self._replace(name, again=True, beside=True)
         except StartError as error:
             raise RequestError(Failure.INVALID, f"model '{name}' was not loaded: {error}") from None
 
@@ -181,7 +181,7 @@ class Engine:
         failures = []
         for name in list(self._configured):
             try:
-                await self._replace(name, again=False, check=True)
+                await self._replace(name, again=False, beside=True)
             except StartError as error:
                 failures.append(str(error))
         if failures:
@@ -214,10 +214,10 @@ class Engine:
         configured = [config.version for config in self._configured.get(name, ())]
         return [*configured, *(version for version in self.versions(name) if version not in configured)]
 
-    async def _replace(self, name: str, again: bool, check: bool) -> None:
+    async def _replace(self, name: str, again: bool, beside: bool) -> None:
         """Load all configured versions of a model, then let them take the place of the loaded ones. Raises StartError.
 
-        ``again``: also those that are loaded as configured. ``check``: against all golden cases first.
+        ``again``: also those that are loaded as configured. ``beside``: without disturbing what serves, and checked.
         """
         fresh: list[ServedModel] = []
         configs = self._configured[name]
@@ -229,7 +229,7 @@ class Engine:
                 if current is not None and not again and current.config == config:
                     fresh.append(current)
                 else:
-                    fresh.append(await self._build(config, check))
+                    fresh.append(await self._build(config, beside))
         except StartError as error:
             for config in configs:
                 if (name, config.version) not in self._loaded:
@@ -245,14 +245,17 @@ class Engine:
             self._loaded[name, model.version] = model
         self._loaded[name, ""] = fresh[0]
 
-    async def _build(self, config: ModelConfig, check: bool) -> "ServedModel":
+    async def _build(self, config: ModelConfig, beside: bool) -> "ServedModel":
         """A loaded model, not yet in service. Raises StartError."""
         started = perf_counter()
 
         def build() -> "ServedModel":
-            from edgeml_runtime.engine.served_model import ServedModel  # brings numpy and the engine's library
+            # These bring numpy and the engine's library.
+            from edgeml_runtime.engine.served_model import ServedModel
+            from edgeml_runtime.engine.trial import load_beside
 
-            return ServedModel(config, self._config.engine, self._config.cache_directory, check)
+            load = load_beside if beside else ServedModel
+            return load(config, self._config.engine, self._config.cache_directory)
 
         try:
             model = await asyncio.get_running_loop().run_in_executor(self._loader, build)

@@ -26,7 +26,7 @@ from edgeml_runtime.tensors import TensorSpec
 def main() -> None:
     """Load the code, then compute until the channel ends."""
     channel_end, server_end = (socket.socket(fileno=int(number)) for number in sys.argv[1:])
-    _end_with(server_end)
+    end_with(server_end)
     channel = Channel(channel_end)
     with suppress(ChannelError):
         _serve(channel)
@@ -67,7 +67,7 @@ def _serve(channel: Channel) -> None:
             channel.send({}, list(results.values()))
 
 
-def _end_with(server_end: socket.socket) -> None:
+def end_with(server_end: socket.socket) -> None:
     """Have the kernel send SIGIO, which ends a process, when the other side of the socket is closed."""
     signal.signal(signal.SIGIO, signal.SIG_DFL)
     fcntl.fcntl(server_end, fcntl.F_SETOWN, os.getpid())

@@ -45,6 +45,12 @@ def load_model(
 
     A bare ``.onnx`` file is a model as well, with the name and the version of the configuration.
     """
+    description, options = describe(config, engine)
+    return description, options, _load(description, options, cache_directory)
+
+
+def describe(config: ModelConfig, engine: EngineOptions) -> tuple[Description, ServingOptions]:
+    """What the model is and how it is to be served. Raises StartError."""
     if config.path.suffix == ".onnx" and config.path.is_file():
         description = Description(config.name, config.version, ONNX, config.path)
     else:
@@ -59,13 +65,18 @@ def load_model(
         options = config.override(read_serving_file(config.path, ServingOptions(engine=engine), description.platform))
     except ConfigurationError as error:
         raise StartError(str(error)) from None
-    python = description.platform == PYTHON or any(step.platform == PYTHON for step in options.steps)
+    python = has_python(description, options)
     if not python and (options.isolated or options.memory_mb or options.parameters):
         raise StartError(f"{config.where}: isolated, memory_mb and parameters are of Python code, and there is none")
     if python and not options.engine.parallel:
         # Code that was not written for threads is right with one; more on request.
         options = replace(options, engine=replace(options.engine, parallel=1))
-    return description, options, _load(description, options, cache_directory)
+    return description, options
+
+
+def has_python(description: Description, options: ServingOptions) -> bool:
+    """Whether a user's Python code takes part."""
+    return description.platform == PYTHON or any(step.platform == PYTHON for step in options.steps)
 
 
 def read_description(directory: Path) -> Description:
