@@ -94,8 +94,8 @@ def keys_of_code(directory: Path) -> set[str]:
         of_config("listen.", listen=unknown),
         of_config("tls.", tls=unknown),
         of_config("access[].", access=[unknown]),
-        of_config("mqtt.", mqtt={"host": "h", "device": "d", **unknown}),
-        of_config("mqtt.tls.", mqtt={"host": "h", "device": "d", "tls": {"ca": tls["ca"], **unknown}}),
+        of_config("mqtt.", mqtt={"host": "localhost", "device": "d", **unknown}),
+        of_config("mqtt.tls.", mqtt={"host": "localhost", "device": "d", "tls": {"ca": tls["ca"], **unknown}}),
         of_config("models[].", models=[{**MODEL, **unknown}]),
         of_config("engine.", engine=unknown),
         of_config("limits.", limits=unknown),
@@ -118,7 +118,7 @@ def test_types_are_words_of_json() -> None:
 
 def test_defaults(tmp_path: Path) -> None:
     """Of the configuration, the engine, the limits, the broker and the options of a model."""
-    mqtt = read_config(configuration(listen={}, mqtt={"host": "h", "device": "d"}), "file")
+    mqtt = read_config(configuration(listen={}, mqtt={"host": "localhost", "device": "d"}), "file")
     config = read_config(configuration(), "file")
     serving = ModelConfig("m", "1.0.0", "", tmp_path, {"batching": {"max_size": 1}}, "file").override(ServingOptions())
     states = ModelConfig("m", "1.0.0", "", tmp_path, {"sequence": {"states": [STATE]}}, "file").override(
