@@ -186,7 +186,7 @@ class Server:
                     await grpc.listen(self.engine, self._metrics, address, self._tls, access, config, share_ports)
                 )
         if opened:
-            logger.info("listening on %s", ", ".join(listener.name for listener in opened))
+            logger.info("listening: %s", ", ".join(listener.name for listener in opened))
 
     def _access_of(self, address: Address) -> Access | None:
         """What a listener asks of clients: nothing on a unix socket, which its permissions protect."""

@@ -35,6 +35,8 @@ class Controlled(Protocol):
 class AdminApplication:
     """The application of the admin listeners: ``GET /state``, ``POST /activate``, ``/reload``, ``/drain``."""
 
+    name = "admin"
+
     def __init__(self, server: Controlled) -> None:
         self._server = server
 

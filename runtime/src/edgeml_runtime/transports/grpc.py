@@ -190,7 +190,7 @@ async def listen(
         await server.stop(config.drain_seconds)
         remove_unix_socket(address)
 
-    return Listener(address.text, stop)
+    return Listener(f"gRPC {address.text}", stop)
 
 
 def _options(limits: Limits) -> tuple[tuple[str, int], ...]:

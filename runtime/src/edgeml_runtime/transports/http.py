@@ -34,7 +34,9 @@ async def listen(
         ssl_handshake_timeout=config.limits.receive_seconds if context else None,
         backlog=BACKLOG,
     )
-    return Listener(address.text, lambda: _stop(server, bound, shared, address, config.drain_seconds))
+    return Listener(
+        f"{application.name} {address.text}", lambda: _stop(server, bound, shared, address, config.drain_seconds)
+    )
 
 
 async def _stop(

@@ -58,7 +58,9 @@ class Request:
 
 
 class Application(Protocol):
-    """Answers requests. Neither method raises for what a client can cause."""
+    """Answers requests. Neither method raises for what a client can cause. ``name`` is for people."""
+
+    name: str
 
     def admit(self, request: Request) -> Answer | None:
         """Judge by method, URL and headers, before the body is read; an answer is a refusal."""

@@ -14,6 +14,8 @@ _EXPOSITION = b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n"
 class MetricsApplication:
     """The application of the metrics listeners."""
 
+    name = "metrics"
+
     def __init__(self, metrics: Metrics, access: Access | None) -> None:
         self._metrics = metrics
         self._access = access

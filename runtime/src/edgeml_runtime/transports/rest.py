@@ -55,6 +55,8 @@ class _Route(NamedTuple):
 class RestApplication:
     """The application of the REST listeners. With ``access``, all but live and ready require a grant."""
 
+    name = "REST"
+
     def __init__(self, engine: Engine, metrics: Metrics, access: Access | None, config: Config) -> None:
         self._engine = engine
         self._metrics = metrics
