@@ -194,6 +194,20 @@ def test_acknowledges_in_the_order_of_arrival(
     assert received.findall(broker.log) == sent.findall(broker.log)
 
 
+def test_log_lines(start_server: Any, broker: Broker, requester: Requester) -> None:
+    server = start_server(mqtt=broker.settings(), log_requests=True)
+    requester.wait_presence("online")
+    requester.ask("perceptron", features_request(ROWS, id="seven"))
+    requester.ask("perceptron", b"{")
+    lines = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
+    seen = [(line["protocol"], line["model"], line["status"], line["id"], line["client"]) for line in lines]
+    assert seen == [
+        ("mqtt", "perceptron", "200", "seven", requester.answers_topic),
+        ("mqtt", "perceptron", "400", "", requester.answers_topic),
+    ]
+    assert lines[0]["total_ms"] > 0
+
+
 def test_results_that_nobody_asked_for(start_server: Any, broker: Broker, requester: Requester) -> None:
     start_server(mqtt=broker.settings(publish_results=True))
     requester.wait_presence("online")

@@ -40,6 +40,11 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = 60) -> 
         time.sleep(0.02)
 
 
+def send_at_once(_client: Client, _data: Any, opened: Any) -> None:
+    """Callback of a client: no packet waits for the acknowledgement of the one before."""
+    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
 def mosquitto() -> str:
     """The broker's program; Debian's package is installed when it is missing, and its service is not started."""
     if shutil.which("mosquitto", path=_PATH) is None:
@@ -181,6 +186,7 @@ class Requester:
         self._client = Client(CallbackAPIVersion.VERSION2, name, protocol=MQTTProtocolVersion.MQTTv5)
         self._client.username_pw_set("client", PASSWORDS["client"])
         self._client.reconnect_delay_set(1, 1)
+        self._client.on_socket_open = send_at_once
         self._client.on_connect = self._on_connect
         self._client.on_subscribe = lambda *_: self._ready.set()
         self._client.on_message = self._on_message
@@ -246,14 +252,14 @@ class Requester:
         if message.topic.endswith("/status"):
             self.presence.append(json.loads(message.payload)["state"])
             return
-        told = dict(message.properties.UserProperty)
+        told = dict(getattr(message.properties, "UserProperty", ()))
         replies = self.replies if message.topic == self.answers_topic else self.results
         replies.append(
             Reply(
                 topic=message.topic,
                 body=bytes(message.payload),
                 status=int(told["status"]),
-                content_type=message.properties.ContentType,
+                content_type=getattr(message.properties, "ContentType", ""),
                 correlation=getattr(message.properties, "CorrelationData", None),
                 properties=told,
                 expiry=getattr(message.properties, "MessageExpiryInterval", None),

@@ -20,6 +20,7 @@ from edgeml_runtime.config import Config, Mqtt
 from edgeml_runtime.engine.engine import Engine
 from edgeml_runtime.errors import Failure, RequestError, invalid
 from edgeml_runtime.metrics import Metrics
+from edgeml_runtime.request_log import log_request
 from edgeml_runtime.transports.http_messages import STATUS
 from edgeml_runtime.transports.listener import Listener
 from edgeml_runtime.transports.mqtt_connection import BrokerConnection
@@ -55,6 +56,7 @@ class _Service:
         self._metrics = metrics
         self._mqtt = mqtt
         self._body_bytes = config.limits.body_bytes
+        self._log_requests = config.log_requests
         self._base = f"{mqtt.topic_prefix}/{mqtt.device}"
         self.connection = BrokerConnection(mqtt, self._body_bytes, self._topics, self._serve, self._refuse)
 
@@ -69,7 +71,8 @@ class _Service:
             logger.debug("a request on %s names no topic for its answer", message.topic)
             self._metrics.count_request("", "mqtt", "400")
             return
-        refusal = await self._respond(message, topic, await self._infer(message), arrived)
+        answer = await self._infer(message, topic)
+        refusal = await self._respond(message, topic, answer, arrived)
         if refusal:
             logger.warning("the MQTT broker does not take an answer on %s: %s", topic, refusal)
             error = RequestError(Failure.TOO_LARGE, f"the broker does not take the answer: {refusal}")
@@ -93,17 +96,18 @@ class _Service:
     def _model_name(self, message: MQTTMessage) -> str:
         return message.topic.removeprefix(f"{self._base}/").removesuffix("/infer")
 
-    async def _infer(self, message: MQTTMessage) -> _Answer:
+    async def _infer(self, message: MQTTMessage, topic: str) -> _Answer:
         started = perf_counter()
-        known = ""
+        known = version = ""
+        request = None
         try:
             if len(message.payload) > self._body_bytes:
                 raise RequestError(Failure.TOO_LARGE, f"the body is larger than {self._body_bytes} bytes")
             asked = dict(getattr(message.properties, "UserProperty", ()))
             model = self._engine.model(self._model_name(message), asked.get(_MODEL_VERSION, ""))
-            known = model.name
+            known, version = model.name, model.version
             json_length = _json_length(asked.get(_JSON_LENGTH))
-            request, in_binary = json_binary.decode(model, bytes(message.payload), json_length)
+            request, in_binary = json_binary.decode(model, message.payload, json_length)
             expiry = getattr(message.properties, "MessageExpiryInterval", None)
             if expiry == 0:
                 raise RequestError(Failure.DEADLINE, "the message has expired")
@@ -119,6 +123,10 @@ class _Service:
             logger.exception("a request on %s failed", message.topic)
             answer = _error(RequestError(Failure.INTERNAL, "the server failed; its log says why"))
         self._metrics.count_request(known, "mqtt", str(answer.status))
+        if self._log_requests:
+            about = (known, version, str(answer.status), request.id if request else "", topic, perf_counter() - started)
+            times = (request.queue_seconds, request.compute_seconds) if request else ()
+            log_request("mqtt", *about, *times)
         return answer
 
     async def _respond(self, message: MQTTMessage, topic: str, answer: _Answer, arrived: float) -> str:

@@ -13,6 +13,7 @@ import asyncio
 import json
 import logging
 import random
+import socket
 import ssl
 import sys
 import uuid
@@ -37,7 +38,7 @@ from edgeml_runtime.errors import StartError
 
 _SESSION_TAKEN_OVER = 0x8E
 _LARGEST_PACKET = 268_435_455  # what MQTT can carry
-_MESSAGE_OVERHEAD = 64 * 1024  # topic and properties beside a body of the allowed size
+_MESSAGE_OVERHEAD = 64 * 1024  # topic and properties beside a body
 
 _FIRST_DELAY_SECONDS, _LONGEST_DELAY_SECONDS = 1.0, 60.0
 # The process that took the session over is to keep it; should it be gone by then, the session comes back.
@@ -183,9 +184,10 @@ class BrokerConnection:
         Gives the reason why the broker does not take it, empty when it does.
         """
         # Sent all the same, these would end the connection, and again after every new delivery of the request.
-        size = len(body) + len(properties.pack()) + len(topic.encode()) + 16
-        if size > self._largest_packet:
-            return f"a message of {size} bytes, at most {self._largest_packet} are allowed"
+        if len(body) + 2 * _MESSAGE_OVERHEAD > self._largest_packet:
+            size = len(body) + len(properties.pack()) + len(topic.encode()) + 16
+            if size > self._largest_packet:
+                return f"a message of {size} bytes, at most {self._largest_packet} are allowed"
         if topic == self._suspect[0] and self._suspect[1] >= 3:
             return "the connection ended three times in a row when it was published"
         async with self._may_publish:
@@ -207,6 +209,7 @@ class BrokerConnection:
         client = _Client(CallbackAPIVersion.VERSION2, client_id, protocol=MQTTProtocolVersion.MQTTv5, manual_ack=True)
         client.suppress_exceptions = True  # they would end the network thread
         client.max_inflight_messages = 0  # publish keeps to the broker's Receive Maximum, which paho does not know
+        client.on_socket_open = _send_at_once
         client.on_connect = self._on_connect
         client.on_connect_fail = self._on_connect_fail
         client.on_disconnect = self._on_disconnect
@@ -415,6 +418,11 @@ class BrokerConnection:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _send_at_once(_client: Client, _data: Any, opened: Any) -> None:
+    # An answer after an acknowledgement, or the reverse, would else wait some 40 ms for the broker's kernel.
+    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _tls_context(mqtt: Mqtt) -> ssl.SSLContext:
