@@ -185,7 +185,7 @@ def test_size_of_the_cache_is_bounded(tmp_path: Path, monkeypatch: pytest.Monkey
         with cache.unfinished() as written:
             written.write_bytes(bytes([number]) * 10_000)
             os.utime(written, (1000 + number, 1000 + number))
-            cache.keep(f"{number:064x}", written, digest(written))
+            cache.keep(f"{number:064x}", written)
     assert {file.name.partition("-")[0] for file in tmp_path.iterdir()} == {
         "another",
         "unfinished",
@@ -216,6 +216,12 @@ def test_external_data(tmp_path: Path) -> None:
     assert load(file, tmp_path / "cache").run({"x": np.ones(4, np.float32)}, ["y"])[0].tolist() == [1, 2, 3, 4]
     assert cache_key(file, "1.24.4", "all") is None
     assert list((tmp_path / "cache").iterdir()) == []
+    large = tmp_path / "large"
+    for before in (2**20 - 12, 2**20 - 5, 2**20):  # across the parts in which the file is read
+        large.write_bytes(bytes(before) + file.read_bytes())
+        assert cache_key(large, "1.24.4", "all") is None
+    large.write_bytes(bytes(2**20 + 5))
+    assert cache_key(large, "1.24.4", "all") is not None
 
 
 @pytest.mark.parametrize("kind", ["above", "absolute", "link", "below_and_above"])

@@ -2,21 +2,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models of Python code, in the server's process and in processes of their own."""
 
+import json
 import os
+import re
 import signal
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from edgeml_runtime.config import ModelConfig
+from edgeml_runtime.engine.isolated_channel import Channel, ChannelError
 from edgeml_runtime.engine.loading import load_model
 from edgeml_runtime.engine.model import Cancellation, Model
 from edgeml_runtime.errors import Failure, RequestError, StartError
 from edgeml_runtime.serving import EngineOptions
+from edgeml_runtime.tensors import Array, TensorSpec
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx_models import ModelDirectory
 from python_models import RESULT, VALUES, python_model, values_request
 from serving import features_request
@@ -497,3 +504,69 @@ def test_processes_end_with_the_server(start_server: Any, tmp_path: Path, number
         server.process.wait(60)
         wait_until(lambda: not any(map(lives, pids)))
         busy.exception(60)
+
+
+# -- the channel ---------------------------------------------------------------------------------------------------
+
+SPEC = TensorSpec("result", "FP32", (-1,))
+
+
+def received(content: bytes) -> list[Array]:
+    """What the server makes of bytes that a process sent before it closed its channel."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(content)
+        theirs.close()
+        return Channel(ours).receive([SPEC], time.monotonic() + 60)[1]
+
+
+def message(header: object, raw: bytes = b"") -> bytes:
+    encoded = json.dumps(header).encode()
+    return len(encoded).to_bytes(4, "little") + encoded + raw
+
+
+def test_message() -> None:
+    raw = np.float32([1, 2]).tobytes()
+    assert received(message({"shapes": [[2]], "sizes": [8]}, raw))[0].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("content", "seen"),
+    [
+        (b"", "closed its channel"),
+        (b"\x00", "closed its channel"),
+        (b"\xff\xff\xff\xff", "sent what is no message (ValueError)"),
+        (message([]), "sent what is no message (TypeError)"),
+        (message({"sizes": []}), "sent what is no message (KeyError)"),
+        (message({"shapes": [], "sizes": [8]}, bytes(8)), "sent what is no message (ValueError)"),
+        (message({"shapes": [[2]], "sizes": [2**40]}), "sent what is no message (ValueError)"),
+        (message({"shapes": [[2]], "sizes": [-1]}), "sent what is no message (ValueError)"),
+        (message({"shapes": [[2]], "sizes": [True]}, b"x"), "sent what is no message (ValueError)"),
+        (message({"shapes": [[2]], "sizes": [8]}, bytes(7)), "closed its channel"),
+        (message({"shapes": [[2]], "sizes": [8]}, bytes(9)), "sent what is no message (ValueError)"),
+        (message({"shapes": [[2], [2]], "sizes": [8, 8]}, bytes(16)), "sent 2 tensors"),
+        (message({"shapes": [[3]], "sizes": [8]}, bytes(8)), "sent a wrong tensor"),
+        (message({"shapes": [[2**62, 4]], "sizes": [8]}, bytes(8)), "sent a wrong tensor"),
+        (message({"shapes": ["x"], "sizes": [8]}, bytes(8)), "sent a wrong tensor"),
+    ],
+)
+def test_what_is_no_message(content: bytes, seen: str) -> None:
+    with pytest.raises(ChannelError, match=re.escape(seen)):
+        received(content)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+        lambda some: st.lists(some, max_size=3) | st.dictionaries(st.sampled_from(["shapes", "sizes"]), some),
+        max_leaves=8,
+    ),
+    st.binary(max_size=16),
+    st.integers(0, 40),
+)
+@settings(max_examples=300, deadline=None)
+def test_no_content_does_more_than_fail(header: object, raw: bytes, cut: int) -> None:
+    whole = message(header, raw)
+    for content in (whole, whole[cut:], whole[:-cut]):
+        with suppress(ChannelError):
+            assert len(received(content)) <= 1

@@ -8,7 +8,6 @@ on. An empty ``<key>-refused`` says that keeping the graph does not pay, or cann
 
 import hashlib
 import logging
-import mmap
 import os
 import platform
 import re
@@ -22,6 +21,8 @@ LARGEST_TOTAL_BYTES = 2 << 30
 FORGOTTEN_SECONDS = 3600.0
 
 _NAME = re.compile(r"[0-9a-f]{64}-([0-9a-f]{64}\.onnx|refused)|unfinished-.*")
+#: The key that says in which file a tensor lies, as protobuf writes it.
+_EXTERNAL_DATA = b"\x08location"
 #: What /proc/cpuinfo says of instructions and caches, on amd64 and arm64.
 _PROCESSOR = re.compile(
     r"^(vendor_id|model name|flags|Features|CPU (?:implementer|architecture|part)|cache_alignment)\s*:(.*)$",
@@ -67,14 +68,11 @@ class GraphCache:
         finally:
             self.remove(Path(name))
 
-    def keep(self, key: str, written: Path, content: str) -> None:
-        """Give a written graph its name, durably, and remove the least used when there are too many bytes.
-
-        ``content``: its digest.
-        """
+    def keep(self, key: str, written: Path) -> None:
+        """Give a written graph its name, durably, and remove the least used when there are too many bytes."""
         with written.open("rb") as file:
             os.fsync(file.fileno())
-        written.rename(self._directory / f"{key}-{content}.onnx")
+        written.rename(self._directory / f"{key}-{digest(written)}.onnx")
         descriptor = os.open(self._directory, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -110,10 +108,16 @@ def cache_key(file: Path, engine_version: str, optimization: str) -> str | None:
 
     Raises OSError.
     """
-    if _has_external_data(file):
-        return None
+    content = hashlib.sha256()
+    with file.open("rb") as opened:
+        end = b""
+        while part := opened.read(1 << 20):
+            if _EXTERNAL_DATA in end + part:
+                return None
+            content.update(part)
+            end = part[1 - len(_EXTERNAL_DATA) :]
     processor = sorted({" ".join(found) for found in _PROCESSOR.findall(Path("/proc/cpuinfo").read_text())})
-    parts = ("1", digest(file), engine_version, optimization, platform.machine(), *processor)
+    parts = ("1", content.hexdigest(), engine_version, optimization, platform.machine(), *processor)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -121,12 +125,3 @@ def digest(file: Path) -> str:
     """SHA-256 of a file, in hexadecimal digits. Raises OSError."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _has_external_data(file: Path) -> bool:
-    """Whether tensors may lie in other files: their key "location", as protobuf writes it, is in the file."""
-    with file.open("rb") as opened:
-        if os.fstat(opened.fileno()).st_size == 0:
-            return False
-        with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return content.find(b"\x08location") >= 0

@@ -11,7 +11,7 @@ from time import perf_counter
 import onnxruntime
 
 from edgeml_runtime.engine.model import Cancellation
-from edgeml_runtime.engine.onnx_cache import GraphCache, cache_key, digest
+from edgeml_runtime.engine.onnx_cache import GraphCache, cache_key
 from edgeml_runtime.errors import Failure, RequestError, StartError, invalid
 from edgeml_runtime.serving import EngineOptions
 from edgeml_runtime.tensors import Array, TensorSpec
@@ -96,7 +96,6 @@ def _load(file: Path, engine: EngineOptions, cache_directory: Path | None) -> on
 
 def _load_cached(file: Path, engine: EngineOptions, cache: GraphCache) -> onnxruntime.InferenceSession:
     """A session from the cache, or a new one whose graph is put there. Raises OSError where the cache fails."""
-    started = perf_counter()
     key = cache_key(file, onnxruntime.__version__, engine.optimization)
     if key is None:
         return _open(file, engine)
@@ -107,9 +106,9 @@ def _load_cached(file: Path, engine: EngineOptions, cache: GraphCache) -> onnxru
         except Exception as error:  # the engine's exceptions have no common base
             logger.warning("%s: ONNX Runtime cannot load it, it is made again: %s", found, _first_line(error))
             cache.remove(found)
-    look_up = perf_counter() - started
+    started = perf_counter()
     session = _open(file, engine)
-    seconds = perf_counter() - started - look_up
+    seconds = perf_counter() - started
     if seconds < WORTHWHILE_SECONDS or cache.refuses(key):
         return session
     signature = _signature(session)
@@ -118,15 +117,15 @@ def _load_cached(file: Path, engine: EngineOptions, cache: GraphCache) -> onnxru
         try:
             _open(file, engine, save=written)
             started = perf_counter()
-            content = digest(written)
             session = _open(written, engine, optimized=True)
+            # Not counted is the time for checking its content: other threads go on meanwhile.
+            pays = perf_counter() - started < seconds
             same = _signature(session) == signature
-            pays = perf_counter() - started + look_up < seconds
         except Exception as error:  # the engine's exceptions have no common base
             logger.debug("%s: its optimised graph cannot be kept: %s", file, _first_line(error))
-            content, same, pays = "", False, False
+            same = pays = False
         if same and pays:
-            cache.keep(key, written, content)
+            cache.keep(key, written)
             return session
     cache.refuse(key)
     return _open(file, engine)
