@@ -9,7 +9,6 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from edgeml_runtime.config import ModelConfig
 from edgeml_runtime.engine.engine import Engine
 from edgeml_runtime.errors import ConfigurationError, Failure
 from edgeml_runtime.metrics import Metrics
-from engines import configuration, described, failure_of, features, run, scaled
+from engines import Configured, configuration, described, failure_of, features, run, scaled
 from onnx import TensorProto, helper, numpy_helper
 from onnx_models import save
 from serving import Server, UnixConnection, ask
@@ -325,13 +324,6 @@ def folded(root: Path, version: str) -> dict[str, Any]:
     directory = root / f"folded-{version}"
     directory.mkdir()
     return described(save(directory, "scaled", graph).path, "scaled", version, {})
-
-
-@dataclass(frozen=True)
-class Configured:
-    """As start_server takes models."""
-
-    config: dict[str, Any]
 
 
 def request_body(rows: int) -> str:

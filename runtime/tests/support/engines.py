@@ -5,6 +5,7 @@
 import asyncio
 import json
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,13 @@ from edgeml_runtime.inference import InferenceRequest, SequencePosition
 from edgeml_runtime.metrics import Metrics
 from onnx import TensorProto, helper, numpy_helper
 from onnx_models import save
+
+
+@dataclass(frozen=True)
+class Configured:
+    """An entry in "models", as start_server takes it."""
+
+    config: dict[str, Any]
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:

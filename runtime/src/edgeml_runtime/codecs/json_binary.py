@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from edgeml_runtime.codecs.request import check_complete, check_outputs, input_spec
+from edgeml_runtime.codecs.request import check_complete, check_outputs, input_spec, read_parameters
 from edgeml_runtime.errors import invalid
 from edgeml_runtime.inference import InferenceRequest, Signature
 from edgeml_runtime.tensors import Array, TensorSpec, from_raw, from_values, to_raw, to_values
@@ -57,16 +57,18 @@ def decode(model: Signature, body: bytes | bytearray, json_length: int | None) -
 
     binary_by_default = _parameter(document, "binary_data_output", bool) or False
     requested = _objects(document, "outputs") if document.get("outputs") else []
+    request = InferenceRequest(request_id, inputs, list(model.outputs))
+    if "parameters" in document:
+        read_parameters(request, document["parameters"] or {})
     if not requested:
-        names = list(model.outputs)
-        return InferenceRequest(request_id, inputs, names), set(names) if binary_by_default else set()
-    names = check_outputs(model, (output.get("name") for output in requested))
+        return request, set(request.outputs) if binary_by_default else set()
+    request.outputs = names = check_outputs(model, (output.get("name") for output in requested))
     in_binary = set()
     for name, output in zip(names, requested, strict=True):
         choice = _parameter(output, "binary_data", bool)
         if binary_by_default if choice is None else choice:
             in_binary.add(name)
-    return InferenceRequest(request_id, inputs, names), in_binary
+    return request, in_binary
 
 
 def encode(

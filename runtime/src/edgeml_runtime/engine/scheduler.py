@@ -77,9 +77,9 @@ class Scheduler:
         parallel: int,
         compute: Callable[[Run], Sequence[Outcome]],
         take: Take = take_first,
-        observe: Callable[[float, float], None] = lambda queue, compute: None,
+        observe: Callable[[InferenceRequest, float, float], None] = lambda request, queue, compute: None,
     ) -> None:
-        """``compute`` gives an outcome for each job of a run; ``observe`` gets seconds in queue and engine."""
+        """``compute`` gives an outcome for each job of a run; ``observe`` is told its seconds in queue and engine."""
         self.under_way = 0
         self._name = name
         self._parallel = parallel
@@ -185,7 +185,7 @@ class Scheduler:
                 continue
             if job.sequence is not None:
                 outcome = job.sequence.advance(job.request, outcome)
-            self.observe(run.started - job.arrived, run.finished - run.started)
+            self.observe(job.request, run.started - job.arrived, run.finished - run.started)
             job.answer.set_result(outcome)
         self._leave(len(run.jobs))
         self._dispatch()

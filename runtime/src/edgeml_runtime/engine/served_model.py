@@ -100,9 +100,10 @@ class ServedModel:
 
     async def retire(self) -> None:
         """Let the requests under way finish, then give the model's memory back. New ones are refused."""
+        self._inline_elements = -1
         if self._inquiry is not None:
             await self._inquiry
-        self._inline_elements = -1
+            self._inline_elements = -1
         await self._scheduler.close()
         if self._sequences is not None:
             self._sequences.close()
@@ -154,8 +155,7 @@ class ServedModel:
         return int(elements * INLINE_SECONDS / self.compute_seconds)
 
     def _observe_inline(self, request: InferenceRequest, seconds: float) -> None:
-        self.metrics.queue(0.0)
-        self.metrics.compute(seconds)
+        self._observe(request, 0.0, seconds)
         if seconds > STALLED_SECONDS and self._inquiry is None:
             self._inquiry = asyncio.get_running_loop().create_task(self._inquire(request))
 
@@ -183,7 +183,8 @@ class ServedModel:
             self.model.run(request.inputs, request.outputs, cancellation)
         return thread_time() - started
 
-    def _observe(self, queue: float, compute: float) -> None:
+    def _observe(self, request: InferenceRequest, queue: float, compute: float) -> None:
+        request.queue_seconds, request.compute_seconds = queue, compute
         self.metrics.queue(queue)
         self.metrics.compute(compute)
 

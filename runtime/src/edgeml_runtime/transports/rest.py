@@ -155,12 +155,13 @@ class RestApplication:
         status = "500"
         asked = None
         try:
-            model = self._engine.model(route.model, route.version)
-            known, version = model.name, model.version
             headers = request.headers
             body = request.body
             if b"content-encoding" in headers:
                 body = await self._decompressed(headers[b"content-encoding"].decode("latin-1"), body)
+            # Only now: while a body is decompressed elsewhere, another version may take the place of this one.
+            model = self._engine.model(route.model, route.version)
+            known, version = model.name, model.version
             json_length = _json_length(headers[_JSON_LENGTH_HEADER]) if _JSON_LENGTH_HEADER in headers else None
             asked, in_binary = json_binary.decode(model, body, json_length)
             results = await model.infer(asked)
