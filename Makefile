@@ -105,8 +105,13 @@ build/environments/clients/installed: requirements/clients.txt
 		--requirement requirements/clients.txt
 	@touch $@
 
-MINUTES ?= 10
+.PHONY: soak
+soak: MINUTES ?= 60
+soak: $(VENV)/development ## Serve at half capacity for MINUTES=60 and judge what grows
+	@$(BIN)/python runtime/benchmarks/soak.py --minutes $(MINUTES)
+
 .PHONY: fuzz
+fuzz: MINUTES ?= 10
 fuzz: build/environments/fuzz/installed ## Fuzz the runtime's parsers for MINUTES=10
 	@build/environments/fuzz/bin/python runtime/fuzz/fuzz.py --minutes $(MINUTES)
 
