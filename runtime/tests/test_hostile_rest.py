@@ -249,6 +249,17 @@ def test_client_that_never_reads(server: Server) -> None:
         client.close()
 
 
+def test_pipelined_flood(server: Server) -> None:
+    flood = b"GET /v2 HTTP/1.1\r\nHost: a\r\n\r\n" * 9000
+    with ExitStack() as opened:
+        for _ in range(LIMITS["connections"] - 20):
+            connection = opened.enter_context(connect(server.rest_port))
+            connection.setblocking(False)
+            with suppress(BlockingIOError):
+                connection.send(flood)
+        assert server.unix("GET", "/v2/health/live").status == 200
+
+
 def test_aborted_in_the_middle(server: Server) -> None:
     whole = inference(VALID_BODY)
     for length in range(1, len(whole), 3):
