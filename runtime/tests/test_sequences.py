@@ -4,8 +4,11 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 import threading
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,6 +58,64 @@ def test_a_stream_in_parts_is_computed_as_the_whole(tmp_path: Path, lengths: lis
             request = InferenceRequest("", {"x": stream[begin:end]}, ["y"], sequence=position)
             parts += await model.infer(request)
         np.testing.assert_allclose(np.concatenate(parts), whole, rtol=1e-6, atol=1e-7)
+
+    run(test)
+
+
+@pytest.fixture(scope="session")
+def speech_detector(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """silero-vad on 16 kHz audio: ``input`` [frames, 576] to ``speech_probs`` [frames], states h and c of an LSTM."""
+    directory = tmp_path_factory.mktemp("speech_detector")
+    requirements = Path(__file__).parent / "support" / "silero-vad.txt"
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "-r", requirements]
+    subprocess.run([*command, "--dest", directory], check=True)
+    (wheel,) = directory.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        content = archive.read("silero_vad/data/silero_vad_16k_sequence.onnx")
+    (directory / "model.onnx").write_bytes(content)
+    description = {"name": "speech_detector", "version": "6.2.3", "platform": "onnxruntime_onnx", "file": "model.onnx"}
+    (directory / "model.json").write_text(json.dumps(description))
+    states = [{"input": "h", "output": "hn"}, {"input": "c", "output": "cn"}]
+    (directory / "serving.json").write_text(json.dumps({"sequence": {"states": states}}))
+    return {"name": "speech_detector", "version": "6.2.3", "path": str(directory)}
+
+
+def test_a_real_recurrent_network_hears_the_same_in_a_stream(speech_detector: dict[str, Any], place: str) -> None:
+    """Two microphones at once, frame by frame, against the whole recording in one run of the bare engine."""
+
+    async def test() -> None:
+        model = (await started(speech_detector)).model("speech_detector", "")
+        assert (list(model.inputs), list(model.outputs)) == (["input"], ["speech_probs"])
+        random = np.random.default_rng(5)
+        seconds = np.arange(60 * 576) / 16000
+        voice = sum(np.sin(2 * np.pi * 140 * tone * seconds) / tone for tone in range(1, 12))
+        voiced = voice * (np.sin(2 * np.pi * 2 * seconds) > 0) + 0.05 * random.standard_normal(seconds.size)
+        recordings = {
+            "voice": (0.1 * voiced).reshape(60, 576).astype(np.float32),
+            "noise": (0.1 * random.standard_normal((60, 576))).astype(np.float32),
+        }
+
+        async def listen(id: str) -> list[float]:
+            heard: list[float] = []
+            for number, frame in enumerate(recordings[id]):
+                request = InferenceRequest("", {"input": frame[None]}, ["speech_probs"])
+                request.sequence = SequencePosition(id, start=number == 0, end=number == 59)
+                (probabilities,) = await model.infer(request)
+                heard += probabilities.tolist()
+            return heard
+
+        file = Path(speech_detector["path"]) / "model.onnx"
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        silence = np.zeros((1, 1, 128), np.float32)
+        for id, heard in zip(recordings, await asyncio.gather(*map(listen, recordings)), strict=True):
+            (whole,) = session.run(["speech_probs"], {"input": recordings[id], "h": silence, "c": silence})
+            assert np.ptp(whole) > 0.01
+            np.testing.assert_allclose(heard, whole, rtol=1e-3, atol=1e-5)
+            # Without the state it would hear something else.
+            (frame,) = session.run(["speech_probs"], {"input": recordings[id][30:31], "h": silence, "c": silence})
+            assert not np.allclose(frame, whole[30], rtol=1e-3, atol=1e-5)
 
     run(test)
 
