@@ -10,11 +10,11 @@ import asyncio
 import logging
 import socket
 from collections import deque
-from collections.abc import Coroutine, Generator
+from collections.abc import Coroutine, Generator, Mapping
 from email.utils import formatdate
 from http import HTTPStatus
 from types import coroutine
-from typing import Any
+from typing import Any, NamedTuple
 
 import httptools
 
@@ -28,6 +28,9 @@ SHED_SECONDS = 1.0
 # After a client has ended its side: how often to look whether it is gone altogether.
 PROBE_SECONDS = 0.1
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+# Heads that are remembered, and bytes of one.
+_MOST_HEADS = 512
+_LONGEST_HEAD = 2048
 _TCP_CLOSE = 7  # tcp_states.h
 
 logger = logging.getLogger(__name__)
@@ -46,8 +49,23 @@ class Shared:
         #: Set while there is no connection.
         self.empty = asyncio.Event()
         self.empty.set()
+        #: Heads of requests with a body of known length, since most clients send the same head each
+        #: time: parsing it anew costs more than all else of HTTP.
+        self.heads: dict[bytes, _Head] = {}
         self._status_lines: dict[int, bytes] = {}
         self._status_lines_until = 0.0
+
+    def remember(self, data: bytes, request: Request, body_bytes: int) -> None:
+        """Remember the head that ``data`` begins with, where there can be no doubt about its end."""
+        end = data.find(b"\r\n\r\n") + 4
+        head = data[:end]
+        if end < 4 or end > _LONGEST_HEAD or not head.startswith(request.method):
+            return
+        if head.count(b"\n") != head.count(b"\r\n"):
+            return
+        if len(self.heads) >= _MOST_HEADS:
+            self.heads.clear()
+        self.heads[head] = _Head(request.method, request.url, request.headers, body_bytes)
 
     def status_line(self, status: int, now: float) -> bytes:
         """Status line and date."""
@@ -60,6 +78,15 @@ class Shared:
             line = f"HTTP/1.1 {status} {phrase}\r\ndate: {formatdate(usegmt=True)}\r\n".encode()
             self._status_lines[status] = line
         return line
+
+
+class _Head(NamedTuple):
+    """A request's head that the parser has read: the same bytes mean the same again."""
+
+    method: bytes
+    url: bytes
+    headers: Mapping[bytes, bytes]
+    body_bytes: int
 
 
 class _Refused(Exception):
@@ -92,6 +119,8 @@ class Connection(asyncio.Protocol):
         self._request: Request | None = None  # whose body is being received
         self._parts: list[bytes] = []
         self._size = 0
+        self._body_left = 0  # of a request that goes past the parser
+        self._begins_in: bytes | None = None  # what is being parsed, if it began with a request
         self._deaf = False  # whatever still comes is thrown away
         self._unread = False  # more may come of a request that was refused
         self._ended = False  # the client has ended its side
@@ -130,7 +159,14 @@ class Connection(asyncio.Protocol):
             if self in self._shared.shed:
                 self._refuse_shed()
             return
+        if self._body_left:
+            self._take_body(data)
+            return
         in_head = self._in_head
+        if not in_head and self._request is None:
+            if self._take_known(data):
+                return
+            self._begins_in = data
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -144,18 +180,14 @@ class Connection(asyncio.Protocol):
             else:
                 self._refuse(error_answer(400, f"no HTTP request: {error}"))
         else:
-            if in_head and self._in_head:  # all of the data is head
+            if self._in_head and (in_head or self._begins_in is data):  # all of the data is head
                 self._head_received += len(data)
                 if self._head_received > self._limits.header_bytes:
                     self._refuse(error_answer(431, self._header_message()))
             if (self._in_head or self._request is not None) and self._receive_timer is None:
                 self._receive_timer = self._loop.call_later(self._limits.receive_seconds, self._receive_timeout)
         if self._queue:
-            if self._answering is None:
-                self._answer_next()
-            elif self._reading:
-                self._reading = False
-                self._transport.pause_reading()
+            self._answer_or_wait()
 
     def eof_received(self) -> bool:
         """The client has sent all it will: answer what it has asked, then close."""
@@ -199,6 +231,49 @@ class Connection(asyncio.Protocol):
             self._write_timer = None
         if self._queue and self._answering is None:
             self._answer_next()
+
+    def _take_known(self, data: bytes) -> bool:
+        """Take a request without the parser, if its head is known."""
+        end = data.find(b"\r\n\r\n") + 4
+        known = self._shared.heads.get(data[:end])
+        if known is None:
+            return False
+        left = known.body_bytes - (len(data) - end)
+        if left < 0:  # more than one request
+            return False
+        request = Request(known.method, known.url, known.headers, self._client, self._certificate_name)
+        request.answer = self._shared.application.admit(request)
+        if left == 0:
+            request.body = data[end:]
+            self._queue.append(request)
+            self._answer_or_wait()
+            return True
+        if request.answer is not None:
+            return False
+        self._request = request
+        self._parts = [data[end:]]
+        self._body_left = left
+        self._receive_timer = self._loop.call_later(self._limits.receive_seconds, self._receive_timeout)
+        return True
+
+    def _take_body(self, data: bytes) -> None:
+        left = self._body_left = self._body_left - len(data)
+        if left > 0:
+            self._parts.append(data)
+            return
+        self._body_left = 0
+        self._parts.append(data[:left] if left else data)
+        self.on_message_complete()
+        self._answer_or_wait()
+        if left:
+            self.data_received(data[left:])
+
+    def _answer_or_wait(self) -> None:
+        if self._answering is None:
+            self._answer_next()
+        elif self._reading:
+            self._reading = False
+            self._transport.pause_reading()
 
     def _watch_writing(self, before: int | None) -> None:
         left = self._transport.get_write_buffer_size()
@@ -250,8 +325,9 @@ class Connection(asyncio.Protocol):
             if b"content-length" in headers or b"transfer-encoding" in headers:
                 raise _Refused(400, "header Upgrade with a body is not supported")
         self._request = request
+        begins_in, self._begins_in = self._begins_in, None
         refusal = self._shared.application.admit(request)
-        length = int(headers.get(b"content-length", 0))  # digits only: the parser has checked it
+        length = int(headers.get(b"content-length", 0))  # one number: the parser has checked it
         if refusal is None and length > self._limits.body_bytes:
             raise _Refused(413, self._body_message())
         expects = b"expect" in headers and headers[b"expect"].lower() == b"100-continue"
@@ -262,6 +338,8 @@ class Connection(asyncio.Protocol):
             self._queue.append(request)
         elif expects and self._answering is None:
             self._transport.write(_CONTINUE)
+        if begins_in is not None and request.keep_alive and not expects and b"transfer-encoding" not in headers:
+            self._shared.remember(begins_in, request, length)
 
     def on_body(self, part: bytes) -> None:
         """A part of the body."""
@@ -367,6 +445,7 @@ class Connection(asyncio.Protocol):
         request = self._request
         self._request = None
         self._parts = []
+        self._body_left = 0
         if request is not None and request.answer is not None:  # refused already; now its body turns out to be bad
             if self._answering is None and not self._queue:
                 self._close()
