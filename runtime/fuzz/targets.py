@@ -130,7 +130,7 @@ def seeds(target: str) -> list[bytes]:
 
 
 def _decode_json(model: Model, body: bytes, json_length: int | None) -> None:
-    decoded = _bounded(len(body), lambda: json_binary.decode(model, body, json_length))
+    decoded = _bounded(len(body), lambda: json_binary.decode(model, body, json_length, Limits()))
     if decoded is None:
         return
     request, in_binary = decoded

@@ -57,4 +57,4 @@ def test_standard_library_and_declared_dependencies_only() -> None:
     declared = {"edgeml_runtime", "google", "grpc", "numpy", "onnxruntime", "orjson", "paho", "prometheus_client"}
     declared |= {"grpc_health", "grpc_reflection"}
     used = {name.partition(".")[0] for file in PACKAGE.rglob("*.py") for name in imports(file)}
-    assert used - sys.stdlib_module_names == declared | {"httptools", "uvloop"}
+    assert used - sys.stdlib_module_names == declared | {"httptools", "simdjson", "uvloop"}

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx_models import ModelDirectory, perceptron_scores
-from serving import Server, ask, features_request
+from onnx_models import ModelDirectory, perceptron, perceptron_scores
+from serving import Server, ask, features_request, steps_request
 
 ROWS = [[1.0, 2.0, 3.0, 4.0], [0.5, -0.5, 0.25, -0.25]]
 
@@ -26,7 +26,7 @@ def test_server_metadata(server: Server) -> None:
     assert server.rest("GET", "/v2").json == {
         "name": "edgeml-runtime",
         "version": "0.1.0",
-        "extensions": ["binary_tensor_data"],
+        "extensions": ["binary_tensor_data", "model_repository", "parameters", "schedule_policy", "sequence"],
     }
 
 
@@ -198,7 +198,6 @@ def wrong_input(**changes: Any) -> dict[str, Any]:
         (wrong_input(shape=[4]), "the model takes [-1, 4]"),
         (wrong_input(shape=[1, 5]), "the model takes [-1, 4]"),
         (wrong_input(shape=[2, 4]), "4 elements, shape [2, 4] needs 8"),
-        (wrong_input(shape=[2**62, 4]), "4 elements"),
         (wrong_input(data=None), "'data' must be a list"),
         (wrong_input(data=[1.0, 2.0, 3.0]), "3 elements"),
         (wrong_input(data=[1.0, 2.0, 3.0, "4"]), "no FP32"),
@@ -365,3 +364,95 @@ def test_client_that_leaves_early_does_no_harm(server: Server) -> None:
         raw.sendall(b"POST /v2/models/perceptron/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{")
     assert ask(server.connect(), "GET", "/v2/health/live").status == 200
     assert "Traceback" not in server.log
+
+
+def test_repository(start_server: Any, model_directories: dict[str, ModelDirectory], tmp_path: Path) -> None:
+    server = start_server([model_directories["perceptron"], perceptron(tmp_path, "other")])
+    server.wait_ready()
+    index = "/v2/repository/index"
+    both = [{"name": name, "version": "1.0.0", "state": "READY", "reason": ""} for name in ("other", "perceptron")]
+    assert server.rest("POST", index).json == both
+    assert (
+        server.rest("POST", "/v2/repository/models/other/unload", {"parameters": {"unload_dependents": True}}).json
+        == {}
+    )
+    assert server.infer("other", features_request(ROWS)).status == 503
+    assert server.rest("GET", "/v2/models/other/ready").status == 503
+    state = server.rest("POST", index, b"{}").json
+    assert [(model["name"], model["state"]) for model in state] == [("other", "UNAVAILABLE"), ("perceptron", "READY")]
+    assert "unloaded" in state[0]["reason"]
+    assert server.rest("POST", index, {"ready": True}).json == both[1:]
+    assert server.rest("POST", "/v2/repository/models/other/load").json == {}
+    assert server.infer("other", features_request(ROWS)).status == 200
+    for path, body, status, message in (
+        (index, b"[]", 400, "must be a JSON object"),
+        (index, {"ready": 1}, 400, "'ready' must be true or false"),
+        ("/v2/repository/models/nothing/load", b"", 404, "'nothing'"),
+        ("/v2/repository/models/nothing/unload", b"", 404, "'nothing'"),
+        ("/v2/repository/models/other/load", {"parameters": {"config": "{}"}}, 400, "'config' is not supported"),
+    ):
+        answer = server.rest("POST", path, body)
+        assert (answer.status, message in answer.json["error"]) == (status, True), answer.body
+    assert server.rest("GET", index).status == 405
+
+
+@pytest.mark.parametrize(
+    ("limit", "body", "message"),
+    [
+        ("tensors", features_request(ROWS, outputs=[{"name": "best"}, {"name": "scores"}]), "2 tensors, at most 1"),
+        ("elements", features_request(ROWS * 2), "16 elements, at most 8"),
+        ("dimensions", features_request(ROWS), "2 dimensions, at most 1"),
+    ],
+)
+def test_limits_of_tensors(start_server: Any, limit: str, body: dict[str, Any], message: str) -> None:
+    most = {"tensors": 1, "elements": 8, "dimensions": 1}[limit]
+    server = start_server(limits={limit: most})
+    server.wait_ready()
+    answer = server.infer("perceptron", body)
+    assert (answer.status, answer.json["error"].endswith(" are allowed")) == (413, True)
+    assert message in answer.json["error"]
+
+
+def test_limit_of_strings(start_server: Any, model_directories: dict[str, ModelDirectory]) -> None:
+    server = start_server([model_directories["every_type"]], limits={"string_bytes": 3})
+    server.wait_ready()
+    tensor = {"name": "in_BYTES", "datatype": "BYTES", "shape": [1, 2], "data": ["abc", "\u00e4bc"]}
+    answer = server.infer("every_type", {"inputs": [tensor]})
+    assert answer.status == 413
+    assert "an element has 4 bytes, at most 3 are allowed" in answer.json["error"]
+
+
+def test_parameters(server: Server) -> None:
+    ignored = {"priority": 3, "sequence_id": "", "timeout": 0, "anything": [1]}
+    assert server.infer("perceptron", features_request(ROWS, parameters=ignored)).status == 200
+    for wrong, message in (
+        ({"timeout": -1}, "'timeout' is -1"),
+        ({"timeout": 1.5}, "'timeout' is 1.5"),
+        ({"sequence_id": 1.5}, "'sequence_id' is 1.5"),
+        ({"sequence_id": 1, "sequence_start": 1}, "'sequence_start' is 1"),
+        ({"sequence_end": True}, "without a sequence_id"),
+    ):
+        answer = server.infer("perceptron", features_request(ROWS, parameters=wrong))
+        assert (answer.status, message in answer.json["error"]) == (400, True), answer.body
+    slow = steps_request(10**6) | {"parameters": {"timeout": 50_000}}
+    answer = server.infer("repeated_product", slow)
+    assert (answer.status, answer.json["error"]) == (504, "model 'repeated_product' gave no answer within 0.05 s")
+
+
+def test_request_log(start_server: Any) -> None:
+    server = start_server(log_requests=True)
+    server.wait_ready()
+    server.infer("perceptron", features_request(ROWS, id="request 7"))
+    server.infer("perceptron", b"{")
+    server.infer("other", b"{}")
+    lines = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
+    assert [(line["model"], line["version"], line["status"], line["id"]) for line in lines] == [
+        ("perceptron", "1.0.0", "200", "request 7"),
+        ("perceptron", "1.0.0", "400", ""),
+        ("", "", "404", ""),
+    ]
+    assert lines[0]["protocol"] == "rest"
+    assert lines[0]["client"].startswith("127.0.0.1:")
+    assert 0 < lines[0]["compute_ms"] < lines[0]["total_ms"]
+    assert lines[0]["queue_ms"] == 0
+    assert lines[1]["compute_ms"] is None

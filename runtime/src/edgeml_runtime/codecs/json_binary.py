@@ -7,27 +7,47 @@ the tensors that carry "binary_data_size", in their order. Specification: "Infer
 HTTP/REST section, and the extension "binary_tensor_data".
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
 
-from edgeml_runtime.codecs.request import check_complete, check_outputs, input_spec, read_parameters
+from edgeml_runtime.codecs import large_json
+from edgeml_runtime.codecs.large_json import Numbers
+from edgeml_runtime.codecs.request import (
+    check_complete,
+    check_outputs,
+    check_shape,
+    check_strings,
+    check_tensor_count,
+    input_spec,
+    read_parameters,
+)
+from edgeml_runtime.config import Limits
 from edgeml_runtime.errors import invalid
 from edgeml_runtime.inference import InferenceRequest, Signature
 from edgeml_runtime.tensors import Array, TensorSpec, from_raw, from_values, to_raw, to_values
 
+# Of those that the protocol's specification and its clients know, the ones that REST has here.
+EXTENSIONS = ("binary_tensor_data", "model_repository", "parameters", "schedule_policy", "sequence")
 
-def decode(model: Signature, body: bytes | bytearray, json_length: int | None) -> tuple[InferenceRequest, set[str]]:
+# Bytes of JSON from which on simdjson's buffers are faster than Python's lists.
+_LARGE = 16 * 1024
+
+
+def decode(
+    model: Signature, body: bytes | bytearray, json_length: int | None, limits: Limits
+) -> tuple[InferenceRequest, set[str]]:
     """A request, and the names of the outputs to answer in binary.
 
     ``json_length``: bytes of the JSON part, None when the body is JSON alone.
-    Raises RequestError (invalid).
+    Raises RequestError: invalid, or too large beyond a limit.
     """
     if json_length is not None and json_length > len(body):
         raise invalid(f"the JSON part is said to have {json_length} bytes, the body has {len(body)}")
+    text = body if json_length is None else memoryview(body)[:json_length]
     try:
-        document = orjson.loads(body if json_length is None else memoryview(body)[:json_length])
+        document = orjson.loads(text) if len(text) < _LARGE else large_json.loads(text)
     except orjson.JSONDecodeError as error:
         raise invalid(f"the body is no JSON: {error}") from None
     if type(document) is not dict:
@@ -36,38 +56,51 @@ def decode(model: Signature, body: bytes | bytearray, json_length: int | None) -
     if type(request_id) is not str:
         raise invalid("'id' must be a string")
 
-    binary = memoryview(body)[len(body) if json_length is None else json_length :]
+    tensors = _objects(document, "inputs")
+    check_tensor_count(len(tensors), limits)
+    binary = b"" if json_length is None else memoryview(body)[json_length:]
     inputs: dict[str, Array] = {}
-    for tensor in _objects(document, "inputs"):
+    for tensor in tensors:
         spec = input_spec(model, tensor.get("name"), inputs)
         shape = spec.check(tensor.get("datatype"), tensor.get("shape"))
-        size = _parameter(tensor, "binary_data_size", int)
+        check_shape(spec, shape, limits)
+        size = _parameter(tensor, "binary_data_size", int) if "parameters" in tensor else None
         if size is None:
-            inputs[spec.name] = from_values(spec, shape, tensor.get("data"))
-            continue
-        if "data" in tensor:
+            data = tensor.get("data")
+            array = data.tensor(spec, shape) if type(data) is Numbers else from_values(spec, shape, data)
+        elif "data" in tensor:
             raise invalid(f"input '{spec.name}' has both 'data' and 'binary_data_size'")
-        if not 0 <= size <= len(binary):
+        elif not 0 <= size <= len(binary):
             raise invalid(f"input '{spec.name}': binary_data_size {size}, {len(binary)} binary bytes are left")
-        inputs[spec.name] = from_raw(spec, shape, binary[:size])
-        binary = binary[size:]
-    if len(binary):
+        else:
+            array = from_raw(spec, shape, binary[:size])
+            binary = binary[size:]
+        check_strings(spec, array, limits)
+        inputs[spec.name] = array
+    if binary:
         raise invalid(f"{len(binary)} binary bytes belong to no input")
     check_complete(model, inputs)
 
-    binary_by_default = _parameter(document, "binary_data_output", bool) or False
-    requested = _objects(document, "outputs") if document.get("outputs") else []
-    request = InferenceRequest(request_id, inputs, list(model.outputs))
-    if "parameters" in document:
-        read_parameters(request, document["parameters"] or {})
+    binary_by_default = False
+    parameters = document.get("parameters")
+    if parameters is not None:
+        binary_by_default = _parameter(document, "binary_data_output", bool) or False
+    requested = document.get("outputs")
     if not requested:
-        return request, set(request.outputs) if binary_by_default else set()
-    request.outputs = names = check_outputs(model, (output.get("name") for output in requested))
-    in_binary = set()
-    for name, output in zip(names, requested, strict=True):
-        choice = _parameter(output, "binary_data", bool)
-        if binary_by_default if choice is None else choice:
-            in_binary.add(name)
+        names = list(model.outputs)
+        in_binary = set(names) if binary_by_default else set()
+    else:
+        requested = _objects(document, "outputs")
+        check_tensor_count(len(requested), limits)
+        names = check_outputs(model, (output.get("name") for output in requested))
+        in_binary = set()
+        for name, output in zip(names, requested, strict=True):
+            choice = _parameter(output, "binary_data", bool)
+            if binary_by_default if choice is None else choice:
+                in_binary.add(name)
+    request = InferenceRequest(request_id, inputs, names)
+    if parameters:
+        read_parameters(request, parameters)
     return request, in_binary
 
 
@@ -104,7 +137,7 @@ def encode_parts(
 
 def server_metadata(name: str, version: str) -> bytes:
     """Body of ``GET /v2``."""
-    return orjson.dumps({"name": name, "version": version, "extensions": ["binary_tensor_data"]})
+    return orjson.dumps({"name": name, "version": version, "extensions": list(EXTENSIONS)})
 
 
 def model_metadata(model: Signature, versions: list[str]) -> bytes:
@@ -118,6 +151,45 @@ def model_metadata(model: Signature, versions: list[str]) -> bytes:
             "outputs": _described(model.outputs),
         }
     )
+
+
+def repository_index(models: Iterable[Mapping[str, str]]) -> bytes:
+    """Body of ``POST /v2/repository/index``."""
+    return orjson.dumps(list(models))
+
+
+def wants_ready_only(body: bytes | bytearray) -> bool:
+    """Whether the body of ``POST /v2/repository/index``, which may be empty, asks for ready models alone.
+
+    Raises RequestError (invalid).
+    """
+    ready = _management(body).get("ready", False)
+    if type(ready) is not bool:
+        raise invalid("'ready' must be true or false")
+    return ready
+
+
+def check_no_override(body: bytes | bytearray) -> None:
+    """Raises RequestError (invalid) when the body of a load, which may be empty, brings a model or its options.
+
+    Parameters that change nothing here, such as "unload_dependents", are ignored.
+    """
+    parameters = _management(body).get("parameters") or {}
+    if type(parameters) is not dict:
+        raise invalid("'parameters' must be an object")
+    for name in parameters:
+        if name == "config" or name.startswith("file:"):
+            raise invalid(f"parameter '{name[:100]}' is not supported: models come from the server's configuration")
+
+
+def _management(body: bytes | bytearray) -> dict[str, Any]:
+    try:
+        document = orjson.loads(body) if body else {}
+    except orjson.JSONDecodeError as error:
+        raise invalid(f"the body is no JSON: {error}") from None
+    if type(document) is not dict:
+        raise invalid("the body must be a JSON object")
+    return document
 
 
 def json_object(**values: object) -> bytes:

@@ -55,10 +55,10 @@ class _Service:
         self._engine = engine
         self._metrics = metrics
         self._mqtt = mqtt
-        self._body_bytes = config.limits.body_bytes
+        self._limits = config.limits
         self._log_requests = config.log_requests
         self._base = f"{mqtt.topic_prefix}/{mqtt.device}"
-        self.connection = BrokerConnection(mqtt, self._body_bytes, self._topics, self._serve, self._refuse)
+        self.connection = BrokerConnection(mqtt, self._limits.body_bytes, self._topics, self._serve, self._refuse)
 
     def _topics(self) -> set[str]:
         """Also of models that are not loaded: those requests get an error as their answer."""
@@ -101,13 +101,13 @@ class _Service:
         known = version = ""
         request = None
         try:
-            if len(message.payload) > self._body_bytes:
-                raise RequestError(Failure.TOO_LARGE, f"the body is larger than {self._body_bytes} bytes")
+            if len(message.payload) > self._limits.body_bytes:
+                raise RequestError(Failure.TOO_LARGE, f"the body is larger than {self._limits.body_bytes} bytes")
             asked = dict(getattr(message.properties, "UserProperty", ()))
             model = self._engine.model(self._model_name(message), asked.get(_MODEL_VERSION, ""))
             known, version = model.name, model.version
             json_length = _json_length(asked.get(_JSON_LENGTH))
-            request, in_binary = json_binary.decode(model, message.payload, json_length)
+            request, in_binary = json_binary.decode(model, message.payload, json_length, self._limits)
             expiry = getattr(message.properties, "MessageExpiryInterval", None)
             if expiry == 0:
                 raise RequestError(Failure.DEADLINE, "the message has expired")

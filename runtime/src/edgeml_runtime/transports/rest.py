@@ -17,12 +17,12 @@ from edgeml_runtime import SERVER_NAME, __version__
 from edgeml_runtime.codecs import json_binary
 from edgeml_runtime.codecs.compression import accepted, compress, decompress
 from edgeml_runtime.config import Config, Grant
-from edgeml_runtime.engine.engine import Engine
+from edgeml_runtime.engine.engine import READY, Engine
 from edgeml_runtime.errors import Failure, RequestError, invalid
 from edgeml_runtime.inference import InferenceRequest
 from edgeml_runtime.metrics import Metrics
 from edgeml_runtime.request_log import log_request
-from edgeml_runtime.transports.credentials import EVERYTHING, Access, check_model
+from edgeml_runtime.transports.credentials import EVERYTHING, Access, check_manage, check_model
 from edgeml_runtime.transports.http_messages import JSON, STATUS, Answer, Request, error_answer, failure_answer
 
 _JSON_LENGTH_HEADER = b"inference-header-content-length"
@@ -50,6 +50,7 @@ class _Route(NamedTuple):
     path: str
     is_open: bool = False
     is_inference: bool = False
+    is_management: bool = False
 
 
 class RestApplication:
@@ -123,12 +124,23 @@ class RestApplication:
                 return _Route(self._model_metadata, get, name, "", path)
             case ["v2", "models", name, "versions", version]:
                 return _Route(self._model_metadata, get, name, version, path)
+            case ["v2", "repository", "index"]:
+                return _Route(self._index, b"POST", "", "", path)
+            case ["v2", "repository", "models", name, "load"]:
+                return _Route(self._load, b"POST", name, "", path, is_management=True)
+            case ["v2", "repository", "models", name, "unload"]:
+                return _Route(self._unload, b"POST", name, "", path, is_management=True)
         return _Route(None, get, "", "", path)
 
+    def _grant(self, request: Request, access: Access) -> Grant:
+        return access.grant(request.headers.get(b"authorization"), request.certificate_name)
+
     def _check_access(self, request: Request, route: _Route, access: Access) -> None:
-        grant: Grant = access.grant(request.headers.get(b"authorization"), request.certificate_name)
-        if route.model and grant is not EVERYTHING:
+        grant = self._grant(request, access)
+        if route.model:
             check_model(grant, route.model)
+        if route.is_management:
+            check_manage(grant)
 
     async def _live(self, _request: Request, _route: _Route) -> Answer:
         return 200, JSON, json_binary.json_object(live=True)
@@ -149,6 +161,25 @@ class RestApplication:
         body = json_binary.model_metadata(model, self._engine.versions(route.model))
         return 200, JSON + self._digest_line(model.digest), body
 
+    async def _index(self, request: Request, _route: _Route) -> Answer:
+        ready_only = json_binary.wants_ready_only(request.body)
+        grant = EVERYTHING if self._access is None else self._grant(request, self._access)
+        body = json_binary.repository_index(
+            {"name": model.name, "version": model.version, "state": model.state, "reason": model.reason}
+            for model in self._engine.index()
+            if (grant.models is None or model.name in grant.models) and (model.state == READY or not ready_only)
+        )
+        return 200, JSON, body
+
+    async def _load(self, request: Request, route: _Route) -> Answer:
+        json_binary.check_no_override(request.body)
+        await asyncio.create_task(self._engine.load(route.model))
+        return 200, JSON, b"{}"
+
+    async def _unload(self, _request: Request, route: _Route) -> Answer:
+        await asyncio.create_task(self._engine.unload(route.model))
+        return 200, JSON, b"{}"
+
     async def _infer(self, request: Request, route: _Route) -> Answer:
         started = perf_counter()
         known = version = ""
@@ -163,7 +194,7 @@ class RestApplication:
             model = self._engine.model(route.model, route.version)
             known, version = model.name, model.version
             json_length = _json_length(headers[_JSON_LENGTH_HEADER]) if _JSON_LENGTH_HEADER in headers else None
-            asked, in_binary = json_binary.decode(model, body, json_length)
+            asked, in_binary = json_binary.decode(model, body, json_length, self._limits)
             results = await model.infer(asked)
             lines = self._digest_line(model.digest)
             head, raw = json_binary.encode_parts(model, asked, results, in_binary)
