@@ -6,9 +6,11 @@ import asyncio
 import http.client
 import itertools
 import json
+import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 from edgeml_runtime.config import ModelConfig
 from edgeml_runtime.engine.engine import Engine
+from edgeml_runtime.engine.served_model import ServedModel
 from edgeml_runtime.errors import ConfigurationError, Failure
 from edgeml_runtime.metrics import Metrics
 from engines import Configured, configuration, described, failure_of, features, run, scaled
@@ -45,6 +48,12 @@ class Repository:
         return float((await self.engine.model("scaled", version).infer(features(ROWS)))[0][0][0])
 
 
+@pytest.fixture
+def without_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Load in this process at once: how models change places does not depend on the trial, which takes its time."""
+    monkeypatch.setattr("edgeml_runtime.engine.trial.load_beside", partial(ServedModel, check=True))
+
+
 async def repository(*models: dict[str, Any]) -> Repository:
     made = Repository(*models)
     await made.engine.start()
@@ -64,6 +73,7 @@ def test_a_new_version_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
     run(test)
 
 
+@pytest.mark.usefixtures("without_trial")
 def test_the_first_of_several_versions_is_meant_when_none_is_named(tmp_path: Path) -> None:
     async def test() -> None:
         first, second, third = (scaled(tmp_path, float(n), f"{n}.0.0") for n in (1, 2, 3))
@@ -125,6 +135,7 @@ def test_a_failed_load_leaves_the_old_one_serving_and_says_why(
     run(test)
 
 
+@pytest.mark.usefixtures("without_trial")
 def test_of_several_versions_all_or_none_are_taken_over(tmp_path: Path) -> None:
     async def test() -> None:
         it = await repository(scaled(tmp_path, 1.0, "1.0.0"))
@@ -141,6 +152,7 @@ def test_of_several_versions_all_or_none_are_taken_over(tmp_path: Path) -> None:
     run(test)
 
 
+@pytest.mark.usefixtures("without_trial")
 def test_the_index_while_a_model_loads(tmp_path: Path) -> None:
     async def test() -> None:
         it = Repository(scaled(tmp_path, 1.0))
@@ -164,6 +176,7 @@ def test_the_index_while_a_model_loads(tmp_path: Path) -> None:
     run(test)
 
 
+@pytest.mark.usefixtures("without_trial")
 def test_unload_and_load_again(tmp_path: Path) -> None:
     async def test() -> None:
         it = await repository(scaled(tmp_path, 2.0))
@@ -182,6 +195,7 @@ def test_unload_and_load_again(tmp_path: Path) -> None:
     run(test)
 
 
+@pytest.mark.usefixtures("without_trial")
 def test_a_model_that_is_no_longer_configured(tmp_path: Path) -> None:
     async def test() -> None:
         other = scaled(tmp_path, 1.0, name="other")
@@ -271,6 +285,7 @@ def test_a_load_goes_on_when_its_caller_leaves(tmp_path: Path) -> None:
     run(test)
 
 
+@pytest.mark.usefixtures("without_trial")
 def test_changes_at_the_same_time_come_one_after_the_other(tmp_path: Path) -> None:
     async def test() -> None:
         it = await repository(scaled(tmp_path, 2.0))
@@ -324,6 +339,33 @@ def folded(root: Path, version: str) -> dict[str, Any]:
     directory = root / f"folded-{version}"
     directory.mkdir()
     return described(save(directory, "scaled", graph).path, "scaled", version, {})
+
+
+def children(process: int) -> list[int]:
+    found = []
+    for thread in Path(f"/proc/{process}/task").iterdir():
+        found += [int(child) for child in (thread / "children").read_text().split()]
+    return found
+
+
+def test_a_trial_ends_with_the_server(tmp_path: Path, start_server: Any) -> None:
+    server: Server = start_server([Configured(scaled(tmp_path, 3.0))])
+    server.wait_ready()
+    server.change_config(models=[folded(tmp_path, "2.0.0")])
+    server.process.send_signal(signal.SIGHUP)
+    server.wait(lambda: bool(children(server.process.pid)))
+    (trial,) = children(server.process.pid)
+    server.process.kill()
+    server.process.wait()
+    while runs(trial):  # until the test's own time limit
+        time.sleep(0.01)
+
+
+def runs(process: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except FileNotFoundError:
+        return False
 
 
 def request_body(rows: int) -> str:
