@@ -20,6 +20,7 @@ from edgeml_runtime.client.protocol import Access, parse_target
 from edgeml_runtime.codecs import open_inference_grpc_pb2 as messages
 from edgeml_runtime.command import parser
 from edgeml_runtime.errors import ConfigurationError
+from engines import running_sum
 from onnx_models import ModelDirectory
 from serving import Server
 
@@ -166,6 +167,22 @@ def test_typed_contents() -> None:
     outputs = client.decode(response.SerializeToString())
     client.close()
     assert {name: output.tolist() for name, output in outputs.items()} == {"a": [-1, 2], "b": ["grün"]}
+
+
+def test_a_model_with_sequences(start_server: Callable[..., Server], tmp_path: Path) -> None:
+    """A case's parameters go with the request."""
+    (tmp_path / "models").mkdir()
+    entry = running_sum(tmp_path / "models")
+    server = start_server([ModelDirectory("running_sum", Path(entry["path"]))])
+    server.wait_ready()
+    (file,) = Path(entry["path"]).glob("golden/*.json")
+    golden = plan("running_sum", golden=Path(entry["path"]))
+    for way in ("rest", "grpc"):
+        assert "sequence_id is required" in failed(check(urls(server)[way], golden)).detail
+    ends = {"sequence_id": 7, "sequence_start": True, "sequence_end": True}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "parameters": ends}))
+    for way in ("rest", "grpc"):
+        assert check(urls(server)[way], golden).ok
 
 
 @pytest.mark.parametrize("way", ["rest", "grpc"])

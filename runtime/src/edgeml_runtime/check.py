@@ -147,14 +147,14 @@ def _check_model(client: Client, plan: Plan, name: str, version: str) -> list[Ch
             of_case, expected = specs_of_case(file)
             case = read_case(file, of_case, expected)
             tensors = [(spec, case.inputs[spec.name]) for spec in of_case.values()]
-            encoded = client.encode(name, version, tensors, list(case.outputs))
+            encoded = client.encode(name, version, tensors, list(case.outputs), case.parameters)
             checks.append(_compare(label, case, client.decode(client.exchange(encoded))))
             request = request or encoded
         except (StartError, Refused) as error:
             checks.append(Check(label, f"golden {file.name}", False, str(error)))
     try:
         if not files:
-            request = client.encode(name, version, _zeros(inputs), [])
+            request = client.encode(name, version, _zeros(inputs), [], {})
         if request is not None:
             checks.append(_measure(client, plan, label, request))
     except Refused as error:

@@ -13,6 +13,7 @@ from edgeml_runtime.client.protocol import (
     IndexEntry,
     Inputs,
     ModelMetadata,
+    Parameters,
     Refused,
     ServerMetadata,
     Target,
@@ -25,6 +26,7 @@ from edgeml_runtime.errors import ConfigurationError
 from edgeml_runtime.tensors import Array, TensorSpec, to_raw
 
 _SERVICE = "/inference.GRPCInferenceService/"
+_PARAMETERS = {bool: "bool_param", int: "int64_param", str: "string_param"}
 _NO_CONNECTION = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
@@ -76,9 +78,11 @@ class GrpcClient:
         answer = self._call("RepositoryIndex", messages.RepositoryIndexRequest(), messages.RepositoryIndexResponse)
         return [IndexEntry(model.name, model.version, model.state, model.reason) for model in answer.models]
 
-    def encode(self, name: str, version: str, inputs: Inputs, outputs: Sequence[str]) -> bytes:
+    def encode(self, name: str, version: str, inputs: Inputs, outputs: Sequence[str], parameters: Parameters) -> bytes:
         """A request, ready to be sent."""
         request = messages.ModelInferRequest(model_name=name, model_version=version)
+        for key, value in parameters.items():
+            setattr(request.parameters[key], _PARAMETERS[type(value)], value)
         for spec, array in inputs:
             request.inputs.add(name=spec.name, datatype=spec.datatype, shape=array.shape)
             request.raw_input_contents.append(bytes(to_raw(array)))

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a client of the protocol can ask, whichever way it goes, and where and as whom it asks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +16,9 @@ _ALLOWED = "http://HOST[:PORT], https://HOST[:PORT], grpc://HOST:PORT, grpcs://H
 
 #: Input tensors; arrays have the dtypes of ``tensors.DTYPES`` and the shapes to send.
 Inputs = Sequence[tuple[TensorSpec, Array]]
+
+#: Of a request, such as sequence_id.
+Parameters = Mapping[str, str | int | bool]
 
 
 class Unreachable(Exception):
@@ -107,7 +110,7 @@ class Client(Protocol):
     def index(self) -> list[IndexEntry]:
         """All models of the server; an extension of the protocol that not every server has."""
 
-    def encode(self, name: str, version: str, inputs: Inputs, outputs: Sequence[str]) -> Any:
+    def encode(self, name: str, version: str, inputs: Inputs, outputs: Sequence[str], parameters: Parameters) -> Any:
         """A request, ready to be sent, once or many times. No outputs: all of them."""
 
     def exchange(self, request: Any) -> Any:

@@ -20,6 +20,7 @@ from edgeml_runtime.client.protocol import (
     IndexEntry,
     Inputs,
     ModelMetadata,
+    Parameters,
     Refused,
     ServerMetadata,
     Target,
@@ -96,7 +97,9 @@ class RestClient:
         except (TypeError, AttributeError):
             raise Refused(f"POST {path}: no list of models: {_shortened(document)}") from None
 
-    def encode(self, name: str, version: str, inputs: Inputs, outputs: Sequence[str]) -> _Request:
+    def encode(
+        self, name: str, version: str, inputs: Inputs, outputs: Sequence[str], parameters: Parameters
+    ) -> _Request:
         """A request, ready to be sent."""
         if self._binary is None:
             self._binary = _BINARY in self.server_metadata().extensions
@@ -111,11 +114,13 @@ class RestClient:
                 described["data"] = to_values(array)
             tensors.append(described)
         document: dict[str, Any] = {"inputs": tensors}
-        parameters = {"parameters": {"binary_data": True}} if self._binary else {}
         if outputs:
-            document["outputs"] = [{"name": output, **parameters} for output in outputs]
+            in_binary = {"parameters": {"binary_data": True}} if self._binary else {}
+            document["outputs"] = [{"name": output, **in_binary} for output in outputs]
         elif self._binary:
-            document["parameters"] = {"binary_data_output": True}
+            parameters = {**parameters, "binary_data_output": True}
+        if parameters:
+            document["parameters"] = parameters
         head = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
         headers = {"Content-Type": "application/json"}
         if self._binary:

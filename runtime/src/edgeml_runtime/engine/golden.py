@@ -23,13 +23,17 @@ RELATIVE_TOLERANCE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class GoldenCase:
-    """One case; ``outputs`` maps the outputs to ask for to what is expected."""
+    """One case; ``outputs`` maps the outputs to ask for to what is expected.
+
+    ``parameters`` go with the request over the protocol, such as sequence_id for a model with sequences.
+    """
 
     file: Path
     inputs: dict[str, Array]
     outputs: dict[str, Array]
     absolute: float
     relative: float
+    parameters: dict[str, str | int | bool]
 
     def difference(self, results: Mapping[str, Array]) -> str:
         """What differs from the expected outputs, in words; empty when nothing does."""
@@ -86,15 +90,19 @@ def read_case(file: Path, inputs: Mapping[str, TensorSpec], outputs: Mapping[str
         tolerance = case.get("tolerance", {})
         absolute = float(tolerance.get("absolute", ABSOLUTE_TOLERANCE))
         relative = float(tolerance.get("relative", RELATIVE_TOLERANCE))
+        parameters = dict(case.get("parameters", {}))
     except (OSError, ValueError, RequestError) as error:
         raise StartError(f"{file}: {error}") from None
     except (KeyError, TypeError, AttributeError) as error:
         raise StartError(f"{file}: no golden case: {type(error).__name__} {error}") from None
     if given.keys() != inputs.keys():
         raise StartError(f"{file}: inputs {sorted(given)}, the model takes {sorted(inputs)}")
+    for name, value in parameters.items():
+        if type(value) not in (str, int, bool):
+            raise StartError(f"{file}: parameter {name!r} is neither a string, an integer, true nor false")
     if not expected:
         raise StartError(f"{file}: no outputs, the model gives {sorted(outputs)}")
-    return GoldenCase(file, given, expected, absolute, relative)
+    return GoldenCase(file, given, expected, absolute, relative, parameters)
 
 
 def zeros(inputs: Mapping[str, TensorSpec]) -> dict[str, Array]:
