@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from edgeml_runtime.config import ModelConfig
+from edgeml_runtime.engine import isolated_model
 from edgeml_runtime.engine.isolated_channel import Channel, ChannelError
 from edgeml_runtime.engine.loading import load_model
 from edgeml_runtime.engine.model import Cancellation, Model
@@ -333,15 +334,15 @@ def wait_until(condition: Any) -> None:
         (1, Failure.INTERNAL, "the process of the model's code ended with code 3"),
         (2, Failure.INTERNAL, "the process of the model's code was ended by SIGKILL"),
         (3, Failure.INTERNAL, "the process of the model's code was ended by SIGSEGV"),
-        (4, Failure.DEADLINE, "the model's code gave no answer within 0.5 s"),
+        (4, Failure.DEADLINE, "the model's code gave no answer within 1.5 s"),
         (6, Failure.INTERNAL, "the process of the model's code sent what is no message (ValueError)"),
         (7, Failure.INTERNAL, "the process of the model's code closed its channel"),
-        (8, Failure.DEADLINE, "the model's code gave no answer within 0.5 s"),
+        (8, Failure.DEADLINE, "the model's code gave no answer within 1.5 s"),
     ],
     ids=["exit", "kill", "segmentation_fault", "sleep", "garbage", "closed_channel", "busy_loop"],
 )
 def test_a_process_that_fails_is_replaced(tmp_path: Path, kind: float, failure: Failure, message: str) -> None:
-    model = load(tmp_path, FRAGILE, isolated=True, deadline_seconds=0.5)
+    model = load(tmp_path, FRAGILE, isolated=True, deadline_seconds=1.5 if failure is Failure.DEADLINE else 60)
     first = result_of(model, NOTHING)[0]
     with pytest.raises(RequestError) as caught:
         result_of(model, kind)
@@ -380,7 +381,8 @@ def test_no_limit_without_the_option(tmp_path: Path) -> None:
     model.close()
 
 
-def test_one_crash_after_another_makes_it_rest(tmp_path: Path) -> None:
+def test_one_crash_after_another_makes_it_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolated_model, "FIRST_PAUSE_SECONDS", 1.5)
     model = load(tmp_path, FRAGILE, isolated=True)
     for _ in range(2):
         with pytest.raises(RequestError, match="ended with code 3"):
@@ -457,8 +459,9 @@ def test_what_a_process_inherits(tmp_path: Path) -> None:
             files = [os.readlink(path) for path in paths if os.path.exists(path)]
             sockets = [name for name in files if name.startswith("socket:")]
             others = {name for name in files if not name.startswith("socket:")}
-            threads = [os.environ["OMP_NUM_THREADS"], str(resource.getrlimit(resource.RLIMIT_CORE)[0])]
-            return {"text": [str(len(sockets)), *threads, *sorted(others)]}
+            limits = [os.environ["OMP_NUM_THREADS"], str(resource.getrlimit(resource.RLIMIT_CORE)[0])]
+            limits.append(open("/proc/self/oom_score_adj").read().strip())
+            return {"text": [str(len(sockets)), *limits, *sorted(others)]}
     """
     output = {"name": "text", "datatype": "BYTES", "shape": [-1]}
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -466,13 +469,13 @@ def test_what_a_process_inherits(tmp_path: Path) -> None:
         model = load(tmp_path, code, {"engine": {"threads": 3}}, isolated=True, outputs=(output,))
         text = model.run({"values": np.zeros(1, np.float32)}, ["text"])[0].tolist()
         model.close()
-    assert text[:4] == ["2", "3", "0", "/dev/null"]
+    assert text[:5] == ["2", "3", "0", "1000", "/dev/null"]
 
 
 def test_a_crash_leaves_other_models_alone(
     start_server: Any, tmp_path: Path, model_directories: dict[str, ModelDirectory]
 ) -> None:
-    fragile = python_model(tmp_path, "fragile", FRAGILE, isolated=True, deadline_seconds=0.5)
+    fragile = python_model(tmp_path, "fragile", FRAGILE, isolated=True, deadline_seconds=1.5)
     server = start_server([fragile, model_directories["perceptron"]])
     server.wait_ready()
     first = server.infer("fragile", values_request(NOTHING)).json["outputs"][0]["data"]
