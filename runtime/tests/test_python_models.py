@@ -314,11 +314,17 @@ FRAGILE = """
 NOTHING = 0.0
 
 
-def lives(pid: float) -> bool:
+def status_of(pid: float) -> tuple[str, int]:
+    """State (R, S, Z, ...) and parent of a process; X when there is none."""
     try:
-        return "\nState:\tZ" not in Path(f"/proc/{int(pid)}/status").read_text()
-    except FileNotFoundError:
-        return False
+        state, parent = Path(f"/proc/{int(pid)}/stat").read_text().rpartition(")")[2].split()[:2]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X", 0
+    return state, int(parent)
+
+
+def lives(pid: float) -> bool:
+    return status_of(pid)[0] not in "XZ"
 
 
 def wait_until(condition: Any) -> None:
@@ -497,12 +503,12 @@ def test_processes_end_with_the_server(start_server: Any, tmp_path: Path, number
         [python_model(tmp_path, "fragile", FRAGILE, isolated=True, engine={"parallel": 2})], drain_seconds=0.2
     )
     server.wait_ready()
-    children = Path(f"/proc/{server.process.pid}/task").glob("*/children")
-    pids = [int(pid) for file in children for pid in file.read_text().split()]
+    everyone = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
+    pids = [pid for pid in everyone if status_of(pid)[1] == server.process.pid]
     assert len(pids) == 2
     with ThreadPoolExecutor(1) as threads:
         busy = threads.submit(server.infer, "fragile", values_request(8))
-        wait_until(lambda: any(" R " in Path(f"/proc/{pid}/stat").read_text() for pid in pids))
+        wait_until(lambda: any(status_of(pid)[0] == "R" for pid in pids))
         server.process.send_signal(number)
         server.process.wait(60)
         wait_until(lambda: not any(map(lives, pids)))
