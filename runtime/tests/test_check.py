@@ -350,7 +350,7 @@ def test_named_models_of_a_server(server: Server, way: str) -> None:
     assert "model 'missing' is not served here" in result.stderr
 
 
-@pytest.mark.parametrize("way", ["grpc", "grpc on a socket"])
+@pytest.mark.parametrize("way", ["rest", "grpc"])
 def test_all_models_of_the_index(server: Server, model_directories: dict[str, ModelDirectory], way: str) -> None:
     names = sorted(model_directories)
     result = run("models", urls(server)[way], "--json")

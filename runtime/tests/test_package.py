@@ -3,9 +3,11 @@
 """The package as users install it: a wheel with every module, the generated code and the types."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -34,3 +36,16 @@ def test_the_wheel_is_complete_and_runs(tmp_path: Path) -> None:
     script = [sys.executable, str(target / "bin" / "edgeml-runtime"), "--version"]
     result = subprocess.run(script, capture_output=True, text=True, check=True, timeout=60, env=environment)
     assert result.stdout == "edgeml-runtime 0.1.0\n"
+
+
+def test_dependencies_are_those_of_the_locked_environment() -> None:
+    """pyproject.toml and the requirements that the image is made of name the same packages."""
+    project = tomllib.loads((RUNTIME / "pyproject.toml").read_text())["project"]
+    lines = (RUNTIME.parent / "requirements" / "runtime.in").read_text().splitlines()
+    wanted = {line.strip() for line in lines if line.strip() and not line.startswith("#")}
+    assert {_name(line) for line in project["dependencies"]} == {_name(line) for line in wanted}
+
+
+def _name(requirement: str) -> str:
+    (name,) = re.findall(r"^[\w-]+", requirement)
+    return str(name).lower()
