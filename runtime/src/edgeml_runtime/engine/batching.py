@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Micro-batching: requests that wait at the same time are computed together, along the first dimension."""
 
+import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
 from time import perf_counter
@@ -15,6 +16,8 @@ from edgeml_runtime.errors import Failure, RequestError, StartError
 from edgeml_runtime.inference import InferenceRequest
 from edgeml_runtime.serving import Batching
 from edgeml_runtime.tensors import Array, TensorSpec
+
+logger = logging.getLogger(__name__)
 
 
 class Batcher:
@@ -51,8 +54,10 @@ class Batcher:
             if len(jobs) > 1:
                 try:
                     return self._together([job.request for job in jobs], run)
-                except RequestError:
-                    pass
+                except (RequestError, MemoryError):
+                    logger.debug(
+                        "a batch of %d requests failed: they are computed one by one", len(jobs), exc_info=True
+                    )
             return [self._alone(job, run) for job in jobs]
         finally:
             self._expected = (len(jobs), perf_counter() + self._delay)

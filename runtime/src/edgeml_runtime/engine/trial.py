@@ -33,12 +33,13 @@ def load_beside(config: ModelConfig, engine: EngineOptions, cache_directory: Pat
         return ServedModel(config, engine, cache_directory, check=True)
     with ExitStack() as stack:
         if cache_directory is None:
-            cache_directory = Path(stack.enter_context(TemporaryDirectory(prefix="edgeml-graph-")))
+            with suppress(OSError):  # nowhere to write: the server then optimises once more, and holds the lock
+                cache_directory = Path(stack.enter_context(TemporaryDirectory(prefix="edgeml-graph-")))
         _try_out(config, engine, cache_directory)
         return ServedModel(config, engine, cache_directory)
 
 
-def _try_out(config: ModelConfig, engine: EngineOptions, cache_directory: Path) -> None:
+def _try_out(config: ModelConfig, engine: EngineOptions, cache_directory: Path | None) -> None:
     lifeline, lifeline_end = socket.socketpair()
     with lifeline, lifeline_end:
         try:
