@@ -43,8 +43,11 @@ def test_a_quick_model_computes_on_the_event_loop_unless_the_request_is_large(
     async def test() -> None:
         model = (await started(scaled(tmp_path, 2.0))).model("scaled", "")
         threads = threads_of_runs(model, monkeypatch)
-        assert (await model.infer(features(ROWS)))[0].tolist() == [[2.0, 4.0], [6.0, 8.0]]
+        request = features(ROWS)
+        assert (await model.infer(request))[0].tolist() == [[2.0, 4.0], [6.0, 8.0]]
         assert threads == [threading.get_ident()]
+        assert request.queue_seconds == 0
+        assert request.compute_seconds
         # As many times larger as the bound is longer than a run.
         many = int(2 * 0.05 / model.compute_seconds)
         assert len((await model.infer(features([[1.0, 2.0]] * many)))[0]) == many
@@ -58,8 +61,11 @@ def test_a_slow_model_computes_on_threads(tmp_path: Path, monkeypatch: pytest.Mo
         slow = repeated_product(tmp_path, warm_up_steps=200)
         model = (await started(slow.config)).model("repeated_product", "")
         threads = threads_of_runs(model, monkeypatch)
-        await model.infer(InferenceRequest("", {"steps": np.array([1])}, ["corner"]))
+        request = InferenceRequest("", {"steps": np.array([1])}, ["corner"])
+        await model.infer(request)
         assert threads[0] != threading.get_ident()
+        assert request.queue_seconds
+        assert request.compute_seconds
 
     run(test)
 

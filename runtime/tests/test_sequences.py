@@ -334,6 +334,36 @@ def test_a_shape_for_dimensions_of_any_size(tmp_path: Path) -> None:
     run(test)
 
 
+def test_code_that_uses_its_arrays_again_does_not_mix_sequences(tmp_path: Path) -> None:
+    async def test() -> None:
+        (tmp_path / "model.py").write_text(
+            "import numpy\n"
+            "total = numpy.zeros(1, numpy.float32)\n"
+            "def infer(inputs):\n"
+            "    total[:] = inputs['x'] + inputs['total']\n"
+            "    return {'y': total.copy(), 'total_out': total}\n"
+        )
+        description = {"name": "code", "version": "1.0.0", "platform": "python", "file": "model.py"}
+        (tmp_path / "model.json").write_text(json.dumps(description))
+        tensors = {
+            key: [{"name": name, "datatype": "FP32", "shape": [1]} for name in names]
+            for key, names in (("inputs", ("x", "total")), ("outputs", ("y", "total_out")))
+        }
+        serving = {**tensors, "sequence": {"states": [{"input": "total", "output": "total_out"}]}}
+        (tmp_path / "serving.json").write_text(json.dumps(serving))
+        model = (await started({"name": "code", "version": "1.0.0", "path": str(tmp_path)})).model("code", "")
+
+        async def add(id: str, value: float, start: bool = False) -> float:
+            inputs = {"x": np.array([value], np.float32)}
+            request = InferenceRequest("", inputs, ["y"], sequence=SequencePosition(id, start, False))
+            return float((await model.infer(request))[0][0])
+
+        assert [await add("a", 1, start=True), await add("b", 10, start=True)] == [1, 10]
+        assert [await add("a", 1), await add("b", 10), await add("a", 1)] == [2, 20, 3]
+
+    run(test)
+
+
 def states_of(*states: dict[str, Any]) -> Callable[[Path], None]:
     def change(directory: Path) -> None:
         (directory / "serving.json").write_text(json.dumps({"sequence": {"states": states}}))

@@ -250,12 +250,14 @@ class Engine:
         started = perf_counter()
 
         def build() -> "ServedModel":
-            # These bring numpy and the engine's library.
-            from edgeml_runtime.engine.served_model import ServedModel
-            from edgeml_runtime.engine.trial import load_beside
+            arguments = (config, self._config.engine, self._config.cache_directory)
+            if beside:
+                from edgeml_runtime.engine.trial import load_beside
 
-            load = load_beside if beside else ServedModel
-            return load(config, self._config.engine, self._config.cache_directory)
+                return load_beside(*arguments)
+            from edgeml_runtime.engine.served_model import ServedModel  # brings numpy and the engine's library
+
+            return ServedModel(*arguments)
 
         try:
             model = await asyncio.get_running_loop().run_in_executor(self._loader, build)

@@ -117,7 +117,8 @@ class SequenceModel:
                     Failure.INTERNAL,
                     f"state '{name}' has shape {list(state.shape)}; it must keep its shape {list(start.shape)}",
                 )
-            if state.base is not None:  # keep the state alone, not what it is a part of
+            # Keep the state alone, not what it is a part of, and nothing that code may write into again.
+            if state.base is not None or self.blocking:
                 results[index] = state.copy()
         return results
 
