@@ -32,6 +32,8 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _MOST_HEADS = 512
 _LONGEST_HEAD = 2048
 _TCP_CLOSE = 7  # tcp_states.h
+# Of requests that were sent at once, so much is parsed at once: a parsed request takes many times its bytes.
+_PORTION = 4096
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +121,8 @@ class Connection(asyncio.Protocol):
         self._request: Request | None = None  # whose body is being received
         self._parts: list[bytes] = []
         self._size = 0
+        self._length = 0  # of the body, 0 when it comes in chunks
+        self._unparsed = b""  # what was sent behind requests that are being answered
         self._body_left = 0  # of a request that goes past the parser
         self._begins_in: bytes | None = None  # what is being parsed, if it began with a request
         self._deaf = False  # whatever still comes is thrown away
@@ -159,13 +163,22 @@ class Connection(asyncio.Protocol):
             if self in self._shared.shed:
                 self._refuse_shed()
             return
+        if self._unparsed:  # it was on its way when reading was paused
+            self._unparsed += data
+            return
         if self._body_left:
             self._take_body(data)
             return
         in_head = self._in_head
-        if not in_head and self._request is None:
-            if self._take_known(data):
-                return
+        begins = not in_head and self._request is None
+        if begins and self._take_known(data):
+            return
+        portion = _PORTION if self._request is None else max(_PORTION, self._length - self._size)
+        if len(data) > portion:
+            self._unparsed = data[portion:]
+            self._pause()
+            data = data[:portion]
+        if begins:
             self._begins_in = data
         try:
             self._parser.feed_data(data)
@@ -188,10 +201,14 @@ class Connection(asyncio.Protocol):
                 self._receive_timer = self._loop.call_later(self._limits.receive_seconds, self._receive_timeout)
         if self._queue:
             self._answer_or_wait()
+        elif self._unparsed:
+            self._loop.call_soon(self._go_on)
 
     def eof_received(self) -> bool:
         """The client has sent all it will: answer what it has asked, then close."""
         self._ended = True
+        if self._unparsed:
+            return True
         if self._in_head or (self._request is not None and self._request.answer is None):
             self._refuse(error_answer(400, "the connection ended before the request was complete"))
         if self._answering is None and self._queue:
@@ -212,6 +229,7 @@ class Connection(asyncio.Protocol):
             if timer is not None:
                 timer.cancel()
         self._deaf = True
+        self._unparsed = b""
         self._queue.clear()
         if self._task is not None:
             # Not before its first step: what it is the rest of would never hear of it.
@@ -269,11 +287,31 @@ class Connection(asyncio.Protocol):
             self.data_received(data[left:])
 
     def _answer_or_wait(self) -> None:
-        if self._answering is None:
+        if self._answering is None and self._writable:
             self._answer_next()
-        elif self._reading:
+        else:
+            self._pause()
+
+    def _pause(self) -> None:
+        if self._reading:
             self._reading = False
             self._transport.pause_reading()
+
+    def _go_on(self) -> None:
+        """All that was parsed is answered: parse what came with it, then read again."""
+        if self._queue or self._answering is not None or self._transport.is_closing():
+            return
+        data, self._unparsed = self._unparsed, b""
+        if data:
+            self.data_received(data)
+        if self._queue or self._answering is not None or self._unparsed or self._transport.is_closing():
+            return
+        if self._ended:
+            if not self.eof_received():
+                self._transport.close()
+        elif not self._reading:
+            self._reading = True
+            self._transport.resume_reading()
 
     def _watch_writing(self, before: int | None) -> None:
         left = self._transport.get_write_buffer_size()
@@ -288,7 +326,7 @@ class Connection(asyncio.Protocol):
         """A request begins."""
         self._url = b""
         self._headers = {}
-        self._head_bytes = self._head_received = 0
+        self._head_bytes = self._head_received = self._size = self._length = 0
         self._in_head = True
 
     def on_url(self, url: bytes) -> None:
@@ -330,6 +368,7 @@ class Connection(asyncio.Protocol):
         length = int(headers.get(b"content-length", 0))  # one number: the parser has checked it
         if refusal is None and length > self._limits.body_bytes:
             raise _Refused(413, self._body_message())
+        self._length = length
         expects = b"expect" in headers and headers[b"expect"].lower() == b"100-continue"
         if refusal is not None:
             request.answer = refusal
@@ -343,9 +382,9 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, part: bytes) -> None:
         """A part of the body."""
+        self._size += len(part)
         if self._request is None or self._request.answer is not None:
             return
-        self._size += len(part)
         if self._size > self._limits.body_bytes:
             raise _Refused(413, self._body_message())
         self._parts.append(part)
@@ -364,7 +403,6 @@ class Connection(asyncio.Protocol):
             if parts:
                 request.body = parts[0] if len(parts) == 1 else b"".join(parts)
                 self._parts = []
-                self._size = 0
             self._queue.append(request)
 
     # -- answering ---------------------------------------------------------------------------------------------------
@@ -419,15 +457,14 @@ class Connection(asyncio.Protocol):
         else:
             self._transport.writelines([head, *body])
         self._answering = None
-        if last or (self._ended and not self._queue):
+        if last or (self._ended and not self._queue and not self._unparsed):
             self._close()
         elif self._queue:
             # One at a time: requests of other connections come between those that were sent at once.
             if self._writable:
                 self._loop.call_soon(self._answer_if_free)
-        elif not self._reading:
-            self._reading = True
-            self._transport.resume_reading()
+        elif self._unparsed or not self._reading:
+            self._loop.call_soon(self._go_on)
 
     def _answer_if_free(self) -> None:
         if self._queue and self._answering is None and self._writable:
@@ -438,6 +475,7 @@ class Connection(asyncio.Protocol):
     def _refuse(self, answer: Answer) -> None:
         """Answer so after all that was asked before, then close: where the next request begins is not known."""
         self._deaf = self._unread = True
+        self._unparsed = b""
         self._in_head = False
         if self._receive_timer is not None:
             self._receive_timer.cancel()
@@ -527,7 +565,8 @@ class Connection(asyncio.Protocol):
     @property
     def is_idle(self) -> bool:
         """Nothing has been asked that is not answered."""
-        return self._answering is None and not self._queue and not self._in_head and self._request is None
+        unanswered = self._answering or self._queue or self._in_head or self._request or self._unparsed
+        return not unanswered
 
     def close_if_idle(self) -> None:
         """The time is over for clients that had nothing to ask."""
