@@ -393,18 +393,34 @@ def test_one_crash_after_another_makes_it_rest(tmp_path: Path, monkeypatch: pyte
     for _ in range(2):
         with pytest.raises(RequestError, match="ended with code 3"):
             result_of(model, 1)
-    with pytest.raises(RequestError, match="ended with code 3, as did 1 before; it is started again soon") as caught:
+    with pytest.raises(RequestError, match="ended with code 3, failure 2 in a row; it is started again soon") as caught:
         result_of(model, NOTHING)
     assert caught.value.failure is Failure.UNAVAILABLE
 
-    def works() -> bool:
-        try:
-            return len(result_of(model, NOTHING)) == 1
-        except RequestError as error:
-            assert error.failure is Failure.UNAVAILABLE
-            return False
+    wait_until(lambda: works_again(model))
+    model.close()
 
-    wait_until(works)
+
+def works_again(model: Model) -> bool:
+    try:
+        return len(result_of(model, NOTHING)) == 1
+    except RequestError as error:
+        assert error.failure is Failure.UNAVAILABLE
+        return False
+
+
+def test_code_that_cannot_be_loaded_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolated_model, "FIRST_PAUSE_SECONDS", 1.5)
+    model = load(tmp_path, FRAGILE, isolated=True)
+    file = tmp_path / "model" / "model.py"
+    file.rename(tmp_path / "away.py")
+    with pytest.raises(RequestError, match="ended with code 3"):
+        result_of(model, 1)
+    with pytest.raises(RequestError, match="cannot be started again, failure 2 in a row") as caught:
+        result_of(model, NOTHING)
+    assert caught.value.failure is Failure.UNAVAILABLE
+    (tmp_path / "away.py").rename(file)
+    wait_until(lambda: works_again(model))
     model.close()
 
 

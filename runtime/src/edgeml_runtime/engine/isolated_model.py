@@ -67,7 +67,8 @@ class IsolatedModel:
         self._changed = threading.Condition()
         self._idle: list[_Worker] = []
         self._count = options.engine.parallel
-        self._pausing = 0
+        self._broken = 0
+        self._pausing = False
         self._failures = 0
         self._last_end = ""
         self._closed = False
@@ -82,6 +83,7 @@ class IsolatedModel:
                 worker.end()
             raise
         self._idle = workers
+        threading.Thread(target=self._keep, name=f"keep {context.name}", daemon=True).start()
 
     def run(
         self, inputs: Mapping[str, Array], outputs: Sequence[str], cancellation: Cancellation | None = None
@@ -95,18 +97,21 @@ class IsolatedModel:
             if failed is None and len(tensors) != len(self.outputs):
                 raise ChannelError("sent no tensors")
         except ChannelError as error:
+            late = time.monotonic() >= deadline
             seen = worker.end(error)
             logger.error("%s: its process %s", self._file, seen)
-            self._replace(worker, seen)
-            if time.monotonic() >= deadline:
+            self._replace(seen)
+            if late:
                 message = f"the model's code gave no answer within {self._deadline_seconds:g} s"
                 raise RequestError(Failure.DEADLINE, message) from None
             raise RequestError(Failure.INTERNAL, f"the process of the model's code {seen}") from None
         except BaseException:
-            self._replace(worker, "was given up")
+            worker.end()
+            self._replace("was given up")
             raise
         if header.get("ends"):
-            self._replace(worker, "had no more memory")
+            worker.end()
+            self._replace("had no more memory")
         else:
             with self._changed:
                 self._failures = 0
@@ -142,11 +147,11 @@ class IsolatedModel:
                     worker = self._idle.pop()
                     if worker.lives():
                         return worker
-                    self._replace(worker, worker.end())
-                if self._pausing == self._count:
+                    self._replace(worker.end())
+                if self._pausing and self._broken == self._count:
                     raise RequestError(
                         Failure.UNAVAILABLE,
-                        f"the process of the model's code {self._last_end}, as did {self._failures - 1} before; "
+                        f"the process of the model's code {self._last_end}, failure {self._failures} in a row; "
                         "it is started again soon",
                     )
                 self._changed.wait()
@@ -155,43 +160,53 @@ class IsolatedModel:
         with self._changed:
             self._changed.notify_all()
 
-    def _replace(self, worker: "_Worker", seen: str) -> None:
+    def _replace(self, seen: str) -> None:
+        """Have a process started in the place of one that was ended."""
         with self._changed:
             self._failures += 1
             self._last_end = seen
-        threading.Thread(target=self._restart, args=(worker,), name="restart", daemon=True).start()
+            self._broken += 1
+            self._changed.notify_all()
 
-    def _restart(self, worker: "_Worker") -> None:
-        worker.end()
-        while self._paused():
-            fresh = None
-            try:
-                fresh = _Worker(self._threads)
-                fresh.load(self._start)
-            except StartError as error:
-                logger.error("%s: its process was not started again: %s", self._file, error)
-                if fresh is not None:
-                    fresh.end()
-                with self._changed:
-                    self._failures += 1
-                    self._last_end = "cannot be started again"
-                continue
+    def _keep(self) -> None:
+        """On a thread of its own: start processes in the place of broken ones."""
+        while True:
             with self._changed:
+                self._changed.wait_for(lambda: self._broken or self._closed)
                 if self._closed:
-                    fresh.end()
-                self._idle.append(fresh)
-                self._changed.notify()
-            return
+                    for worker in self._idle:
+                        worker.end()
+                    return
+            if self._paused() and (fresh := self._start_again()) is not None:
+                with self._changed:
+                    self._broken -= 1
+                    self._idle.append(fresh)
+                    self._changed.notify_all()
+
+    def _start_again(self) -> "_Worker | None":
+        fresh = None
+        try:
+            fresh = _Worker(self._threads)
+            fresh.load(self._start)
+            return fresh
+        except StartError as error:
+            logger.error("%s: its process was not started again: %s", self._file, error)
+            if fresh is not None:
+                fresh.end()
+        with self._changed:
+            self._failures += 1
+            self._last_end = "cannot be started again"
+        return None
 
     def _paused(self) -> bool:
         """Wait the longer the more failures there were on end; false when the model was closed."""
         with self._changed:
             if self._failures > 1:
                 pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(self._failures - 2, 30))
-                self._pausing += 1
+                self._pausing = True
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: self._closed, pause)
-                self._pausing -= 1
+                self._pausing = False
             return not self._closed
 
 
@@ -250,6 +265,8 @@ class _Worker:
 
     def end(self, error: ChannelError | None = None) -> str:
         """Kill the process and all that it started. Says how it ended by itself, or else what the error says."""
+        if self._process.returncode is not None:  # its id may be another's by now
+            return str(error or "was ended")
         ended = self._exit()
         if isinstance(error, ChannelClosed):
             # The channel closes a moment before the process has ended.
