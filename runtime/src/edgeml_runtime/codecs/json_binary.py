@@ -170,11 +170,11 @@ def wants_ready_only(body: bytes | bytearray) -> bool:
 
 
 def check_no_override(body: bytes | bytearray) -> None:
-    """Raises RequestError (invalid) when the body of a load, which may be empty, brings a model or its options.
+    """Raises RequestError (invalid) when the body of a load or unload, which may be empty, brings a model or options.
 
     Parameters that change nothing here, such as "unload_dependents", are ignored.
     """
-    parameters = _management(body).get("parameters") or {}
+    parameters = _management(body).get("parameters", {})
     if type(parameters) is not dict:
         raise invalid("'parameters' must be an object")
     for name in parameters:

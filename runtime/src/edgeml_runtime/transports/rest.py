@@ -124,6 +124,8 @@ class RestApplication:
                 return _Route(self._model_metadata, get, name, "", path)
             case ["v2", "models", name, "versions", version]:
                 return _Route(self._model_metadata, get, name, version, path)
+            case ["openapi.json"]:
+                return _Route(self._openapi, get, "", "", path)
             case ["v2", "repository", "index"]:
                 return _Route(self._index, b"POST", "", "", path)
             case ["v2", "repository", "models", name, "load"]:
@@ -152,6 +154,11 @@ class RestApplication:
     async def _server_metadata(self, _request: Request, _route: _Route) -> Answer:
         return 200, JSON, json_binary.server_metadata(SERVER_NAME, __version__)
 
+    async def _openapi(self, _request: Request, _route: _Route) -> Answer:
+        from edgeml_runtime.codecs.openapi import openapi  # who never asks does not pay for it
+
+        return 200, JSON, openapi()
+
     async def _model_ready(self, _request: Request, route: _Route) -> Answer:
         ready = self._engine.is_loaded(route.model, route.version)
         return 200 if ready else 503, JSON, json_binary.json_object(name=route.model, ready=ready)
@@ -176,7 +183,8 @@ class RestApplication:
         await asyncio.create_task(self._engine.load(route.model))
         return 200, JSON, b"{}"
 
-    async def _unload(self, _request: Request, route: _Route) -> Answer:
+    async def _unload(self, request: Request, route: _Route) -> Answer:
+        json_binary.check_no_override(request.body)
         await asyncio.create_task(self._engine.unload(route.model))
         return 200, JSON, b"{}"
 
