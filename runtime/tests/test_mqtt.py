@@ -6,18 +6,22 @@ import asyncio
 import json
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from authority import Authority
 from broker import BASE, Broker, Requester, wait_until
 from edgeml_runtime.config import read_config
 from edgeml_runtime.errors import ConfigurationError
 from edgeml_runtime.transports import mqtt_connection
 from onnx_models import ModelDirectory, perceptron_scores
+from paho.mqtt.client import MQTTMessage
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 from serving import Server, UnixConnection, ask, features_request, steps_request
 
 ROWS = [[1.0, 2.0, 3.0, 4.0]]
@@ -259,16 +263,19 @@ def test_back_pressure(
     model_directories: dict[str, ModelDirectory],
     steps_of_10_ms: int,
 ) -> None:
+    """This broker keeps to Receive Maximum until the first acknowledgement; then the server does."""
     server = start_server([model_directories["repeated_product"]], mqtt=broker.settings(receive_maximum=3))
     requester.wait_presence("online")
     for number in range(40):
-        requester.send("repeated_product", steps_request(steps_of_10_ms), correlation=b"%d" % number)
+        requester.send("repeated_product", steps_request(2 * steps_of_10_ms), correlation=b"%d" % number)
     under_way = []
     while len(requester.replies) < 40:
         under_way.append(samples(server)['edgeml_inference_under_way{model="repeated_product"}'])
-    assert max(under_way) == 3
+    assert 0 < max(under_way) <= 3
     assert {reply.status for reply in requester.replies} == {200}
     assert len(requester.answered()) == 40
+    before_the_first = broker.log.partition("Received PUBACK from edgeml:press:7")[0]
+    assert before_the_first.count("Sending PUBLISH to edgeml:press:7") == 3
 
 
 def test_qos_0_is_bounded_too(
@@ -309,23 +316,6 @@ def test_answer_that_is_too_large_for_the_broker(tmp_path: Path, start_server: A
         broker.end()
 
 
-def test_answer_that_ends_the_connection(tmp_path: Path, start_server: Any) -> None:
-    """Some brokers end it when a topic is forbidden, as this one does when its queues are said to be empty."""
-    broker = Broker(tmp_path / "broker", max_queued_messages=0)
-    broker.start()
-    requester = Requester(broker)
-    try:
-        server = start_server(mqtt=broker.settings())
-        requester.wait_presence("online")
-        requester.send("perceptron", features_request(ROWS), response_topic="$SYS/forbidden")
-        assert requester.ask("perceptron", features_request(ROWS)).status == 200
-        server.wait(lambda: "$SYS/forbidden: the connection ended three times in a row" in server.log)
-        assert requester.ask("perceptron", features_request(ROWS)).status == 200
-    finally:
-        requester.close()
-        broker.end()
-
-
 # -- the connection ----------------------------------------------------------------------------------------------------
 
 
@@ -342,6 +332,29 @@ def test_wrong_password(start_server: Any, broker: Broker, requester: Requester)
     assert server.infer("perceptron", features_request(ROWS)).status == 200
     assert server.stop() == 0
     assert requester.presence == []
+
+
+def test_wrong_authority(start_server: Any, broker: Broker, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    settings = broker.tls_settings()
+    assert isinstance(settings["tls"], dict)
+    settings["tls"]["ca"] = str(Authority(tmp_path / "other").ca)
+    server = start_server(mqtt=settings)
+    server.wait(lambda: "certificate verify failed" in server.log)
+    assert samples(server)["edgeml_mqtt_connected"] == 0
+
+
+def test_broker_that_hangs(start_server: Any, broker: Broker, requester: Requester) -> None:
+    server = start_server(mqtt=broker.settings(keep_alive_seconds=1))
+    requester.wait_presence("online")
+    assert broker.process is not None
+    broker.process.send_signal(signal.SIGSTOP)
+    server.wait(lambda: "the connection ended: it was lost" in server.log)
+    broker.process.send_signal(signal.SIGCONT)
+    wait_until(lambda: requester.presence.count("online") == 2, "the server is back")
+    assert requester.ask("perceptron", features_request(ROWS)).status == 200
+    broker.process.send_signal(signal.SIGSTOP)
+    assert server.stop() == 0
 
 
 def test_presence(start_server: Any, broker: Broker, requester: Requester) -> None:
@@ -484,27 +497,40 @@ def test_another_process_takes_over(
         new.end()
 
 
-def test_stands_aside_until_the_other_process_is_gone(
-    tmp_path: Path, broker: Broker, requester: Requester, monkeypatch: pytest.MonkeyPatch
-) -> None:
+# -- the connection alone, with shorter times --------------------------------------------------------------------------
+
+
+def connection_to(
+    broker: Broker,
+    monkeypatch: pytest.MonkeyPatch,
+    handle: Callable[[mqtt_connection.BrokerConnection, MQTTMessage], Awaitable[None]],
+) -> mqtt_connection.BrokerConnection:
     monkeypatch.setattr(mqtt_connection, "_STAND_ASIDE_SECONDS", 1.5)
+    monkeypatch.setattr(mqtt_connection, "_FIRST_DELAY_SECONDS", 0.1)
     document = {"listen": {}, "models": [{"name": "x", "version": "1.0.0", "path": "x"}], "mqtt": broker.settings()}
     mqtt = read_config(document, "runtime.json").mqtt
     assert mqtt is not None
+    topics = {f"{BASE}/x/infer"}
+    connection = mqtt_connection.BrokerConnection(
+        mqtt, 1000, lambda: topics, lambda message: handle(connection, message), print
+    )
+    return connection
 
-    async def handle(_message: object) -> None:
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+def test_stands_aside_until_the_other_process_is_gone(
+    broker: Broker, requester: Requester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def handle(_connection: mqtt_connection.BrokerConnection, _message: MQTTMessage) -> None:
         raise AssertionError("nobody asks")
 
-    def connection() -> mqtt_connection.BrokerConnection:
-        return mqtt_connection.BrokerConnection(mqtt, 1000, set, handle, print)
-
-    async def until(condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(30):
-            while not condition():
-                await asyncio.sleep(0.02)
-
     async def scenario() -> None:
-        first, second = connection(), connection()
+        first, second = (connection_to(broker, monkeypatch, handle) for _ in range(2))
         first.start()
         await until(lambda: first.connected)
         second.start()
@@ -519,6 +545,41 @@ def test_stands_aside_until_the_other_process_is_gone(
     asyncio.run(scenario())
     requester.wait_presence("offline")
     assert [state for state, _ in groupby(requester.presence)] == ["online", "offline", "online", "offline"]
+
+
+def test_answer_that_ends_the_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some brokers end it when a topic is forbidden, as this one does when its queues are said to be empty."""
+    broker = Broker(tmp_path / "broker", max_queued_messages=0)
+    broker.start()
+    requester = Requester(broker)
+    refusals: list[str] = []
+
+    async def handle(connection: mqtt_connection.BrokerConnection, message: MQTTMessage) -> None:
+        topic = getattr(message.properties, "ResponseTopic", "")
+        told = Properties(PacketTypes.PUBLISH)
+        told.UserProperty = [("status", "200")]
+        refusal = await connection.publish(topic, b"{}", 1, told)
+        if refusal:
+            refusals.append(f"{topic}: {refusal}")
+
+    async def scenario() -> None:
+        connection = connection_to(broker, monkeypatch, handle)
+        connection.start()
+        await asyncio.to_thread(requester.wait_presence, "online")
+        requester.send("x", b"", response_topic="$SYS/forbidden")
+        requester.send("x", b"")
+        last = "$SYS/forbidden: the connection ended three times in a row when it was published"
+        await until(lambda: last in refusals)
+        await until(lambda: requester.replies)
+        await connection.stop(1)
+
+    try:
+        asyncio.run(scenario())
+        assert len(requester.replies) >= 1
+        assert {refusal.partition(": ")[0] for refusal in refusals} == {"$SYS/forbidden"}
+    finally:
+        requester.close()
+        broker.end()
 
 
 # -- the configuration -------------------------------------------------------------------------------------------------

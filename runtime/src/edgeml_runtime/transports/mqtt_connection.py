@@ -127,7 +127,7 @@ class BrokerConnection:
         self._published: dict[int, tuple[str, asyncio.Future[ReasonCode]]] = {}
         self._largest_packet = _LARGEST_PACKET
         self._may_publish = asyncio.Semaphore(1)
-        # There are brokers that do not keep to Receive Maximum.
+        # There are brokers that do not keep to Receive Maximum: mosquitto 2.0.11 delivers as many per acknowledgement.
         self._may_handle = asyncio.Semaphore(mqtt.receive_maximum)
         #: The topic that seems to have ended the connection, how often in a row; what was refused on this connection.
         self._suspect = ("", 0)
@@ -308,14 +308,14 @@ class BrokerConnection:
         self._ended.clear()
         self._largest_packet = min(largest_packet, _LARGEST_PACKET)
         self._may_publish = asyncio.Semaphore(receive_maximum)
-        self._in_background(self._settle_in())
+        self._in_background(self._settle_in(session_present))
 
-    async def _settle_in(self) -> None:
+    async def _settle_in(self, session_present: bool) -> None:
         """Serve, unless the session was lost to another process meanwhile: then give it back.
 
         Not all brokers say that a session was taken over. The retained presence tells whose it is.
         """
-        if self._had_session:
+        if self._had_session and session_present:
             self._status = self._loop.create_future()
             self._client.subscribe(self._status_topic)
             presence = {}
