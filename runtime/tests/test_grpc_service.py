@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """gRPC beyond one request and one answer: streams, the repository, health, reflection, deadlines, limits, stopping."""
 
+import json
 import queue
 import threading
 import time
@@ -422,8 +423,10 @@ def test_calls_over_the_limit_are_refused_and_live_still_answers(start_server: A
         assert dict(refused.value.trailing_metadata())["grpc-retry-pushback-ms"] == "1000"
         for requests in kept:
             requests.end()
-        kept[0].call.cancel()
-        eventually(lambda: call(features_message(ROWS).SerializeToString(), timeout=60).model_name == "perceptron")
+        for requests in kept:
+            with pytest.raises(StopIteration):
+                next(requests)
+        assert call(features_message(ROWS).SerializeToString(), timeout=60).model_name == "perceptron"
 
 
 def test_full_queue_tells_when_to_try_again(start_server: Any, tmp_path: Path) -> None:
@@ -443,6 +446,29 @@ def test_full_queue_tells_when_to_try_again(start_server: Any, tmp_path: Path) -
         assert dict(refused.value.trailing_metadata())["grpc-retry-pushback-ms"] == "1000"
         assert server.grpc("ServerLive", messages.ServerLiveRequest()).live
         slow.cancel()
+
+
+# -- log ---------------------------------------------------------------------------------------------------------------
+
+
+def test_one_line_per_request_when_asked(start_server: Any) -> None:
+    server = start_server(log_requests=True)
+    server.wait_ready()
+    message = features_message(ROWS)
+    message.id = "request 7"
+    server.grpc("ModelInfer", message)
+    server.grpc_error("ModelInfer", messages.ModelInferRequest(model_name="other"))
+    with stream(server) as requests:
+        requests.send(features_message(ROWS), "in a stream")
+        next(requests)
+    lines = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
+    seen = [(line["protocol"], line["model"], line["version"], line["status"], line["id"]) for line in lines]
+    assert seen == [
+        ("grpc", "perceptron", "1.0.0", "OK", "request 7"),
+        ("grpc", "", "", "NOT_FOUND", ""),
+        ("grpc", "perceptron", "1.0.0", "OK", "in a stream"),
+    ]
+    assert all(line["client"].startswith("127.0.0.1:") and line["total_ms"] > 0 for line in lines)
 
 
 # -- stopping ----------------------------------------------------------------------------------------------------------

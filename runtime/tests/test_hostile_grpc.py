@@ -96,7 +96,7 @@ def test_message_over_the_limit(server: Server) -> None:
         prefix = b"\0" + length.to_bytes(4, "big")
         with connect(server.grpc_port) as connection:
             connection.sendall(start + http2.call(1, INFER, prefix, 0))
-            assert b"larger than max" in _until(connection, b"larger than max")
+            assert b"larger than" in _until(connection, b"larger than")
 
 
 def test_compressed_bomb(server: Server) -> None:
@@ -107,7 +107,7 @@ def test_compressed_bomb(server: Server) -> None:
         assert call(valid, compression=grpc.Compression.Gzip, timeout=60).model_name == "perceptron"
         for coding in (grpc.Compression.Gzip, grpc.Compression.Deflate):
             with pytest.raises(grpc.RpcError) as error:
-                call(bytes(200 * MIB), compression=coding, timeout=60)
+                call(bytes(50 * MIB), compression=coding, timeout=60)
             assert error.value.code().name == "RESOURCE_EXHAUSTED"
 
 

@@ -5,35 +5,29 @@
 import hmac
 import ssl
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from edgeml_runtime.config import Grant, Tls
 from edgeml_runtime.errors import Failure, RequestError, StartError
 
+_HTTP1, _HTTP2 = "http/1.1", "h2"  # as ALPN names them
+
 EVERYTHING = Grant(token=None, certificate_name=None, models=None, manage=True)
-
-
-class Pem(NamedTuple):
-    """What belongs together, as bytes in PEM form."""
-
-    certificate: bytes
-    key: bytes
-    client_ca: bytes | None = None
 
 
 class TlsMaterial:
     """Certificate, key and client CA of all TLS listeners, which can be replaced while they listen.
 
-    ``context`` is for the listeners that take an SSL context: each handshake moves on to what was
-    read last. ``pem`` is the same for those that do not.
+    ``http1`` and ``http2`` are the contexts for listeners of these protocols: each handshake moves
+    on to what was read last.
     """
 
     def __init__(self, files: Tls) -> None:
         """Read the files. Raises StartError when they are no fitting PEM files."""
         self._files = files
         self._seen: tuple[object, ...] = ()
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._current: dict[str, ssl.SSLContext] = {}
         self.refresh()
+        self.http1, self.http2 = self._following(_HTTP1), self._following(_HTTP2)
 
     def refresh(self) -> bool:
         """Take over what the files hold now, for new connections; whether it was anything new.
@@ -47,24 +41,24 @@ class TlsMaterial:
             raise StartError(f"tls: {error.filename}: {error.strerror}") from None
         if contents == self._seen:
             return False
-        fresh = _context(self._files)
-        if not self._seen:
-            self.context = _context(self._files)
-            # Called for every handshake, with or without a server name.
-            self.context.sni_callback = self._use_current
-        self._current = fresh
+        self._current = {protocol: _context(self._files, protocol) for protocol in (_HTTP1, _HTTP2)}
         self._seen = contents
-        self.pem = Pem(*contents)
         return True
 
-    def _use_current(self, connection: ssl.SSLObject | ssl.SSLSocket, _name: str | None, _context: object) -> None:
-        connection.context = self._current
+    def _following(self, protocol: str) -> ssl.SSLContext:
+        def use_current(connection: ssl.SSLObject | ssl.SSLSocket, _name: str | None, _context: object) -> None:
+            connection.context = self._current[protocol]
+
+        context = _context(self._files, protocol)
+        # Called for every handshake, with or without a server name.
+        context.sni_callback = use_current
+        return context
 
 
-def _context(tls: Tls) -> ssl.SSLContext:
+def _context(tls: Tls, protocol: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols([protocol])
     try:
         context.load_cert_chain(tls.certificate, tls.key)
     except (OSError, ssl.SSLError) as error:

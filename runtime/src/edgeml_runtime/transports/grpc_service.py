@@ -18,6 +18,7 @@ from edgeml_runtime.engine.engine import READY, Engine
 from edgeml_runtime.errors import Failure, RequestError, invalid
 from edgeml_runtime.inference import InferenceRequest
 from edgeml_runtime.metrics import Metrics
+from edgeml_runtime.request_log import log_request
 from edgeml_runtime.transports.credentials import EVERYTHING, Access, check_manage, check_model
 
 SERVICE = "inference.GRPCInferenceService"
@@ -78,6 +79,7 @@ class InferenceService:
         self._metrics = metrics
         self._access = access
         self._limits = config.limits
+        self._log_requests = config.log_requests
 
     def answers(self) -> Mapping[str, Answer]:
         """Methods with one request and one answer, by name."""
@@ -197,17 +199,19 @@ class InferenceService:
 
     async def _infer(self, call: Call, body: bytes | None) -> bytes:
         """Answer one inference request: ``body``, or the one that the call has yet to receive."""
-        known = ""
+        known = version = ""
         code = "INTERNAL"
+        request = None
+        started = perf_counter()
         try:
             grant = self.authorise(call)
             if body is None:
                 body = await call.receive()
-            started = perf_counter()
+                started = perf_counter()
             message = protobuf.parse_inference(body)
             check_model(grant, message.model_name)
             model = self._engine.model(message.model_name, message.model_version)
-            known = model.name
+            known, version = model.name, model.version
             request = protobuf.decode(model, message, self._limits)
             _set_timeout(request, call.seconds_left())
             results = await model.infer(request)
@@ -223,6 +227,13 @@ class InferenceService:
             raise
         finally:
             self._metrics.count_request(known, "grpc", code)
+            if self._log_requests:
+                total = perf_counter() - started
+                if request is None:
+                    log_request("grpc", known, version, code, "", call.client(), total)
+                else:
+                    times = (total, request.queue_seconds, request.compute_seconds)
+                    log_request("grpc", known, version, code, request.id, call.client(), *times)
 
 
 def _set_timeout(request: InferenceRequest, seconds_left: float | None) -> None:

@@ -24,7 +24,7 @@ async def listen(
 ) -> Listener:
     """Open one listener; TLS applies to TCP only. ``share_ports``: see listener.bind. Raises StartError."""
     bound = bind(address, share_ports)
-    context = tls.context if tls and not address.path else None
+    context = tls.http1 if tls and not address.path else None
     loop = asyncio.get_running_loop()
     shared = Shared(application, config.limits, loop)
     server = await loop.create_server(

@@ -14,7 +14,7 @@ from collections.abc import Coroutine, Generator, Mapping
 from email.utils import formatdate
 from http import HTTPStatus
 from types import coroutine
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import httptools
 
@@ -34,6 +34,8 @@ _LONGEST_HEAD = 2048
 _TCP_CLOSE = 7  # tcp_states.h
 # Of requests that were sent at once, so much is parsed at once: a parsed request takes many times its bytes.
 _PORTION = 4096
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +155,7 @@ class Connection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple):
             self._client = f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"
-        self._certificate_name = _common_name(transport.get_extra_info("peercert"))
+        self._certificate_name = common_name(transport.get_extra_info("peercert"))
         self._last_answer = self._loop.time()
         self._idle_timer = self._loop.call_later(self._limits.idle_seconds, self._close_if_idle)
 
@@ -421,7 +423,7 @@ class Connection(asyncio.Protocol):
             logger.exception("%s %s failed", request.method.decode(), request.url.decode(errors="replace"))
             self._respond(request, error_answer(500, "the server failed; its log says why"))
         else:
-            self._task = self._loop.create_task(_rest_of(answering, waits_for))
+            self._task = self._loop.create_task(rest_of(answering, waits_for))
             self._task.add_done_callback(self._answered)
 
     def _answered(self, task: asyncio.Task[Answer]) -> None:
@@ -592,13 +594,13 @@ class Connection(asyncio.Protocol):
         return f"the body is larger than {self._limits.body_bytes} bytes"
 
 
-async def _rest_of(begun: Coroutine[Any, Any, Answer], waits_for: Any) -> Answer:
+async def rest_of(begun: Coroutine[Any, Any, T], waits_for: Any) -> T:
     """The rest of a coroutine that was begun outside a task and waits for a future."""
     return await _resumed(begun, waits_for)
 
 
 @coroutine
-def _resumed(begun: Coroutine[Any, Any, Answer], waits_for: Any) -> Generator[Any, Any, Answer]:
+def _resumed(begun: Coroutine[Any, Any, T], waits_for: Any) -> Generator[Any, Any, T]:
     while True:
         resume = begun.send
         argument: Any = None
@@ -609,11 +611,12 @@ def _resumed(begun: Coroutine[Any, Any, Answer], waits_for: Any) -> Generator[An
         try:
             waits_for = resume(argument)
         except StopIteration as done:
-            result: Answer = done.value
+            result: T = done.value
             return result
 
 
-def _common_name(certificate: dict[str, Any] | None) -> str | None:
+def common_name(certificate: dict[str, Any] | None) -> str | None:
+    """The common name of a client's certificate, as the ssl module gives it."""
     for names in (certificate or {}).get("subject", ()):
         for key, value in names:
             if key == "commonName":
