@@ -163,7 +163,7 @@ def results() -> Results:
         servers=["edgeml", "kserve"],
         models=["tiny", "vision"],
         installed_bytes={"edgeml": 100, "kserve": 200},
-        engine=[EngineSample(0, "vision", 1000, 1000, 1000, 100)],
+        engine=[EngineSample(0, "vision", encoding, 1000, 1000, 1000, 100) for encoding in ("binary", "grpc-raw")],
     )
     for encoding, share in (("json", 0.1), ("binary", 0.1), ("grpc-raw", 0.6), ("grpc-typed", 0.6)):
         for clients in (1, 8, 32):

@@ -14,7 +14,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 
 from serving_bench.options import ENCODINGS, FLOORS, OURS
-from serving_bench.ratios import engine_figures, load_figures, start_figures
+from serving_bench.ratios import engine_median, load_figures, start_figures
 from serving_bench.results import Results
 
 OUR_COLOUR = "#0a7d4f"
@@ -48,10 +48,10 @@ def _colour(servers: Sequence[str], server: str) -> str:
 
 def _latency(axes: Axes, results: Results, servers: Sequence[str], model: str, title: str, unit: float = 1) -> None:
     _grouped(axes, results, servers, model, "p50_us", 1, unit)
-    engine = engine_figures(results, "p50_us", model)
+    engine = engine_median(results, "p50_us", model)
     if engine:
-        axes.axhline(median(engine.values()) / unit, color="#c0392b", linestyle="--", linewidth=1)
-        axes.annotate("in-process", (0, median(engine.values()) / unit), color="#c0392b", va="bottom", fontsize=8)
+        axes.axhline(engine / unit, color="#c0392b", linestyle="--", linewidth=1)
+        axes.annotate("in-process", (0, engine / unit), color="#c0392b", va="bottom", fontsize=8)
     if axes.patches:  # nothing measured has no logarithm
         axes.set_yscale("log")
     axes.set_title(title)

@@ -88,9 +88,9 @@ def measure(plan: Plan, results: Results) -> None:
             _look_at_idle(running)
             trees = [each.tree for each in running]
             for case in plan.cases:
-                results.engine.append(_engine(number, case, plan.seconds))
                 for turn, encoding in enumerate(plan.encodings):
                     before = moment(trees)
+                    results.engine.append(_engine(number, case, encoding, plan.seconds))
                     _ask(plan, number, turn, case, encoding, running, results)
                     results.others_percent.append(round(others_percent(before, moment(trees)), 1))
                     progress.step(f"round {number + 1} of {plan.rounds}: {case.model}, {encoding}")
@@ -166,14 +166,15 @@ def _ask(
             results.absences.append(Absence(each.server.name, case.model, encoding, str(error)))
     for clients in plan.clients:
         for each, size, latency in able:
+            seconds = plan.run_seconds(clients, latency)
             try:
-                seconds = plan.run_seconds(clients, latency)
                 results.samples.append(_load(number, each, case, encoding, clients, seconds, size))
                 # What the client left unfinished is finished before the next server is asked.
                 check(each.server, case, encoding, each.ports, timeout=60)
             except (ValueError, WrongAnswerError, OSError) as error:
-                print(f"absent: {each.server.name}, {case.model}, {encoding}, {clients} clients: {error}", flush=True)
-                results.absences.append(Absence(each.server.name, case.model, encoding, f"{clients} clients: {error}"))
+                reason = f"{clients} clients, {seconds:.1f} s: {error}"
+                print(f"absent: {each.server.name}, {case.model}, {encoding}, {reason}", flush=True)
+                results.absences.append(Absence(each.server.name, case.model, encoding, reason))
 
 
 def _load(
@@ -236,15 +237,15 @@ def _load(
     )
 
 
-def _engine(number: int, case: Case, seconds: float) -> EngineSample:
+def _engine(number: int, case: Case, encoding: Encoding, seconds: float) -> EngineSample:
     """Latency on the core where servers are measured, then the throughput of two processes on both cores."""
     python = ENVIRONMENTS / "edgeml" / "bin" / "python"
     script = [str(python), str(BENCHMARKS / "floors" / "in_process.py"), "--model", str(case.file)]
-    command = [*script, "--case", str(MODELS / f"{case.model}.npz"), "--seconds", str(max(seconds, 1.0))]
+    command = [*script, "--case", str(MODELS / f"{case.model}.npz"), "--seconds", str(seconds)]
     pinned = ["taskset", "--cpu-list", str(PINNED_CORE), *command]
     one = json.loads(subprocess.run(pinned, check=True, capture_output=True, text=True).stdout)
     rates = _together(2, [*command, "--wait"])
-    return EngineSample(number, case.model, one["p50_us"], one["p95_us"], one["p99_us"], sum(rates))
+    return EngineSample(number, case.model, encoding, one["p50_us"], one["p95_us"], one["p99_us"], sum(rates))
 
 
 def _together(count: int, command: Sequence[str]) -> list[float]:

@@ -56,9 +56,19 @@ def start_figures(results: Results, measure: str) -> dict[str, dict[int, float]]
     return _by_server((start.server, start.round, getattr(start, measure)) for start in results.starts)
 
 
-def engine_figures(results: Results, measure: str, model: str) -> dict[int, float]:
-    """A figure of EngineSample, by round."""
-    return {sample.round: getattr(sample, measure) for sample in results.engine if sample.model == model}
+def engine_figures(results: Results, measure: str, model: str, encoding: str) -> dict[int, float]:
+    """A figure of EngineSample, by round, measured beside the servers' in this encoding."""
+    return {
+        sample.round: getattr(sample, measure)
+        for sample in results.engine
+        if (sample.model, sample.encoding) == (model, encoding)
+    }
+
+
+def engine_median(results: Results, measure: str, model: str) -> float | None:
+    """The median of a figure of EngineSample; None when the model was not measured."""
+    figures = [getattr(sample, measure) for sample in results.engine if sample.model == model]
+    return median(figures) if figures else None
 
 
 def _by_server(found: Iterable[tuple[str, int, float]]) -> dict[str, dict[int, float]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 
 from serving_bench.options import ENCODINGS, OURS
-from serving_bench.ratios import against_best, engine_figures, load_figures, ratio, start_figures
+from serving_bench.ratios import against_best, engine_figures, engine_median, load_figures, ratio, start_figures
 from serving_bench.results import Results
 from serving_bench.targets import Target, targets
 
@@ -40,7 +40,8 @@ METHOD = """\
   otherwise, quiet logs. Answers are compared with the engine's own before and after every measurement.
 - All are up at the same time. Each question (model, encoding, number of clients) is put to one server right after the
   other, in another order each time; every round starts all servers anew.
-- Load client: h2load, for HTTP/1.1 and for gRPC. Percentiles are computed from its log of every request.
+- Load client: h2load, for HTTP/1.1 and for gRPC. Percentiles are computed from its log of every request; what is still
+  unanswered when a run ends is not in it.
 - One client: client and server share one core, so that the scheduler's placement does not decide; 8 and 32 clients:
   both cores are free for both. The client's own share is inside all figures; the floors show it.
 - Figures are medians of the rounds; ratios are medians of the rounds' own ratios. Only ratios compare between machines.
@@ -68,8 +69,8 @@ def report(results: Results) -> str:
         parts.append(_model(results, model))
     if results.absences:
         parts.append("## Not measured\n")
-        rows = [[each.server, each.model, each.encoding, _one_line(each.reason)] for each in results.absences]
-        parts.append(table(["Server", "Model", "Encoding", "Why"], rows))
+        rows = [(each.server, each.model, each.encoding, _one_line(each.reason)) for each in results.absences]
+        parts.append(table(["Server", "Model", "Encoding", "Why"], dict.fromkeys(rows)))
     parts.append(METHOD)
     return "\n".join(parts)
 
@@ -141,27 +142,24 @@ def _footprint(results: Results) -> str:
 
 
 def _model(results: Results, model: str) -> str:
-    engine = {name: engine_figures(results, name, model) for name in ("p50_us", "p99_us", "two_per_second")}
+    p50, p99, two = (engine_median(results, name, model) for name in ("p50_us", "p99_us", "two_per_second"))
     parts = [f"## {MODEL_TITLES[model]}\n"]
-    if engine["p50_us"]:
-        p50, p99, two = (median(figures.values()) for figures in engine.values())
+    if p50 and p99 and two:
         parts.append(
             f"In-process: p50 {microseconds(p50)}, p99 {microseconds(p99)}; {two:,.0f} per second on both cores.\n"
         )
     parts.append("One client on one core, p50 / p95 / p99:\n")
-    parts.append(_latency(results, model, engine["p50_us"]))
+    parts.append(_latency(results, model))
     parts.append("Requests per second with 8 / 32 clients:\n")
-    parts.append(
-        _grid(results, model, (8, 32), "per_second", lambda value: f"{value:,.0f}", False, engine["two_per_second"])
-    )
+    parts.append(_grid(results, model, (8, 32), "per_second", lambda value: f"{value:,.0f}", lowest=False))
     parts.append("p99 with 8 / 32 clients:\n")
-    parts.append(_grid(results, model, (8, 32), "p99_us", microseconds, True, {}))
+    parts.append(_grid(results, model, (8, 32), "p99_us", microseconds, lowest=True))
     parts.append("CPU seconds per 1,000 requests with 8 clients:\n")
-    parts.append(_grid(results, model, (8,), "cpu_seconds_per_1000", lambda value: f"{value:.2f}", True, {}))
+    parts.append(_grid(results, model, (8,), "cpu_seconds_per_1000", lambda value: f"{value:.2f}", lowest=True))
     return "\n".join(parts)
 
 
-def _latency(results: Results, model: str, engine: Mapping[int, float]) -> str:
+def _latency(results: Results, model: str) -> str:
     rows = []
     for server in _shown(results, model):
         cells = []
@@ -174,7 +172,8 @@ def _latency(results: Results, model: str, engine: Mapping[int, float]) -> str:
         rows.append([TITLES[server], *cells])
     p50 = {encoding: load_figures(results, "p50_us", model, encoding, 1) for encoding in ENCODINGS}
     rows.append(_compared(p50, lowest=True))
-    rows.append(["ours / in-process", *(_number(ratio(p50[each].get(OURS, {}), engine)) for each in ENCODINGS)])
+    engine = {each: engine_figures(results, "p50_us", model, each) for each in ENCODINGS}
+    rows.append(["ours / in-process", *(_number(ratio(p50[each].get(OURS, {}), engine[each])) for each in ENCODINGS)])
     return table(["", *ENCODINGS], rows)
 
 
@@ -184,8 +183,8 @@ def _grid(
     clients: Sequence[int],
     measure: str,
     text: Callable[[float], str],
+    *,
     lowest: bool,
-    engine: Mapping[int, float],
 ) -> str:
     figures = {
         (encoding, count): load_figures(results, measure, model, encoding, count)
@@ -200,9 +199,10 @@ def _grid(
             cells.append(ABSENT if set(each) == {ABSENT} else " / ".join(each))
         rows.append([TITLES[server], *cells])
     rows.append(["ours / best peer", *(_compared_cell(figures, encoding, clients, lowest) for encoding in ENCODINGS)])
-    if engine:
+    if measure == "per_second":
+        ceiling = {encoding: engine_figures(results, "two_per_second", model, encoding) for encoding in ENCODINGS}
         cells = [
-            " / ".join(_number(ratio(figures[encoding, count].get(OURS, {}), engine)) for count in clients)
+            " / ".join(_number(ratio(figures[encoding, count].get(OURS, {}), ceiling[encoding])) for count in clients)
             for encoding in ENCODINGS
         ]
         rows.append(["ours / in-process, both cores", *cells])

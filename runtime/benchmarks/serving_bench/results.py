@@ -43,10 +43,14 @@ class Start:
 
 @dataclass(frozen=True)
 class EngineSample:
-    """The engine alone. Latency of one process in microseconds; ``two_per_second`` of two processes together."""
+    """The engine alone, right before the servers were asked in this encoding.
+
+    Latency of one process in microseconds; ``two_per_second`` of two processes together.
+    """
 
     round: int
     model: str
+    encoding: str
     p50_us: float
     p95_us: float
     p99_us: float

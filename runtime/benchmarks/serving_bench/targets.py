@@ -54,8 +54,8 @@ def _latency_of_tiny(results: Results) -> Iterator[Target]:
 
 
 def _latency_of_vision(results: Results) -> Iterator[Target]:
-    engine = engine_figures(results, "p50_us", "vision")
     for encoding, limit in (("binary", 1.15), ("grpc-raw", 1.25)):
+        engine = engine_figures(results, "p50_us", "vision", encoding)
         ours = load_figures(results, "p50_us", "vision", encoding, 1).get(OURS, {})
         yield Target(f"vision, {encoding}, p50", limit, False, ratio(ours, engine), IN_PROCESS)
 
@@ -74,8 +74,8 @@ def _throughput_of_small(results: Results) -> Iterator[Target]:
 
 
 def _throughput_of_vision(results: Results) -> Iterator[Target]:
-    ceiling = engine_figures(results, "two_per_second", "vision")
     for encoding in ("binary", "grpc-raw"):
+        ceiling = engine_figures(results, "two_per_second", "vision", encoding)
         found = [
             ratio(load_figures(results, "per_second", "vision", encoding, clients).get(OURS, {}), ceiling)
             for clients in (8, 32)
