@@ -134,6 +134,17 @@ def test_binary(asked: tuple[Server, Requester]) -> None:
     )
 
 
+def test_large_bodies(start_server: Any, broker: Broker, requester: Requester) -> None:
+    start_server(mqtt=broker.settings())
+    requester.wait_presence("online")
+    features = np.random.default_rng(1).random((500_000, 4), np.float32)
+    body, length = binary_request(features, [{"name": "scores", "parameters": {"binary_data": True}}])
+    reply = requester.ask("perceptron", body, **length)
+    assert reply.status == 200, reply.body[:500]
+    scores = np.frombuffer(reply.body[int(reply.properties["inference-header-content-length"]) :], np.float32)
+    np.testing.assert_allclose(scores.reshape(-1, 3), perceptron_scores(features), rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("body", "properties", "status", "message"),
     [

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage, MQTTMessageInfo
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.exception import MalformedPacket
 from paho.mqtt.packettypes import PacketTypes
@@ -63,15 +63,20 @@ class _Delivery:
 
 
 class _Client(Client):
-    """paho, but for messages that it cannot decode: it would end the connection, at every new delivery of them again.
+    """paho, but for two things of which it makes too much."""
 
-    It refuses U+FEFF in properties, which MQTT allows, so that one client could keep all others from their answers.
-    """
+    def _packet_queue(
+        self, command: int, packet: bytes | bytearray, mid: int, qos: int, info: MQTTMessageInfo | None = None
+    ) -> MQTTErrorCode:
+        # Before each write, paho copies all that is left of a packet: of a view that costs nothing.
+        return super()._packet_queue(command, memoryview(packet), mid, qos, info)  # type: ignore[arg-type]
 
     def _handle_publish(self) -> MQTTErrorCode:
         try:
             return super()._handle_publish()
         except MalformedPacket as error:
+            # The connection would end, and end again whenever the broker delivers the message again. One client
+            # could so keep all others from their answers: paho refuses U+FEFF in properties, which MQTT allows.
             logger.warning("an MQTT message cannot be read: %s", error)
             packet = self._in_packet["packet"]
             end = 2 + int.from_bytes(packet[:2])
