@@ -8,6 +8,7 @@ accepts nothing new, asks clients to go elsewhere, and finishes what is under wa
 """
 
 import asyncio
+import gc
 import logging
 import signal
 from collections.abc import Awaitable, Callable
@@ -95,6 +96,9 @@ class Server:
                 loading.result()
                 if not self._as_candidate:
                     self._open_broker()
+                # What is there now stays: no later collection walks through it, which would hold all requests up.
+                gc.collect()
+                gc.freeze()
                 self.engine.ready = True
                 self.state = CANDIDATE if self._as_candidate else ACTIVE
                 logger.info("ready as %s after %.3f s", self.state, perf_counter() - started)
