@@ -61,6 +61,36 @@ def test_a_full_queue_refuses_at_once_and_all_that_was_accepted_is_answered() ->
     run(test)
 
 
+def test_large_inputs_fill_the_queue_sooner() -> None:
+    def large(name: str, count: int, text: str = "") -> InferenceRequest:
+        inputs = {"x": np.full(count, text, dtype=object) if text else np.zeros(count, np.uint8)}
+        return InferenceRequest(name, inputs, [])
+
+    async def test() -> None:
+        gate = Gate()
+        scheduler = Scheduler("model", ServingOptions(queue=9, queue_mb=1), 1, gate.compute)
+        # Alone, a request may be larger than the bound; beside it there is room for none that has inputs at all.
+        alone = asyncio.create_task(scheduler.infer(large("alone", 2**21)))
+        await until(lambda: gate.started == ["alone"])
+        error = await failure_of(scheduler.infer(large("one too many", 1)))
+        assert error.failure is Failure.TOO_MANY
+        assert "has inputs of 2097152 bytes under way (queue_mb 1) and takes no 1 more" in str(error)
+        gate.open.set()
+        await alone
+        gate.open.clear()
+        half = [asyncio.create_task(scheduler.infer(large(name, 2**19))) for name in ("first", "second")]
+        await until(lambda: gate.started == ["alone", "first"])
+        assert (await failure_of(scheduler.infer(large("text", 1, "a")))).failure is Failure.TOO_MANY
+        half[1].cancel()
+        text = asyncio.create_task(scheduler.infer(large("text", 2, "a" * 2**17)))
+        await asyncio.sleep(0)
+        assert (await failure_of(scheduler.infer(large("text", 1, "a" * 2**18)))).failure is Failure.TOO_MANY
+        gate.open.set()
+        assert [str(answer[0]) for answer in await asyncio.gather(half[0], text)] == ["first", "text"]
+
+    run(test)
+
+
 def test_a_deadline_in_the_queue_is_answered_at_once_and_frees_the_place() -> None:
     async def test() -> None:
         gate = Gate()

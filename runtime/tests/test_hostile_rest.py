@@ -32,6 +32,7 @@ from serving import Server, features_request
 
 LIMITS = {
     "body_bytes": MIB,
+    "buffered_bytes": 16 * MIB,
     "header_bytes": 8192,
     "connections": 200,
     "receive_seconds": 1,
@@ -248,6 +249,20 @@ def test_client_that_never_reads(server: Server) -> None:
     assert server.infer("perceptron", VALID_BODY).status == 200
     for client in clients:
         client.close()
+
+
+def test_many_large_bodies(server: Server) -> None:
+    head = inference(b"", f"Content-Length: {MIB}")
+    with ExitStack() as opened:
+        connections = [opened.enter_context(connect(server.rest_port)) for _ in range(100)]
+        for connection in connections:
+            with suppress(OSError):
+                connection.sendall(head + bytes(MIB - 1))
+        answers = [statuses(_received(connection)) for connection in connections]
+        # The first ones are waited for until their time is over; then there is room again.
+        assert {tuple(answer) for answer in answers} <= {(429,), (408,), ()}
+        assert [429] in answers
+    assert server.infer("perceptron", VALID_BODY + b" " * 500_000).status == 200
 
 
 def test_pipelined_flood(server: Server) -> None:

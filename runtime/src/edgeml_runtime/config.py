@@ -88,6 +88,7 @@ class Limits:
     """Bounds of what a client can ask for. Bytes, counts and seconds."""
 
     body_bytes: int = 64 * 1024 * 1024
+    buffered_bytes: int = 256 * 1024 * 1024
     header_bytes: int = 16 * 1024
     tensors: int = 64
     elements: int = 2**26

@@ -21,7 +21,17 @@ PYTHON = "python"
 PIPELINE = "pipeline"
 PLATFORMS = (ONNX, PYTHON, PIPELINE)
 
-_OVERRIDABLE = ("engine", "batching", "sequence", "queue", "deadline_seconds", "isolated", "memory_mb", "parameters")
+_OVERRIDABLE = (
+    "engine",
+    "batching",
+    "sequence",
+    "queue",
+    "queue_mb",
+    "deadline_seconds",
+    "isolated",
+    "memory_mb",
+    "parameters",
+)
 _PYTHON_ONLY = ("isolated", "memory_mb", "parameters")
 _FILE = re.compile(r"[^/\0]+")
 
@@ -89,7 +99,8 @@ class Step:
 class ServingOptions:
     """All options of one model.
 
-    ``queue``: requests that may wait for an engine thread. ``deadline_seconds``: for requests that name none.
+    ``queue``: requests that may wait for an engine thread. ``queue_mb``: MiB of the inputs of all requests
+    under way. ``deadline_seconds``: for requests that name none.
     ``inputs``, ``outputs``: of a Python model or a pipeline; an ONNX file tells its own.
     ``isolated``: run Python code in processes of its own, each with at most ``memory_mb`` MiB of data, 0 for no limit.
     ``parameters``: any JSON values, for Python code.
@@ -99,6 +110,7 @@ class ServingOptions:
     batching: Batching | None = None
     sequence: SequenceOptions | None = None
     queue: int = 256
+    queue_mb: int = 256
     deadline_seconds: float = 30.0
     isolated: bool = False
     memory_mb: int = 0
@@ -182,6 +194,8 @@ def _read(reader: Reader, given: dict[str, Any], key: str, base: ServingOptions)
         changes["batching"] = _read_batching(reader, given["batching"], f"{prefix}batching")
     if "sequence" in given:
         changes["sequence"] = _read_sequence(reader, given["sequence"], f"{prefix}sequence")
+    if "queue_mb" in given:
+        changes["queue_mb"] = reader.integer(given["queue_mb"], f"{prefix}queue_mb", 1, 1_000_000)
     if "queue" in given:
         changes["queue"] = reader.integer(given["queue"], f"{prefix}queue", 0, 1_000_000)
     if "deadline_seconds" in given:

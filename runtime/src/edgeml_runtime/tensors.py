@@ -166,6 +166,11 @@ def from_raw(spec: TensorSpec, shape: tuple[int, ...], raw: bytes | memoryview) 
     return _reshape(spec, array, shape)
 
 
+def byte_size(array: Array) -> int:
+    """Bytes that a tensor takes in memory, roughly when it is BYTES."""
+    return array.nbytes + (sum(map(len, array.flat)) if array.dtype.kind == "O" else 0)
+
+
 def to_raw(array: Array) -> bytes | memoryview:
     """The bytes of a tensor, without a copy unless it is BYTES or not contiguous."""
     if array.dtype.kind != "O":

@@ -15,7 +15,7 @@ from edgeml_runtime.engine.sequences import State
 from edgeml_runtime.errors import Failure, RequestError
 from edgeml_runtime.inference import InferenceRequest
 from edgeml_runtime.serving import ServingOptions
-from edgeml_runtime.tensors import Array
+from edgeml_runtime.tensors import Array, byte_size
 
 #: What became of a request: its outputs, or why there are none.
 Outcome = list[Array] | RequestError
@@ -26,10 +26,11 @@ logger = logging.getLogger(__name__)
 class Job:
     """A request that waits for an engine thread or is on one (``run``).
 
-    ``sequence``: the state that it continues. ``kind``: see batching.kind; None when nobody has asked yet.
+    ``size``: bytes of its inputs. ``sequence``: the state that it continues. ``kind``: see batching.kind; None when
+    nobody has asked yet.
     """
 
-    __slots__ = ("answer", "arrived", "kind", "request", "run", "sequence")
+    __slots__ = ("answer", "arrived", "kind", "request", "run", "sequence", "size")
 
     def __init__(
         self, request: InferenceRequest, answer: "asyncio.Future[list[Array]]", sequence: State | None = None
@@ -37,6 +38,7 @@ class Job:
         self.request = request
         self.answer = answer
         self.sequence = sequence
+        self.size = sum(map(byte_size, request.inputs.values()))
         self.arrived = perf_counter()
         self.run: Run | None = None
         self.kind: tuple[object, ...] | None = None
@@ -84,6 +86,8 @@ class Scheduler:
         self._name = name
         self._parallel = parallel
         self._queue = options.queue
+        self._most_bytes = options.queue_mb * 2**20
+        self._bytes = 0  # of the inputs of all requests under way
         self._deadline_seconds = options.deadline_seconds
         self._compute = compute
         self._take = take
@@ -119,8 +123,15 @@ class Scheduler:
             raise self._late(timeout)
         loop = asyncio.get_running_loop()
         job = Job(request, loop.create_future(), sequence)
+        if self._bytes and self._bytes + job.size > self._most_bytes:
+            raise RequestError(
+                Failure.TOO_MANY,
+                f"model '{self._name}' has inputs of {self._bytes} bytes under way "
+                f"(queue_mb {self._most_bytes >> 20}) and takes no {job.size} more; try again later",
+            )
         timer = loop.call_later(timeout, self._expire, job, timeout)
         self.under_way += 1
+        self._bytes += job.size
         self._waiting.append(job)
         self._dispatch()
         try:
@@ -187,7 +198,7 @@ class Scheduler:
                 outcome = job.sequence.advance(job.request, outcome)
             self.observe(job.request, run.started - job.arrived, run.finished - run.started)
             job.answer.set_result(outcome)
-        self._leave(len(run.jobs))
+        self._leave(run.jobs)
         self._dispatch()
 
     def _expire(self, job: Job, timeout: float) -> None:
@@ -199,12 +210,13 @@ class Scheduler:
         """The answer is of no use any more: drop the job, or end the run if no other job needs it."""
         if job.run is None:
             self._waiting.remove(job)
-            self._leave(1)
+            self._leave([job])
         elif all(other.answer.done() for other in job.run.jobs):
             job.run.cancellation.cancel()
 
-    def _leave(self, count: int) -> None:
-        self.under_way -= count
+    def _leave(self, jobs: Sequence[Job]) -> None:
+        self.under_way -= len(jobs)
+        self._bytes -= sum(job.size for job in jobs)
         if self._closed and not self.under_way:
             self._idle.set()
 

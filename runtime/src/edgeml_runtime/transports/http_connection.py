@@ -50,6 +50,8 @@ class Shared:
         self.connections: set[Connection] = set()
         self.shed: set[Connection] = set()
         self.draining = False
+        #: Bytes of bodies that are being received or whose requests are not yet answered.
+        self.held = 0
         #: Set while there is no connection.
         self.empty = asyncio.Event()
         self.empty.set()
@@ -122,6 +124,7 @@ class Connection(asyncio.Protocol):
         self._in_head = False
         self._request: Request | None = None  # whose body is being received
         self._parts: list[bytes] = []
+        self._held = 0  # of what the listener holds
         self._size = 0
         self._length = 0  # of the body, 0 when it comes in chunks
         self._unparsed = b""  # what was sent behind requests that are being answered
@@ -230,6 +233,8 @@ class Connection(asyncio.Protocol):
         for timer in (self._receive_timer, self._write_timer, self._idle_timer):
             if timer is not None:
                 timer.cancel()
+        shared.held -= self._held
+        self._held = 0
         self._deaf = True
         self._unparsed = b""
         self._queue.clear()
@@ -263,13 +268,16 @@ class Connection(asyncio.Protocol):
             return False
         request = Request(known.method, known.url, known.headers, self._client, self._certificate_name)
         request.answer = self._shared.application.admit(request)
+        if request.answer is not None and left:
+            return False
+        if not self._hold(len(data) - end):
+            self._drop(len(data) - end)
+            return False
         if left == 0:
             request.body = data[end:]
             self._queue.append(request)
             self._answer_or_wait()
             return True
-        if request.answer is not None:
-            return False
         self._request = request
         self._parts = [data[end:]]
         self._body_left = left
@@ -278,15 +286,28 @@ class Connection(asyncio.Protocol):
 
     def _take_body(self, data: bytes) -> None:
         left = self._body_left = self._body_left - len(data)
-        if left > 0:
-            self._parts.append(data)
+        part = data[:left] if left < 0 else data
+        self._parts.append(part)
+        if not self._hold(len(part)):
+            self._refuse(error_answer(429, self._held_message()))
+        elif left > 0:
             return
-        self._body_left = 0
-        self._parts.append(data[:left] if left else data)
-        self.on_message_complete()
+        else:
+            self._body_left = 0
+            self.on_message_complete()
         self._answer_or_wait()
-        if left:
+        if left < 0:
             self.data_received(data[left:])
+
+    def _hold(self, size: int) -> bool:
+        """Count bytes of a body that are kept; false when this and other connections together keep too many."""
+        self._held += size
+        held = self._shared.held = self._shared.held + size
+        return held <= self._limits.buffered_bytes or held == self._held
+
+    def _drop(self, size: int) -> None:
+        self._held -= size
+        self._shared.held -= size
 
     def _answer_or_wait(self) -> None:
         if self._answering is None and self._writable:
@@ -390,6 +411,8 @@ class Connection(asyncio.Protocol):
         if self._size > self._limits.body_bytes:
             raise _Refused(413, self._body_message())
         self._parts.append(part)
+        if not self._hold(len(part)):
+            raise _Refused(429, self._held_message())
 
     def on_message_complete(self) -> None:
         """The request is complete."""
@@ -444,6 +467,8 @@ class Connection(asyncio.Protocol):
     def _respond(self, request: Request, answer: Answer) -> None:
         status, lines, body = answer
         now = self._last_answer = self._loop.time()
+        if request.body:
+            self._drop(len(request.body))
         last = not request.keep_alive or self._shared.draining
         length = len(body) if isinstance(body, bytes) else sum(map(len, body))
         head = b"%b%bcontent-length: %d\r\n%b\r\n" % (
@@ -484,6 +509,7 @@ class Connection(asyncio.Protocol):
             self._receive_timer = None
         request = self._request
         self._request = None
+        self._drop(sum(map(len, self._parts)))
         self._parts = []
         self._body_left = 0
         if request is not None and request.answer is not None:  # refused already; now its body turns out to be bad
@@ -589,6 +615,9 @@ class Connection(asyncio.Protocol):
 
     def _header_message(self) -> str:
         return f"the header is larger than {self._limits.header_bytes} bytes"
+
+    def _held_message(self) -> str:
+        return f"bodies of {self._limits.buffered_bytes} bytes are under way, the most allowed; try again later"
 
     def _body_message(self) -> str:
         return f"the body is larger than {self._limits.body_bytes} bytes"

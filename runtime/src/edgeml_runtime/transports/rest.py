@@ -203,6 +203,7 @@ class RestApplication:
             known, version = model.name, model.version
             json_length = _json_length(headers[_JSON_LENGTH_HEADER]) if _JSON_LENGTH_HEADER in headers else None
             asked, in_binary = json_binary.decode(model, body, json_length, self._limits)
+            del body  # no need to keep what was JSON
             results = await model.infer(asked)
             lines = self._digest_line(model.digest)
             head, raw = json_binary.encode_parts(model, asked, results, in_binary)
