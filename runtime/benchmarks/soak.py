@@ -27,7 +27,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -40,7 +39,7 @@ os.environ["PYTHONPATH"] = str(ROOT / "runtime" / "src")  # of the server proces
 import grpc  # type: ignore[import-untyped]  # noqa: E402
 import http2  # noqa: E402
 from edgeml_runtime.codecs import open_inference_grpc_pb2 as messages  # noqa: E402
-from engines import described, scaled  # noqa: E402
+from engines import Configured, described, scaled  # noqa: E402
 from onnx import TensorProto, helper  # noqa: E402
 from onnx_models import save  # noqa: E402
 from python_models import python_model  # noqa: E402
@@ -122,7 +121,7 @@ def main() -> None:
 def soak(directory: Path, seconds: float) -> dict[str, Any]:
     """Everything that was measured, as it goes into the JSON file."""
     models = make_models(directory)
-    entries: Any = [SimpleNamespace(config=entry) for entry in models.values()]
+    entries: Any = [Configured(entry) for entry in models.values()]
     server = Server.start(directory, entries, limits=LIMITS)
     tally = Tally()
     try:
