@@ -4,6 +4,7 @@
 
 import json
 import queue
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
+import http2
 import numpy as np
 import pytest
 from authority import Authority
@@ -83,6 +85,21 @@ def test_stream_answers_in_order(server: Server) -> None:
         with pytest.raises(StopIteration):
             next(requests)
         assert requests.call.code() is grpc.StatusCode.OK
+
+
+def test_long_stream_is_no_flood(server: Server) -> None:
+    """Clients widen windows and ping as they receive: over thousands of answers of one stream that is no attack."""
+    body = http2.message(features_message(ROWS).SerializeToString())
+    updates = b"".join(http2.frame(8, 0, number, (1000).to_bytes(4, "big")) for number in (0, 1))
+    more = updates + http2.frame(http2.PING, 0, 0, bytes(8))
+    with socket.create_connection(("127.0.0.1", server.grpc_port), timeout=60) as connection:
+        received = connection.makefile("rb")
+        connection.sendall(http2.PREFACE + http2.frame(http2.SETTINGS, 0, 0))
+        connection.sendall(http2.call(1, SERVICE + "ModelStreamInfer", body, 0))
+        for _ in range(2500):
+            while (frame := http2.read_frame(received))[0] != http2.DATA:
+                assert frame[0] != http2.GOAWAY, frame
+            connection.sendall(http2.frame(http2.DATA, 0, 1, body) + more)
 
 
 def test_slow_request_of_a_stream_holds_up_no_computation_but_keeps_its_place(server: Server) -> None:

@@ -3,16 +3,24 @@
 """Frames of HTTP/2 (RFC 9113), for clients that break its rules."""
 
 import struct
+from typing import BinaryIO
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, CONTINUATION = 0, 1, 3, 4, 6, 9
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, CONTINUATION = 0, 1, 3, 4, 6, 7, 9
 END_STREAM, END_HEADERS = 1, 4
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     """One frame."""
     return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
+
+
+def read_frame(received: BinaryIO) -> tuple[int, int, int, bytes]:
+    """The next frame: kind, flags, stream, payload."""
+    head = received.read(9)
+    kind, flags, stream = struct.unpack(">BBI", head[3:])
+    return kind, flags, stream, received.read(int.from_bytes(head[:3], "big"))
 
 
 def header(name: str, value: bytes) -> bytes:

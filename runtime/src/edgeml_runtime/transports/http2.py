@@ -45,9 +45,10 @@ _HEAD = struct.Struct(">HBBBL")
 #: Bytes that a client may send on a connection before it hears that they have been read.
 CONNECTION_WINDOW = 2**24
 
-#: Frames that carry no request, beyond what a request earns, until the client is sent away.
+#: Frames that carry no request until the client is sent away; what is answered and time itself earn more of them.
 _PATIENCE = 2000
 _EARNED = 20
+_EARNED_PER_SECOND = 10
 
 # Header blocks that changed nothing in the decoder mean the same when they come again.
 _REMEMBERED_BLOCKS = 64
@@ -169,6 +170,7 @@ class Connection(asyncio.Protocol):
         self._highest = 0  # stream seen
         self._last = _LARGEST_STREAM  # stream that will be answered
         self._patience = _PATIENCE
+        self._patience_time = shared.loop.time()
         self._received = 0  # bytes of data that the client has not heard to be read
         self._receive_window = CONNECTION_WINDOW
         self.send_window = _DEFAULT_WINDOW
@@ -306,6 +308,8 @@ class Connection(asyncio.Protocol):
         self.send_window -= window
         stream.send_window -= window
         self._sent += window
+        if window:
+            self._patience = min(_PATIENCE, self._patience + _EARNED)
         if window == len(data):
             self._blocked.discard(stream)
         else:
@@ -445,6 +449,10 @@ class Connection(asyncio.Protocol):
 
     def _lose_patience(self) -> None:
         self._patience -= 1
+        if self._patience < 0:
+            now = self._loop.time()
+            self._patience += int(min(_PATIENCE, (now - self._patience_time) * _EARNED_PER_SECOND))
+            self._patience_time = now
         if self._patience < 0:
             raise _Violation(ENHANCE_YOUR_CALM, "too many frames that ask for nothing")
 
