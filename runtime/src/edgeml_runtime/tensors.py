@@ -122,7 +122,7 @@ def from_values(spec: TensorSpec, shape: tuple[int, ...], values: object) -> Arr
             packed = struct.pack(f"<{len(flat)}{dtype.char}", *flat)
             return _reshape(spec, np.frombuffer(packed, dtype), shape)
         return _reshape(spec, np.array(flat, dtype=dtype), shape)
-    except OverflowError:
+    except (OverflowError, struct.error):
         raise invalid(f"input '{spec.name}': 'data' holds values out of the range of {spec.datatype}") from None
 
 

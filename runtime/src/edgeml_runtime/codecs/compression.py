@@ -13,7 +13,7 @@ _LEVEL = 1  # the higher ones cost several times as much for a few percent
 _STEP = 64 * 1024
 
 
-def decompress(coding: str, body: bytes | bytearray, limit: int) -> bytes:
+def decompress(coding: str, body: bytes | memoryview, limit: int) -> bytes:
     """The body before its content coding. Never makes more than ``limit`` bytes of it.
 
     Raises RequestError: invalid for an unknown coding or damaged data, too large beyond the limit.

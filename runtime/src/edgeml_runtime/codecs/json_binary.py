@@ -32,11 +32,11 @@ from edgeml_runtime.tensors import Array, TensorSpec, from_raw, from_values, to_
 EXTENSIONS = ("binary_tensor_data", "model_repository", "parameters", "schedule_policy", "sequence")
 
 # Bytes of JSON from which on simdjson's buffers are faster than Python's lists.
-_LARGE = 16 * 1024
+_LARGE = 4 * 1024
 
 
 def decode(
-    model: Signature, body: bytes | bytearray, json_length: int | None, limits: Limits
+    model: Signature, body: bytes | bytearray | memoryview, json_length: int | None, limits: Limits
 ) -> tuple[InferenceRequest, set[str]]:
     """A request, and the names of the outputs to answer in binary.
 
@@ -158,7 +158,7 @@ def repository_index(models: Iterable[Mapping[str, str]]) -> bytes:
     return orjson.dumps(list(models))
 
 
-def wants_ready_only(body: bytes | bytearray) -> bool:
+def wants_ready_only(body: bytes | memoryview) -> bool:
     """Whether the body of ``POST /v2/repository/index``, which may be empty, asks for ready models alone.
 
     Raises RequestError (invalid).
@@ -169,7 +169,7 @@ def wants_ready_only(body: bytes | bytearray) -> bool:
     return ready
 
 
-def check_no_override(body: bytes | bytearray) -> None:
+def check_no_override(body: bytes | memoryview) -> None:
     """Raises RequestError (invalid) when the body of a load or unload, which may be empty, brings a model or options.
 
     Parameters that change nothing here, such as "unload_dependents", are ignored.
@@ -182,7 +182,7 @@ def check_no_override(body: bytes | bytearray) -> None:
             raise invalid(f"parameter '{name[:100]}' is not supported: models come from the server's configuration")
 
 
-def _management(body: bytes | bytearray) -> dict[str, Any]:
+def _management(body: bytes | memoryview) -> dict[str, Any]:
     try:
         document = orjson.loads(body) if body else {}
     except orjson.JSONDecodeError as error:

@@ -100,11 +100,15 @@ def _plain(value: Any) -> Any:
     return value.as_dict() if isinstance(value, simdjson.Object) else value
 
 
-def _nesting(array: simdjson.Array) -> tuple[int, ...]:
+def _nesting(array: Any) -> tuple[int, ...]:
+    """The sizes of lists in lists. Raises ValueError or TypeError where they are not even."""
     size = len(array)
     if not size or not isinstance(array[0], simdjson.Array):
         return (size,)
-    inner = {_nesting(part) if isinstance(part, simdjson.Array) else () for part in array}
+    if len(array[0]) and isinstance(array[0][0], simdjson.Array):
+        inner = {_nesting(part) for part in array}
+    else:
+        inner = {(len(part),) for part in array}
     if len(inner) > 1:
         raise ValueError  # uneven
     return (size, *inner.pop())

@@ -426,7 +426,7 @@ class Connection(asyncio.Protocol):
         if request.answer is None:
             parts = self._parts
             if parts:
-                request.body = parts[0] if len(parts) == 1 else b"".join(parts)
+                request.body = parts[0] if len(parts) == 1 else _joined(parts, request.aligned_at)
                 self._parts = []
             self._queue.append(request)
 
@@ -621,6 +621,13 @@ class Connection(asyncio.Protocol):
 
     def _body_message(self) -> str:
         return f"the body is larger than {self._limits.body_bytes} bytes"
+
+
+def _joined(parts: list[bytes], aligned_at: int) -> bytes | memoryview:
+    padding = -aligned_at % 16  # the content of a bytes object is aligned
+    if not padding:
+        return b"".join(parts)
+    return memoryview(b"".join((bytes(padding), *parts)))[padding:]
 
 
 async def rest_of(begun: Coroutine[Any, Any, T], waits_for: Any) -> T:

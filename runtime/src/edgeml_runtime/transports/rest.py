@@ -86,6 +86,9 @@ class RestApplication:
             if route.is_inference:
                 self._account(request, "", "", str(answer[0]), 0.0, None)
             return answer
+        if route.is_inference and _JSON_LENGTH_HEADER in request.headers:
+            length = request.headers[_JSON_LENGTH_HEADER]
+            request.aligned_at = int(length) if length.isdigit() and len(length) < 10 else 0  # for the binary tensors
         return None
 
     async def answer(self, request: Request) -> Answer:
@@ -222,7 +225,7 @@ class RestApplication:
         finally:
             self._account(request, known, version, status, perf_counter() - started, asked)
 
-    async def _decompressed(self, coding: str, body: bytes | bytearray) -> bytes | bytearray:
+    async def _decompressed(self, coding: str, body: bytes | memoryview) -> bytes | memoryview:
         if coding.lower() == "identity":
             return body
         if len(body) <= _DECOMPRESSED_HERE:
