@@ -195,7 +195,7 @@ def test_report_says_what_was_found(results: Results, tmp_path: Path) -> None:
     file = tmp_path / "runtime.json"
     results.write(file)
     text = report(read_results(file))
-    assert "| tiny, grpc-raw, p50 | ≤ 0.5 | 0.60 | kserve | **missed** |" in text
+    assert "| tiny, grpc-raw, p50 | ≤ 0.5 | 0.600 | kserve | **missed** |" in text
     assert "| ours / best peer | 0.10 (kserve) | 0.10 (kserve) | 0.60 (kserve) | 0.60 (kserve) |" in text
 
 

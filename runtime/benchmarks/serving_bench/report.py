@@ -109,7 +109,7 @@ def _targets(found: Sequence[Target]) -> str:
     for target in found:
         bound = f"{'≥' if target.at_least else '≤'} {target.limit:g}"
         verdict = {True: "reached", False: "**missed**", None: "not measured"}[target.reached]
-        value = ABSENT if target.found is None else f"{target.found:.2f}"
+        value = ABSENT if target.found is None else f"{target.found:.3f}"
         rows.append([target.what, bound, value, target.against, verdict])
     reached = sum(target.reached is True for target in found)
     measured = sum(target.reached is not None for target in found)
