@@ -4,11 +4,12 @@
 
 import json
 import re
+import resource
 import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +283,21 @@ def test_connection_limit(start_server: Any) -> None:
     server.wait(lambda: ask(server, GET_LIVE)[0] == 200)
     for raw in kept:
         raw.close()
+
+
+def test_more_connections_than_the_soft_limit_of_files(start_server: Any) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (150, hard))
+    try:
+        server = start_server()  # inherits it
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    server.wait_ready()
+    with ExitStack() as kept:
+        for _ in range(200):
+            raw = kept.enter_context(connect(server))
+            raw.sendall(GET_LIVE)
+            assert Answers(raw).next()[0] == 200
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ accepts nothing new, asks clients to go elsewhere, and finishes what is under wa
 import asyncio
 import gc
 import logging
+import resource
 import signal
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -76,6 +77,9 @@ class Server:
     async def run(self, on_ready: Callable[[Engine], None] | None = None) -> None:
         """Live from start to end. Raises StartError."""
         started = perf_counter()
+        # Connections are bounded by limits.connections; the usual soft limit of 1024 files would come first.
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
