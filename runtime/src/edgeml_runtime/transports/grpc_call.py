@@ -420,8 +420,7 @@ class Call:
 
     def _expire(self) -> None:
         self._end("DEADLINE_EXCEEDED", "the client's deadline is over")
-        if self._task is not None:
-            self._task.cancel()
+        self.cancelled()
 
 
 def _seconds(timeout: bytes) -> float | None:

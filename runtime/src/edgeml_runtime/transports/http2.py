@@ -160,7 +160,7 @@ class Connection(asyncio.Protocol):
         self.client = "unix"
         self.certificate_name: str | None = None
         self.streams: dict[int, Stream] = {}
-        self._rest = b""
+        self._rest = bytearray()  # of a frame that is not complete
         self._greeted = False
         self._deaf = False
         self._decoder = Decoder(max_header_list_size=shared.limits.header_bytes)
@@ -203,7 +203,7 @@ class Connection(asyncio.Protocol):
         self.certificate_name = common_name(transport.get_extra_info("peercert"))
         transport.write(shared.greeting)
         self._last_active = self._loop.time()
-        self._timer = self._loop.call_later(self._limits.receive_seconds, self._check_greeted)
+        self._timer = self._loop.call_later(self._limits.receive_seconds, transport.abort)
         if shared.draining:
             self.drain()
 
@@ -212,30 +212,21 @@ class Connection(asyncio.Protocol):
         if self._deaf:
             return
         self._last_received = self._loop.time()
-        if self._rest:
-            data = self._rest + data
-        position = 0
-        end = len(data)
         self._out = []
         try:
             if not self._greeted:
-                if data[: len(PREFACE)] != PREFACE[:end]:
-                    raise _Violation(PROTOCOL_ERROR, "no HTTP/2")
-                if end < len(PREFACE):
-                    self._rest = data
-                    return
-                self._greeted = True
-                position = len(PREFACE)
-            while end - position >= 9:
+                data = self._without_preface(data)
+            position = self._complete_frame(data) if self._rest else 0
+            end = len(data)
+            while end - position >= _HEAD.size:
                 high, low, kind, flags, stream = _HEAD.unpack_from(data, position)
-                following = position + 9 + (high << 8 | low)
-                if following - position > 9 + _SMALLEST_MAX_FRAME:
-                    raise _Violation(FRAME_SIZE_ERROR, "a frame is too large")
+                following = position + _HEAD.size + _checked(high << 8 | low)
                 if following > end:
                     break
-                self._frame(kind, flags, stream & _LARGEST_STREAM, data[position + 9 : following])
+                self._frame(kind, flags, stream & _LARGEST_STREAM, data[position + _HEAD.size : following])
                 position = following
-            self._rest = data[position:]
+            if position < end:
+                self._rest += data[position:]
             touched, self._touched = self._touched, []
             for touched_stream in touched:
                 touched_stream.ready()
@@ -250,6 +241,42 @@ class Connection(asyncio.Protocol):
             self._out = None
             if out and not self._transport.is_closing():
                 self._transport.write(b"".join(out) if len(out) > 1 else out[0])
+
+    def _without_preface(self, data: bytes) -> bytes:
+        """What follows the preface, which may come in pieces."""
+        self._rest += data
+        if self._rest[: len(PREFACE)] != PREFACE[: len(self._rest)]:
+            raise _Violation(PROTOCOL_ERROR, "no HTTP/2")
+        if len(self._rest) < len(PREFACE):
+            return b""
+        self._greeted = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(self._limits.idle_seconds, self._check_idle)
+        data = bytes(self._rest[len(PREFACE) :])
+        self._rest.clear()
+        return data
+
+    def _complete_frame(self, data: bytes) -> int:
+        """Complete the frame that began in an earlier read; where in ``data`` the next one begins."""
+        rest = self._rest
+        position = 0
+        if not self._greeted:
+            return len(data)
+        if len(rest) < _HEAD.size:
+            position = _HEAD.size - len(rest)
+            rest += data[:position]
+            if len(rest) < _HEAD.size:
+                return len(data)
+        high, low, kind, flags, stream = _HEAD.unpack_from(rest)
+        missing = _HEAD.size + _checked(high << 8 | low) - len(rest)
+        rest += data[position : position + missing]
+        position += missing
+        if position > len(data):
+            return len(data)
+        self._rest = bytearray()
+        self._frame(kind, flags, stream & _LARGEST_STREAM, bytes(rest[_HEAD.size :]))
+        return position
 
     def eof_received(self) -> bool:
         """The client has sent all it will; without it there are no windows to answer into."""
@@ -375,16 +402,10 @@ class Connection(asyncio.Protocol):
             self._out = []
         self._transport.close()
 
-    def _check_greeted(self) -> None:
-        if self._greeted:
-            self._check_idle()
-        else:
-            self._transport.abort()
-
     def _check_idle(self) -> None:
         now = self._loop.time()
         idle = self._limits.idle_seconds
-        if not self.streams and self._block is None:
+        if not self.streams:
             if now - self._last_active > idle - 0.001:
                 self.drain(_DEAD_SECONDS)
             else:
@@ -623,6 +644,12 @@ class Connection(asyncio.Protocol):
 
 def _goaway(last: int, code: int, message: bytes = b"") -> bytes:
     return frame(GOAWAY, 0, 0, struct.pack(">LL", last, code) + message)
+
+
+def _checked(length: int) -> int:
+    if length > _SMALLEST_MAX_FRAME:
+        raise _Violation(FRAME_SIZE_ERROR, f"a frame has {length} bytes, at most {_SMALLEST_MAX_FRAME} are allowed")
+    return length
 
 
 def _unpadded(payload: bytes) -> bytes:
