@@ -4,6 +4,8 @@
 
 import gzip
 import socket
+import struct
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -134,6 +136,45 @@ def test_metadata_over_the_limit(server: Server) -> None:
     for metadata in ((("long", "a" * 100_000),), tuple((f"h{index}", "1" * 50) for index in range(5000))):
         code, _ = server.grpc_error("ModelInfer", features_message(ROWS), metadata=metadata)
         assert code in ("RESOURCE_EXHAUSTED", "UNAVAILABLE")
+
+
+def test_long_stream_is_no_attack(server: Server) -> None:
+    count = 2500
+    turn = threading.Semaphore()
+
+    def requests() -> Iterator[messages.ModelInferRequest]:
+        for _ in range(count):
+            turn.acquire()
+            yield features_message(ROWS)
+
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        call = channel.stream_stream(
+            SERVICE + "ModelStreamInfer",
+            messages.ModelInferRequest.SerializeToString,
+            messages.ModelStreamInferResponse.FromString,
+        )
+        answered = 0
+        for response in call(requests(), timeout=120):  # one after the other: each answer is acknowledged
+            assert response.infer_response.model_name == "perceptron"
+            answered += 1
+            turn.release()
+        assert answered == count
+        assert sum(1 for _ in call(iter([features_message(ROWS)] * count), timeout=120)) == count
+        # A compressed message may only give back what it took of the client's window, which would overflow.
+        padded = features_message(ROWS)
+        padded.parameters["padding"].string_param = "a" * 900_000
+        answers = call(iter([padded] * 2500), compression=grpc.Compression.Gzip, timeout=120)
+        assert sum(1 for _ in answers) == 2500
+
+
+def test_settings_of_many_windows(server: Server) -> None:
+    start = http2.PREFACE + http2.frame(http2.SETTINGS, 0, 0)
+    pending = b"".join(http2.call(stream, INFER, b"", 0) for stream in range(1, 300, 2))
+    settings = http2.frame(http2.SETTINGS, 0, 0, b"".join(struct.pack(">HI", 4, n % 2) for n in range(2700)))
+    with connect(server.grpc_port) as connection, suppress(ConnectionResetError, BrokenPipeError):
+        connection.sendall(start + pending)
+        for _ in range(100):
+            connection.sendall(settings)
 
 
 def test_endless_continuation(server: Server) -> None:

@@ -70,9 +70,8 @@ class Calls:
         self.answers: dict[bytes, tuple[str, Answer]] = {}
         self.conversations: dict[bytes, tuple[str, Conversation]] = {}
         self.under_way = 0
-        #: Bytes of request messages that are not yet complete or not yet taken.
+        #: Bytes of request messages that are not yet complete or not yet taken, with their prefixes.
         self.buffered = 0
-        self.most_buffered = 4 * limits.body_bytes
 
     def add(self, service: str, answers: Mapping[str, Answer], conversations: Mapping[str, Conversation]) -> None:
         """Add the methods of a service."""
@@ -127,7 +126,8 @@ class Call:
         self._prefix = b""
         self._missing = -1  # bytes of the message, -1 before its prefix is complete
         self._parts: list[bytes] = []
-        self._messages: deque[bytes] = deque()
+        #: As received; a compressed one, which may be much larger afterwards, is decompressed when it is taken.
+        self._messages: deque[tuple[bool, bytes]] = deque()
         self._held = 0  # bytes counted in calls.buffered
         self._ended = False
         self._failed: RequestError | None = None  # why no more is received
@@ -220,7 +220,7 @@ class Call:
         before = self._held
         message = self._take()
         if message is not None:
-            self._connection.more_window(self._number, self, before - self._held + PREFIX_BYTES)
+            self._connection.more_window(self._number, self, before - self._held)
         elif self._prefix:
             raise invalid("the last request is cut off")
         return message
@@ -255,7 +255,7 @@ class Call:
         calls = self._calls
         self._held += size
         calls.buffered += size
-        if calls.buffered > calls.most_buffered:
+        if calls.buffered > max(calls.limits.buffered_bytes, calls.limits.body_bytes + PREFIX_BYTES):
             message = f"requests of {calls.buffered} bytes are being received; try again later"
             self._failed = RequestError(Failure.TOO_MANY, message)
 
@@ -265,25 +265,19 @@ class Call:
 
     def _complete(self) -> None:
         parts = self._parts
-        message = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._hold(PREFIX_BYTES)
+        self._messages.append((self._prefix[0] != 0, parts[0] if len(parts) == 1 else b"".join(parts)))
         self._parts = []
-        if self._prefix[0]:
-            size = len(message)
-            coding = self._headers.get(b"grpc-encoding", b"identity").decode("latin-1")
-            try:
-                message = decompress(coding, message, self._calls.limits.body_bytes)
-            except RequestError as error:
-                self._failed = error
-                return
-            self._hold(len(message) - size)
-        self._messages.append(message)
         self._prefix = b""
         self._missing = -1
 
     def _take(self) -> bytes | None:
         if self._messages:
-            message = self._messages.popleft()
-            self._release(len(message))
+            is_compressed, message = self._messages.popleft()
+            self._release(len(message) + PREFIX_BYTES)
+            if is_compressed:
+                coding = self._headers.get(b"grpc-encoding", b"identity").decode("latin-1")
+                message = decompress(coding, message, self._calls.limits.body_bytes)
             return message
         if self._failed is not None:
             raise self._failed

@@ -611,17 +611,20 @@ class Connection(asyncio.Protocol):
             raise _Violation(FRAME_SIZE_ERROR, "SETTINGS has 6 bytes a setting")
         if flags & ACK:
             return
+        first_window = self._first_window
         for key, value in struct.iter_unpack(">HL", payload):
             if key == _INITIAL_WINDOW_SIZE:
                 if value > _LARGEST_WINDOW:
                     raise _Violation(FLOW_CONTROL_ERROR, "the first window is too large")
-                for stream in self.streams.values():
-                    stream.send_window += value - self._first_window
-                self._first_window = value
+                first_window = value
             elif key == _MAX_FRAME_SIZE:
                 if not _SMALLEST_MAX_FRAME <= value <= _LARGEST_MAX_FRAME:
                     raise _Violation(PROTOCOL_ERROR, "no size of a frame")
                 self.max_frame = min(value, 2**20)
+        if first_window != self._first_window:  # once, however often a frame says it
+            for stream in self.streams.values():
+                stream.send_window += first_window - self._first_window
+            self._first_window = first_window
         self.write(frame(SETTINGS, ACK, 0))
         self._pump_blocked()
 
