@@ -142,6 +142,8 @@ PARSERS = (
     "codecs/protobuf.py",
     "codecs/request.py",
     "tensors.py",
+    "transports/grpc_call.py",
+    "transports/http2.py",
     "transports/http_connection.py",
     "transports/rest.py",
 )

@@ -1,201 +1,42 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP connections, fed with bytes in pieces, over a transport that only remembers what was written."""
+"""REST over HTTP/1.1 connections."""
 
-import asyncio
-import logging
 import re
-import socket
-from types import SimpleNamespace
-from typing import Any
 
-from edgeml_runtime.config import Config, read_config
-from edgeml_runtime.inference import InferenceRequest
 from edgeml_runtime.metrics import Metrics
-from edgeml_runtime.tensors import Array
 from edgeml_runtime.transports.http_connection import Connection, Shared
 from edgeml_runtime.transports.rest import RestApplication
-from signatures import MODELS, Broken, Model, echo
+from signatures import Broken
+from wire import FakeEngine, Wire, config
 
-LIMITS = {"body_bytes": 65536, "header_bytes": 4096, "receive_seconds": 5, "idle_seconds": 5}
 # 500 is not among them: nothing that a client sends may make the server fail.
 STATUSES = {100, 200, 400, 404, 405, 408, 413, 414, 415, 429, 431}
-PATIENCE_SECONDS = 5
 _DATE = re.compile(rb"date: [^\r]*\r\n")
-
-
-def config() -> Config:
-    """A configuration with small limits; its listener and model are never used."""
-    document = {
-        "listen": {"rest": ["127.0.0.1:8000"]},
-        "models": [{"name": "none", "version": "1.0.0", "path": "/"}],
-        "limits": LIMITS,
-    }
-    return read_config(document, "fuzz")
-
-
-class _Transport(asyncio.Transport):
-    """The server's end of a connection; what is written is remembered, and closing is told to the protocol."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__()
-        self._loop = loop
-        self.protocol: Connection | None = None
-        self.written = bytearray()
-        self.closing = self.paused = False
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return SimpleNamespace(family=socket.AF_UNIX) if name == "socket" else default
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        if not self.closing:
-            self.written += data
-
-    def writelines(self, parts: Any) -> None:
-        for part in parts:
-            self.write(part)
-
-    def can_write_eof(self) -> bool:
-        return True
-
-    def write_eof(self) -> None:
-        pass
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def is_closing(self) -> bool:
-        return self.closing
-
-    def pause_reading(self) -> None:
-        self.paused = True
-
-    def resume_reading(self) -> None:
-        self.paused = False
-
-    def close(self) -> None:
-        if not self.closing:
-            self.closing = True
-            self._loop.call_soon(self._lost)
-
-    abort = close
-
-    def _lost(self) -> None:
-        if self.protocol is not None:
-            protocol, self.protocol = self.protocol, None
-            protocol.connection_lost(None)
-
-
-class _Served:
-    """A model that answers with what it was asked, at once or a little later."""
-
-    def __init__(self, model: Model, is_slow: bool) -> None:
-        self.name, self.version, self.digest, self.platform = model.name, model.version, model.digest, model.platform
-        self.inputs, self.outputs = model.inputs, model.outputs
-        self.metrics = SimpleNamespace(total=lambda _seconds: None)
-        self._is_slow = is_slow
-
-    async def infer(self, request: InferenceRequest) -> list[Array]:
-        if self._is_slow:
-            await asyncio.sleep(0)
-        return echo(request)
-
-
-class _Engine:
-    """What REST asks of an engine."""
-
-    ready = True
-
-    def __init__(self) -> None:
-        self._models = {model.name: _Served(model, is_slow=bool(index % 2)) for index, model in enumerate(MODELS)}
-
-    def model(self, name: str, version: str) -> _Served:
-        from edgeml_runtime.errors import Failure, RequestError
-
-        if name not in self._models or version not in ("", "1.0.0"):
-            raise RequestError(Failure.NOT_FOUND, f"model '{name}' is not served here")
-        return self._models[name]
-
-    def is_loaded(self, name: str, version: str) -> bool:
-        return bool(self.model(name, version))
-
-    def versions(self, name: str) -> list[str]:
-        return [self.model(name, "").version]
-
-
-class _Strict(logging.Handler):
-    """An error in the log is a finding."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        raise Broken(f"the server logged: {record.getMessage()}") from (record.exc_info or (None, None))[1]
 
 
 class Rest:
     """A REST application, for as many connections as one likes."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._failed: list[dict[str, Any]] = []
-        self._loop.set_exception_handler(lambda _loop, context: self._failed.append(context))
+        self._wire = Wire()
         settings = config()
-        application = RestApplication(_Engine(), Metrics(), None, settings)  # type: ignore[arg-type]
-        self._shared = Shared(application, settings.limits, self._loop)
-        logger = logging.getLogger("edgeml_runtime")
-        logger.propagate = False
-        logger.handlers = [_Strict(logging.ERROR)]
+        application = RestApplication(FakeEngine(), Metrics(), None, settings)  # type: ignore[arg-type]
+        self._shared = Shared(application, settings.limits, self._wire.loop)
 
-    def converse(self, parts: list[bytes], ends: bool) -> bytes:
-        """All that the server writes to a client that sends these parts, then ends its side or breaks off.
+    def converse(self, parts: list[bytes], ends: bool) -> None:
+        """Send these parts, then end this side or break off, and check what is answered.
 
         Said twice, since the server remembers heads: the second answer has to be the first one.
         """
         self._shared.heads.clear()
-        written = self._once(parts, ends)
-        again = self._once(parts, ends)
+        written, again = (self._wire.converse(lambda: Connection(self._shared), parts, ends) for _ in range(2))
         if _DATE.sub(b"", written) != _DATE.sub(b"", again):
             raise Broken(f"first {written!r}, then {again!r}")
-        return written
-
-    def _once(self, parts: list[bytes], ends: bool) -> bytes:
-        written = self._loop.run_until_complete(self._converse(parts, ends))
-        if self._failed:
-            context, self._failed = self._failed[0], []
-            raise Broken(context["message"]) from context.get("exception")
         if self._shared.connections or self._shared.shed:
             raise Broken("a connection was not forgotten")
+        if self._shared.held:
+            raise Broken(f"{self._shared.held} bytes are held for no request")
         statuses = {int(code) for code in re.findall(rb"HTTP/1\.1 (\d{3}) ", written)}
         if not statuses <= STATUSES:
             raise Broken(f"answered {statuses}: {written[:500]!r}")
-        return written
-
-    async def _converse(self, parts: list[bytes], ends: bool) -> bytes:
-        transport = _Transport(self._loop)
-        connection = transport.protocol = Connection(self._shared)
-        connection.connection_made(transport)
-        for part in parts:
-            await self._until_read(transport)
-            if transport.closing:
-                break
-            connection.data_received(part)
-            await asyncio.sleep(0)
-        await self._until_read(transport)
-        if ends and not transport.closing and not connection.eof_received():
-            transport.close()
-        for _ in range(20):
-            await asyncio.sleep(0)
-        transport.close()
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        if tasks:
-            _, pending = await asyncio.wait(tasks, timeout=PATIENCE_SECONDS)
-            if pending:
-                raise Broken(f"{pending} outlives its connection")
-        return bytes(transport.written)
-
-    async def _until_read(self, transport: _Transport) -> None:
-        end = self._loop.time() + PATIENCE_SECONDS
-        while transport.paused and not transport.closing:
-            if self._loop.time() > end:
-                raise Broken("the server stopped reading for ever")
-            await asyncio.sleep(0)

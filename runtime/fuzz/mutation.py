@@ -7,10 +7,12 @@ A fuzzer that changes bytes thus changes which mutations are applied to a valid 
 
 import copy
 import json
+import struct
 import zlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import http2
 import numpy as np
 from edgeml_runtime.codecs import open_inference_grpc_pb2 as messages
 from edgeml_runtime.inference import Signature
@@ -170,6 +172,39 @@ def http_request(path: str, body: bytes, json_length: int | None, choices: Choic
     head = "\r\n".join((f"{method} {path} HTTP/{version}", *headers, "", "")).encode("latin-1")
     whole = head + body
     return _damaged(whole, choices) if choices.rarely() else whole
+
+
+def http2_frames(message: bytes, choices: Choices) -> bytes:
+    """Frames of HTTP/2: a gRPC call with that message, or something beside it."""
+    number = 1 + 2 * choices.below(8)
+    match choices.below(12):
+        case 8:
+            kind = choices.of([http2.PING, http2.SETTINGS, http2.RST_STREAM, 2, 5, 7, 8, http2.CONTINUATION, 99])
+            payload = choices.bytes(choices.of([0, 4, 5, 6, 8, 12, 100]))
+            return http2.frame(kind, choices.below(256), choices.of([0, number, 2, 2**31 - 1]), payload)
+        case 9:
+            settings = (choices.below(10), choices.of([0, 1, 65535, 2**14, 2**24 - 1, 2**31 - 1, 2**31, 2**32 - 1]))
+            return http2.frame(http2.SETTINGS, 0, 0, struct.pack(">HI", *settings))
+        case 10:
+            increment = choices.of([0, 1, 1000, 2**31 - 1, 2**31])
+            return http2.frame(8, 0, choices.of([0, number]), struct.pack(">I", increment))
+        case 11:
+            return http2.frame(http2.RST_STREAM, 0, number, bytes(4))
+    methods = ["ModelInfer", "ModelInfer", "ModelStreamInfer", "ServerLive", "ModelReady", "ModelMetadata", "Other"]
+    headers = [http2.header("grpc-encoding", choices.of([b"gzip", b"identity", b"deflate", b"x"]))]
+    if choices.rarely():
+        headers.append(
+            choices.of([http2.header("grpc-timeout", b"1S"), http2.header("a", b"b" * 5000), b"\x40\x01a\x01b"])
+        )
+    is_compressed = choices.rarely()
+    if is_compressed:
+        message, _, _ = compressed(message, choices)
+    body = http2.message(message, is_compressed) * choices.of([1, 1, 1, 0, 2, 20])
+    if choices.rarely():
+        body = _damaged(body, choices)
+    path = "/inference.GRPCInferenceService/" + choices.of(methods)
+    frames = http2.call(number, path, body[:16384], choices.of([http2.END_STREAM, http2.END_STREAM, 0]), *headers)
+    return _damaged(frames, choices) if choices.rarely() else frames
 
 
 _HEADERS = [

@@ -13,13 +13,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
+import http2
 from edgeml_runtime.codecs import json_binary, protobuf
 from edgeml_runtime.codecs.compression import accepted, decompress
 from edgeml_runtime.config import Limits
 from edgeml_runtime.errors import Failure, RequestError
-from http_target import LIMITS, Rest
-from mutation import Choices, compressed, http_request, json_request, protobuf_request
+from http2_target import Grpc
+from http_target import Rest
+from mutation import Choices, compressed, http2_frames, http_request, json_request, protobuf_request
 from signatures import MODELS, Broken, Model, check_request, echo
+from wire import LIMITS
 
 T = TypeVar("T")
 
@@ -99,7 +102,27 @@ def http_structured(data: bytes) -> None:
     _bounded(len(sent), lambda: REST.converse(parts, ends=bool(choices.below(2))))
 
 
+def http2_bytes(data: bytes) -> None:
+    """Any bytes behind the preface of HTTP/2, in one piece and in small ones."""
+    sent = http2.PREFACE + data
+    pieces = [sent[index : index + 7] for index in range(0, len(sent), 7)]
+    for parts in ([sent], pieces):
+        _bounded(len(sent), lambda parts=parts: GRPC.converse(parts, ends=True))  # type: ignore[misc]
+
+
+def http2_structured(data: bytes) -> None:
+    """Almost valid frames of HTTP/2 with gRPC calls, cut into pieces anywhere."""
+    choices = Choices(data)
+    sent = http2.PREFACE + b"".join(
+        http2_frames(protobuf_request(choices.of(MODELS), choices), choices) for _ in range(1 + choices.below(8))
+    )
+    cuts = sorted(choices.below(min(len(sent), 65535) + 1) for _ in range(choices.below(6)))
+    parts = [sent[start:end] for start, end in zip([0, *cuts], [*cuts, len(sent)], strict=True)]
+    _bounded(len(sent), lambda: GRPC.converse(parts, ends=bool(choices.below(2))))
+
+
 REST = Rest()
+GRPC = Grpc()
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     function.__name__: function
@@ -112,6 +135,8 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         compressed_structured,
         http_bytes,
         http_structured,
+        http2_bytes,
+        http2_structured,
     )
 }
 
@@ -124,6 +149,9 @@ def seeds(target: str) -> list[bytes]:
         return [bytes([index]) + protobuf_request(model, Choices(b"")) for index, model in enumerate(MODELS)]
     if target == "http_bytes":
         return [http_request("/v2/models/single/infer", *json_request(MODELS[0], Choices(b"")), Choices(b""))]
+    if target == "http2_bytes":
+        calls = (http2_frames(protobuf_request(model, Choices(b"")), Choices(b"")) for model in MODELS[:1])
+        return [http2.frame(http2.SETTINGS, 0, 0) + b"".join(calls)]
     if target == "compressed_bytes":
         return [compressed(b"text" * 10, Choices(bytes([index])))[0] for index in range(4)]
     return []
