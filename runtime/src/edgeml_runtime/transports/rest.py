@@ -27,7 +27,7 @@ from edgeml_runtime.transports.http_messages import JSON, STATUS, Answer, Reques
 
 _JSON_LENGTH_HEADER = b"inference-header-content-length"
 _CLIENT_GONE = "499"  # as nginx logs it; nobody is left to be told
-_ROUTES = 1024
+_ROUTES = 256
 # Bytes of a body from which on it is worth to find out early that the model is not there.
 _LARGE_BODY = 64 * 1024
 # Bytes of a body that are decompressed or compressed on the event loop: a thread costs 50 microseconds.
