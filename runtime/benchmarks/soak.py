@@ -156,6 +156,8 @@ def soak(directory: Path, seconds: float) -> dict[str, Any]:
             end = time.monotonic() + seconds
             while time.monotonic() < end and server.process.poll() is None:
                 samples.append(sample(server, started, tally))
+                if len(samples) % (60 // SAMPLE_SECONDS) == 0:
+                    print(samples[-1], flush=True)
                 stop.wait(SAMPLE_SECONDS)
             stop.set()
         time.sleep(2 * IDLE_SECONDS)
