@@ -4,6 +4,7 @@
 
 import asyncio
 import sys
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import tritonclient.http as triton  # type: ignore[import-not-found]
 import tritonclient.http.aio as triton_aio  # type: ignore[import-not-found]
 from triton import BEST, ROWS, TENSORS, check_every_type, check_perceptron, error_of, inputs
 
+STEP = np.array([[1, 2]], dtype=np.float32)
 #: FP16 has no form in JSON that this client knows.
 IN_JSON = [name for name in TENSORS if name != "FP16"]
 
@@ -22,6 +24,8 @@ def main(url: str) -> None:
         inference(client)
         compression(client)
         errors(client)
+        sequence(client)
+        repository(client)
     asyncio.run(asynchronous(url))
 
 
@@ -68,12 +72,41 @@ def compression(client: Any) -> None:
 
 
 def errors(client: Any) -> None:
-    """Errors arrive as the client's exception, with code and message."""
+    """Errors arrive as the client's exception, with code and message; a timeout ends a request."""
     error = error_of(lambda: client.infer("other", inputs(triton, {"features": ROWS})))
     assert (error.status(), error.message()) == ("404", "model 'other' is not served here")
     error = error_of(lambda: client.infer("perceptron", inputs(triton, {"features": ROWS.astype(np.float64)})))
     assert error.status() == "400"
     assert "datatype 'FP64', the model takes FP32" in error.message()
+    long = inputs(triton, {"steps": np.array([10_000_000])})
+    error = error_of(lambda: client.infer("repeated_product", long, timeout=200_000))
+    assert (error.status(), error.message()) == ("504", "model 'repeated_product' gave no answer within 0.2 s")
+
+
+def sequence(client: Any) -> None:
+    """The state follows the sequence, whose id is a number or text."""
+    step = inputs(triton, {"x": STEP})
+    for sequence_id in (42, "a name"):
+        for number in range(1, 4):
+            result = client.infer(
+                "running_sum", step, sequence_id=sequence_id, sequence_start=number == 1, sequence_end=number == 3
+            )
+            assert result.as_numpy("y").tolist() == (STEP * number).tolist()
+
+
+def repository(client: Any) -> None:
+    """Index, unload, load."""
+
+    def states() -> dict[str, str]:
+        return {model["name"]: model["state"] for model in client.get_model_repository_index()}
+
+    assert states()["second"] == "READY"
+    client.unload_model("second")
+    assert states()["second"] == "UNAVAILABLE"
+    assert not client.is_model_ready("second")
+    client.load_model("second")
+    assert states()["second"] == "READY"
+    assert error_of(partial(client.load_model, "other")).status() == "404"
 
 
 async def asynchronous(url: str) -> None:
