@@ -507,6 +507,23 @@ def test_stop_finishes_a_stream_and_ends_it(start_server: Any, model_directories
     assert "Traceback" not in server.log
 
 
+def test_stop_is_bounded(start_server: Any, model_directories: dict[str, ModelDirectory]) -> None:
+    server = start_server(list(model_directories.values()), drain_seconds=0.2)
+    server.wait_ready()
+    with channel(server) as opened:
+        call = opened.unary_unary(
+            SERVICE + "ModelInfer", messages.ModelInferRequest.SerializeToString, messages.ModelInferResponse.FromString
+        )
+        endless = call.future(steps_message(1_000_000_000), timeout=60)
+        eventually(lambda: under_way(server) == 1)
+        assert server.stop() == 0
+        error = endless.exception(timeout=60)
+        assert (error.code(), error.details()) == (
+            grpc.StatusCode.UNAVAILABLE,
+            "the server stopped before the answer was computed",
+        )
+
+
 # -- TLS ---------------------------------------------------------------------------------------------------------------
 
 

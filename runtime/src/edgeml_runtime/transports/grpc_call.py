@@ -194,6 +194,11 @@ class Call:
             # Not before its first step: what it is the rest of would never hear of it.
             self._calls.loop.call_soon(self._task.cancel)
 
+    def stopped(self) -> None:
+        """The time for a stop is over."""
+        self._end("UNAVAILABLE", "the server stopped before the answer was computed")
+        self.cancelled()
+
     # -- what methods call -------------------------------------------------------------------------------------------
 
     async def receive(self) -> bytes:

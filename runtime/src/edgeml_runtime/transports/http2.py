@@ -114,6 +114,9 @@ class Stream(Protocol):
     def cancelled(self) -> None:
         """The client, or its connection, is gone."""
 
+    def stopped(self) -> None:
+        """The server ends now: tell the client, if it still waits."""
+
 
 Open = Callable[["Connection", int, Mapping[bytes, bytes]], Stream]
 
@@ -387,7 +390,7 @@ class Connection(asyncio.Protocol):
     def give_up(self) -> None:
         """The time for a stop is over: end all streams."""
         for stream in list(self.streams.values()):
-            stream.cancelled()
+            stream.stopped()
         self._transport.close()
 
     def abort(self) -> None:
