@@ -46,9 +46,12 @@ def server(model_directories: dict[str, ModelDirectory], tmp_path_factory: pytes
 
 
 @pytest.fixture(autouse=True)
-def no_harm(server: Server) -> Iterator[None]:
-    """Every attack leaves the server as it was."""
-    with unharmed(server, MEMORY):
+def no_harm(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every attack leaves the shared server as it was."""
+    if "server" not in request.fixturenames:
+        yield
+        return
+    with unharmed(request.getfixturevalue("server"), MEMORY):
         yield
 
 
@@ -165,6 +168,19 @@ def test_long_stream_is_no_attack(server: Server) -> None:
         padded.parameters["padding"].string_param = "a" * 900_000
         answers = call(iter([padded] * 2500), compression=grpc.Compression.Gzip, timeout=120)
         assert sum(1 for _ in answers) == 2500
+
+
+def test_client_that_never_reads(start_server: Any) -> None:
+    running = start_server()  # with the default limits: for half a minute, only flow control bounds the answers
+    running.wait_ready()
+    wrong = messages.ModelInferRequest(model_name="\u00e9" * 480).SerializeToString()  # six bytes each in the answer
+    with unharmed(running, MEMORY), connect(running.grpc_port) as connection:
+        connection.sendall(http2.PREFACE + http2.frame(http2.SETTINGS, 0, 0))
+        connection.settimeout(2)  # a server that no longer reads has defended itself
+        with suppress(OSError):
+            for first in range(1, 100_000, 200):
+                calls = (http2.call(stream, INFER, http2.message(wrong)) for stream in range(first, first + 200, 2))
+                connection.sendall(b"".join(calls))
 
 
 def test_settings_of_many_windows(server: Server) -> None:

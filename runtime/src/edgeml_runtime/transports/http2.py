@@ -304,11 +304,13 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The client takes its answers slowly."""
         self.writable = False
+        self._transport.pause_reading()  # what would be read wants answers as well
         self._watch_writing()
 
     def resume_writing(self) -> None:
         """The client has taken most of its answers."""
         self.writable = True
+        self._transport.resume_reading()
         self._pump_blocked()
 
     # -- what streams call -------------------------------------------------------------------------------------------
