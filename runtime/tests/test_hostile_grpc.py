@@ -183,6 +183,16 @@ def test_client_that_never_reads(start_server: Any) -> None:
                 connection.sendall(b"".join(calls))
 
 
+def test_message_in_tiny_frames(start_server: Any) -> None:
+    running = start_server()
+    running.wait_ready()
+    with unharmed(running, MEMORY), connect(running.grpc_port) as connection:
+        connection.sendall(http2.PREFACE + http2.frame(http2.SETTINGS, 0, 0))
+        connection.sendall(http2.call(1, INFER, b"\0" + (50 * MIB).to_bytes(4, "big"), 0))
+        for _ in range(120):
+            connection.sendall(http2.frame(http2.DATA, 0, 1, b"ab") * 10_000)
+
+
 def test_settings_of_many_windows(server: Server) -> None:
     start = http2.PREFACE + http2.frame(http2.SETTINGS, 0, 0)
     pending = b"".join(http2.call(stream, INFER, b"", 0) for stream in range(1, 300, 2))

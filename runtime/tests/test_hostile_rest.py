@@ -265,6 +265,15 @@ def test_many_large_bodies(server: Server) -> None:
     assert server.infer("perceptron", VALID_BODY + b" " * 500_000).status == 200
 
 
+def test_body_in_tiny_chunks(start_server: Any) -> None:
+    running = start_server()
+    running.wait_ready()
+    with unharmed(running, MEMORY), connect(running.rest_port) as connection:
+        connection.sendall(inference(b"", "Transfer-Encoding: chunked"))
+        for _ in range(250):
+            connection.sendall(b"2\r\n  \r\n" * 10_000)
+
+
 def test_pipelined_flood(server: Server) -> None:
     flood = b"GET /v2 HTTP/1.1\r\nHost: a\r\n\r\n" * 9000
     with ExitStack() as opened:

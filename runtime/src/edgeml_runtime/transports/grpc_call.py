@@ -27,7 +27,7 @@ from edgeml_runtime.transports.http2 import (
     header,
     status,
 )
-from edgeml_runtime.transports.http_connection import rest_of
+from edgeml_runtime.transports.http_connection import collect, rest_of
 
 PREFIX_BYTES = 5
 
@@ -164,7 +164,7 @@ class Call:
             part = data[position : position + self._missing] if position or end > self._missing else data
             position += len(part)
             self._missing -= len(part)
-            self._parts.append(part)
+            collect(self._parts, part)
             self._hold(len(part))
             if self._missing == 0:
                 self._complete()
