@@ -120,14 +120,14 @@ def test_python_is_compiled_for_both_architectures(tmp_path: Path, container: Ca
     """Bytecode is in place, works, and holds nothing of where it was made; the same from two directories and bases."""
     python = recipe("runtime/image/image.yml")
     lock = (REPOSITORY_ROOT / "requirements/runtime.txt").read_text().replace("\\\n", "")
-    wanted = ("h11==", "httptools==", "orjson==")
+    wanted = ("hpack==", "httptools==", "orjson==")
     source = tmp_path / "source"
     (source / "application").mkdir(parents=True)
     (source / "lock.txt").write_text("\n".join(line for line in lock.splitlines() if line.startswith(wanted)))
     (source / "application" / "__init__.py").write_text(
-        "import sys, asyncio, h11, httptools, orjson\n"
+        "import sys, asyncio, hpack, httptools, orjson\n"
         "assert sys.dont_write_bytecode\n"
-        "modules = (sys.modules[__name__], h11, httptools, orjson, sys.modules['asyncio'])\n"
+        "modules = (sys.modules[__name__], hpack, httptools, orjson, sys.modules['asyncio'])\n"
         "print(orjson.__version__, *(module.__cached__ for module in modules))\n"
     )
     python["python"] |= {"requirements": "lock.txt", "exclude": {}}
@@ -147,7 +147,7 @@ def test_python_is_compiled_for_both_architectures(tmp_path: Path, container: Ca
     assert version == results[0]["packages"]["amd64"]["orjson"]
     assert [path.partition("/__pycache__/")[0] for path in cached] == [
         "/opt/edgeml/app/application",
-        *(f"/opt/edgeml/python/{name}" for name in ("h11", "httptools", "orjson")),
+        *(f"/opt/edgeml/python/{name}" for name in ("hpack", "httptools", "orjson")),
         "/usr/lib/python3.13/asyncio",
     ]
     for blob in (tmp_path / "first" / "blobs").iterdir():
