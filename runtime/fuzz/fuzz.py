@@ -139,6 +139,7 @@ def _replay() -> None:
 PARSERS = (
     "codecs/compression.py",
     "codecs/json_binary.py",
+    "codecs/large_json.py",
     "codecs/protobuf.py",
     "codecs/request.py",
     "tensors.py",

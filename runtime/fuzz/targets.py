@@ -29,6 +29,8 @@ T = TypeVar("T")
 # The worst JSON is a list of one-entry objects: about 30 bytes of Python objects for each byte.
 MEMORY_FACTOR = 64
 MEMORY_ALLOWANCE = 1 << 20
+# From half of it on, JSON is read in the way for large bodies.
+LARGE_BYTES = 8192
 
 
 def json_bytes(data: bytes) -> None:
@@ -42,6 +44,20 @@ def json_structured(data: bytes) -> None:
     choices = Choices(data)
     model = choices.of(MODELS)
     _decode_json(model, *json_request(model, choices))
+
+
+def large_json_bytes(data: bytes) -> None:
+    """Any bytes as a JSON body, small and large: each way to read them has to say the same."""
+    model = MODELS[data[0] % len(MODELS)] if data else MODELS[0]
+    _compare_large(model, data[1:])
+
+
+def large_json_structured(data: bytes) -> None:
+    """Almost valid JSON bodies, small and large."""
+    choices = Choices(data)
+    model = choices.of(MODELS)
+    body, json_length = json_request(model, choices)
+    _compare_large(model, body if json_length is None else body[:json_length])
 
 
 def protobuf_bytes(data: bytes) -> None:
@@ -129,6 +145,8 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     for function in (
         json_bytes,
         json_structured,
+        large_json_bytes,
+        large_json_structured,
         protobuf_bytes,
         protobuf_structured,
         compressed_bytes,
@@ -143,7 +161,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 
 def seeds(target: str) -> list[bytes]:
     """Valid requests for the targets that take bytes as they are; the others make their own."""
-    if target == "json_bytes":
+    if target in ("json_bytes", "large_json_bytes"):
         return [bytes([index]) + json_request(model, Choices(b""))[0] for index, model in enumerate(MODELS)]
     if target == "protobuf_bytes":
         return [bytes([index]) + protobuf_request(model, Choices(b"")) for index, model in enumerate(MODELS)]
@@ -167,6 +185,25 @@ def _decode_json(model: Model, body: bytes, json_length: int | None) -> None:
         raise Broken(f"binary outputs {in_binary}, requested are {request.outputs}")
     answer, head = json_binary.encode(model, request, echo(request), in_binary)
     json.loads(answer[:head])
+
+
+def _compare_large(model: Model, body: bytes) -> None:
+    small, large = _outcome(model, body), _outcome(model, body + b" " * LARGE_BYTES)
+    if small != large:
+        raise Broken(f"{body!r} means {small}, when it is large {large}")
+
+
+def _outcome(model: Model, body: bytes) -> object:
+    try:
+        request, in_binary = json_binary.decode(model, body, None, Limits())
+    except RequestError as error:
+        return error.failure
+    check_request(model, request)
+    values = {
+        name: (array.shape, array.tolist() if array.dtype == object else array.tobytes())
+        for name, array in request.inputs.items()
+    }
+    return values, request.outputs, in_binary, request.id, request.timeout, request.sequence
 
 
 def _decompress(body: bytes, coding: str) -> bytes | None:
