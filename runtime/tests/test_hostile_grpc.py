@@ -166,8 +166,8 @@ def test_long_stream_is_no_attack(server: Server) -> None:
         # A compressed message may only give back what it took of the client's window, which would overflow.
         padded = features_message(ROWS)
         padded.parameters["padding"].string_param = "a" * 900_000
-        answers = call(iter([padded] * 2500), compression=grpc.Compression.Gzip, timeout=120)
-        assert sum(1 for _ in answers) == 2500
+        answers = call(iter([padded] * 200), compression=grpc.Compression.Gzip, timeout=120)
+        assert sum(1 for _ in answers) == 200
 
 
 def test_client_that_never_reads(start_server: Any) -> None:

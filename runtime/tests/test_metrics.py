@@ -5,6 +5,7 @@
 import re
 from typing import Any
 
+from hostile import VALID_BODY, connect, inference, statuses
 from onnx_models import ModelDirectory
 from serving import Server, features_message, features_request, steps_request
 
@@ -74,3 +75,18 @@ def test_other_paths_and_methods(server: Server) -> None:
     assert server.rest("GET", "/", port=server.metrics_port).status == 404
     assert server.rest("POST", "/metrics", b"", port=server.metrics_port).status == 405
     assert server.rest("GET", "/metrics").status == 404
+
+
+def test_a_request_that_is_refused_before_its_body_counts_once(start_server: Any) -> None:
+    server = start_server()
+    server.wait_ready()
+    request = inference(b" " * 100_000, model="other")  # of a large one it is worth to know early
+    with connect(server.rest_port) as connection:
+        for _ in range(3):
+            connection.sendall(request[:-50])
+            assert statuses(connection.recv(65536)) == [404]
+            connection.sendall(request[-50:])
+        connection.sendall(inference(VALID_BODY))
+        assert statuses(connection.recv(65536)) == [200]
+    samples = scrape(server)
+    assert samples['edgeml_inference_requests_total{code="404",model="",protocol="rest"}'] == 3

@@ -401,7 +401,8 @@ class Connection(asyncio.Protocol):
             self._queue.append(request)
         elif expects and self._answering is None:
             self._transport.write(_CONTINUE)
-        if begins_in is not None and request.keep_alive and not expects and b"transfer-encoding" not in headers:
+        is_ordinary = refusal is None and request.keep_alive and not expects
+        if begins_in is not None and is_ordinary and b"transfer-encoding" not in headers:
             self._shared.remember(begins_in, request, length)
 
     def on_body(self, part: bytes) -> None:
