@@ -5,7 +5,8 @@
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -123,6 +124,18 @@ class _Strict(logging.Handler):
         raise Broken(f"the server logged: {record.getMessage()}") from (record.exc_info or (None, None))[1]
 
 
+@contextmanager
+def _strict_log() -> Iterator[None]:
+    """Only meanwhile: whoever else uses the server in this process may well make it log errors."""
+    logger = logging.getLogger("edgeml_runtime")
+    before = logger.propagate, logger.handlers
+    logger.propagate, logger.handlers = False, [_Strict(logging.ERROR)]
+    try:
+        yield
+    finally:
+        logger.propagate, logger.handlers = before
+
+
 class Wire:
     """Talks to connections of one kind, which ``make`` makes."""
 
@@ -130,13 +143,11 @@ class Wire:
         self.loop = asyncio.new_event_loop()
         self._failed: list[dict[str, Any]] = []
         self.loop.set_exception_handler(lambda _loop, context: self._failed.append(context))
-        logger = logging.getLogger("edgeml_runtime")
-        logger.propagate = False
-        logger.handlers = [_Strict(logging.ERROR)]
 
     def converse(self, make: Callable[[], asyncio.Protocol], parts: list[bytes], ends: bool) -> bytes:
         """All that a connection writes to a client that sends these parts, then ends its side or breaks off."""
-        written = self.loop.run_until_complete(self._converse(make, parts, ends))
+        with _strict_log():
+            written = self.loop.run_until_complete(self._converse(make, parts, ends))
         if self._failed:
             context, self._failed = self._failed[0], []
             raise Broken(context["message"]) from context.get("exception")

@@ -37,7 +37,7 @@ def resident_kib(server: Server) -> int:
 
 
 def test_a_full_queue_sheds_load_and_nothing_else_suffers(start_server: Any, tmp_path: Path) -> None:
-    server = overloaded(start_server, tmp_path, seconds=8)
+    server = overloaded(start_server, tmp_path, seconds=15)
     with ThreadPoolExecutor(QUEUE + 1) as clients:
         accepted = [clients.submit(server.infer, "repeated_product", steps_request(ENDLESS)) for _ in range(QUEUE + 1)]
         server.wait(lambda: under_way(server) == QUEUE + 1)

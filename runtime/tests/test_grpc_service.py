@@ -424,10 +424,10 @@ def test_limits_of_tensors(start_server: Any, model_directories: dict[str, Model
 
 
 def test_calls_over_the_limit_are_refused_and_live_still_answers(start_server: Any) -> None:
-    server = start_server(limits={"connections": 3})
+    server = start_server(limits={"connections": 4})  # of connections as well: two are kept, two are for single calls
     server.wait_ready()
     with channel(server) as first, channel(server) as second:
-        kept = [Stream(opened) for opened in (first, first, second)]
+        kept = [Stream(opened) for opened in (first, first, second, second)]
         for number, requests in enumerate(kept):
             requests.send(features_message(ROWS), str(number))
             next(requests)
