@@ -3,6 +3,8 @@
 """The bound on the server's own memory. What it does to a hungry model: test_onnx_options.py."""
 
 import resource
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +59,30 @@ def test_a_server_is_bounded(start_server: Any) -> None:
     limit, hard = resource.prlimit(server.process.pid, resource.RLIMIT_DATA)
     assert limit == available_bytes() + NEVER_TOUCHED_BYTES
     assert hard == resource.getrlimit(resource.RLIMIT_DATA)[1]
+
+
+HOLDS_LARGE_BLOCKS = r"""
+import re
+from pathlib import Path
+import numpy as np
+from edgeml_runtime.memory import return_memory
+
+def resident_mib():
+    return int(re.search(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+{prepare}
+np.ones(3 << 20, np.uint8)  # as if one request had needed it before
+before = resident_mib()
+blocks = [np.ones(3 << 20, np.uint8) for _ in range(30)]
+kept = np.ones(2 << 20, np.uint8)
+del blocks
+print(resident_mib() - before)
+"""
+
+
+@pytest.mark.parametrize(("prepare", "goes_back"), [("return_memory()", True), ("", False)])
+def test_large_blocks_go_back_whatever_was_needed_before(prepare: str, goes_back: bool) -> None:
+    """Without it, the C library keeps 90 MiB for the sake of a block of 2 MiB that came later."""
+    code = HOLDS_LARGE_BLOCKS.format(prepare=prepare)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert (float(result.stdout) < 20) == goes_back

@@ -169,10 +169,11 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     import uvloop
 
-    from edgeml_runtime.memory import bound_memory
+    from edgeml_runtime.memory import bound_memory, return_memory
     from edgeml_runtime.server import serve
 
     bound_memory()
+    return_memory()
     logging.basicConfig(
         level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )

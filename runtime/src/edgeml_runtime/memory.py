@@ -1,16 +1,32 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Has allocations fail that would get the process killed: a model that asks for too much gets an error, no more."""
+"""Memory of the process: what is free goes back, what would get the process killed fails as an allocation."""
 
+import ctypes
 import re
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 #: The kernel counts addresses (RLIMIT_DATA): mostly stacks of threads, of which little is ever used.
 NEVER_TOUCHED_BYTES = 128 << 20
 
+#: Smaller blocks stay: the system's pages cost more than what the C library has at hand.
+LARGE_BLOCK_BYTES = 512 << 10
+_M_MMAP_THRESHOLD = -3  # malloc.h
+
 _ROOT = Path("/")
+
+
+def return_memory() -> None:
+    """Have large blocks go back to the system as soon as they are free.
+
+    Otherwise glibc raises the size from which on it does so to that of the largest block that was ever freed: what
+    large requests needed once, the process would keep.
+    """
+    with suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
 
 
 def bound_memory() -> None:

@@ -276,6 +276,7 @@ class Connection(asyncio.Protocol):
             return False
         if left == 0:
             request.body = data[end:]
+            request.body_bytes = len(request.body)
             self._queue.append(request)
             self._answer_or_wait()
             return True
@@ -429,6 +430,7 @@ class Connection(asyncio.Protocol):
             parts = self._parts
             if parts:
                 request.body = parts[0] if len(parts) == 1 else _joined(parts, request.aligned_at)
+                request.body_bytes = len(request.body)
                 self._parts = []
             self._queue.append(request)
 
@@ -469,8 +471,8 @@ class Connection(asyncio.Protocol):
     def _respond(self, request: Request, answer: Answer) -> None:
         status, lines, body = answer
         now = self._last_answer = self._loop.time()
-        if request.body:
-            self._drop(len(request.body))
+        if request.body_bytes:
+            self._drop(request.body_bytes)
         last = not request.keep_alive or self._shared.draining
         length = len(body) if isinstance(body, bytes) else sum(map(len, body))
         head = b"%b%bcontent-length: %d\r\n%b\r\n" % (

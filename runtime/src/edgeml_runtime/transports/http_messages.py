@@ -44,6 +44,7 @@ class Request:
         "aligned_at",
         "answer",
         "body",
+        "body_bytes",
         "certificate_name",
         "client",
         "context",
@@ -61,7 +62,9 @@ class Request:
         self.headers = headers
         self.client = client
         self.certificate_name = certificate_name
+        #: The application may drop it when it needs it no more.
         self.body: bytes | memoryview = b""
+        self.body_bytes = 0
         #: A byte of the body that is wanted on a boundary of 16 bytes, where that costs nothing.
         self.aligned_at = 0
         self.keep_alive = True

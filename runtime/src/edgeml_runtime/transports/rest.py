@@ -198,7 +198,7 @@ class RestApplication:
         asked = None
         try:
             headers = request.headers
-            body = request.body
+            body, request.body = request.body, b""
             if b"content-encoding" in headers:
                 body = await self._decompressed(headers[b"content-encoding"].decode("latin-1"), body)
             # Only now: while a body is decompressed elsewhere, another version may take the place of this one.
