@@ -496,7 +496,7 @@ def test_another_process_takes_over(
         assert "connected to MQTT broker" not in new.log
         assert ask(UnixConnection(new.admin_socket), "POST", "/activate").status == 200
         old.wait(lambda: "another process serves this device now" in old.log)
-        assert len(requester.answered()) < COUNT
+        load.send(20)  # however many were answered by then, these are for the new one
         assert old.stop() == 0
         load.check()
         assert samples(new)["edgeml_mqtt_connected"] == 1
