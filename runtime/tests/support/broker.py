@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from authority import Authority
+from paho.mqtt import publish
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
@@ -130,9 +131,20 @@ class Broker:
         return self.log_file.read_text()
 
     def wait_stored(self) -> None:
-        """Until all that the broker has acknowledged so far is on disk: it acknowledges before it writes."""
+        """Until all that the broker has acknowledged so far is on disk: it acknowledges before it writes.
+
+        It writes after a change, so this makes one: another retained message.
+        """
         now = time.time()
+        self.note("stored")
         wait_until(lambda: self.store.exists() and self.store.stat().st_mtime > now, "the broker stores its sessions")
+
+    def note(self, text: str) -> None:
+        """Leave a retained message that concerns nobody."""
+        publish.single(
+            "note", text, qos=1, retain=True, hostname="127.0.0.1", port=self.port,
+            auth={"username": "client", "password": PASSWORDS["client"]}, protocol=MQTTProtocolVersion.MQTTv5,
+        )  # fmt: skip
 
     def settings(self, **more: object) -> dict[str, object]:
         """The "mqtt" of a server's configuration, in clear."""
