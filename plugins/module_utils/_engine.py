@@ -89,12 +89,29 @@ class DockerEngine:
         )
         return sorted({line for line in out.split() if "@sha256:" in line})
 
-    def create(self, name: str, image: str, options: Sequence[str]) -> None:
-        """Create a container; it is not started."""
+    def create(self, name: str, image: str, options: Sequence[str], command: Sequence[str] = ()) -> None:
+        """Create a container, with the image's own command unless one is given; it is not started."""
         self._run(
-            ["container", "create", "--pull", "never", "--name", name, *options, image],
+            ["container", "create", "--pull", "never", "--name", name, *options, image, *command],
             f"The container {name} cannot be made",
         )
+
+    def address(self, name: str) -> str:
+        """Return the IP address of a running container on its bridge."""
+        networks = (self.container(name) or {}).get("NetworkSettings", {}).get("Networks", {})
+        for network in networks.values():
+            if network["IPAddress"]:
+                return str(network["IPAddress"])
+        raise FleetError(f"The container {name} has no address", where=name, remedy="see why it does not run")
+
+    def create_internal_network(self, name: str) -> None:
+        """Create a bridge that leads nowhere but to this host."""
+        self._run(["network", "create", "--internal", name], f"The network {name} cannot be made")
+
+    def remove_network(self, name: str) -> None:
+        """Remove a network; absent is fine."""
+        if self._inspect("network", name) is not None:
+            self._run(["network", "rm", name], f"The network {name} cannot be removed")
 
     def start(self, name: str) -> None:
         """Start a container."""

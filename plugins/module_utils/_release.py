@@ -9,25 +9,16 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import json
-import os
 import shutil
 import socket
-import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.edgeml.fleet.plugins.module_utils._content_store import (
-    check_space,
-    fetch_blob,
-    make_directory,
-    sync_directory,
-)
+from ansible_collections.edgeml.fleet.plugins.module_utils._content_store import make_directory, replace_file
 from ansible_collections.edgeml.fleet.plugins.module_utils._engine import DockerEngine
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._health import ModelCheck, check_model
@@ -36,104 +27,62 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._latency import (
     measure_model,
     missed_objective,
 )
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci import canonical_json, check_digest
 from ansible_collections.edgeml.fleet.plugins.module_utils._oip import connect
 from ansible_collections.edgeml.fleet.plugins.module_utils._registry import Registry
+from ansible_collections.edgeml.fleet.plugins.module_utils._release_container import (
+    RELEASE_LABEL,
+    Container,
+    Desired,
+    Model,
+    check_devices,
+    tcp_listeners,
+)
+from ansible_collections.edgeml.fleet.plugins.module_utils._release_content import (
+    check_release_space,
+    stage_image,
+    stage_model,
+)
 
-ACTIVE = "edgeml-runtime"
-CANDIDATE = "edgeml-runtime-candidate"
-PREVIOUS = "edgeml-runtime-previous"
-RELEASE_LABEL = "io.edgeml.release"
-USER = 65532  # user and group of the runtime's image
-CONFIGURATION_FILE = "/etc/edgeml/runtime.json"
-SOCKET_DIRECTORY = "/run/edgeml"
-CACHE_DIRECTORY = "/var/cache/edgeml"
-#: Room that the engine needs for an image, per byte transferred: layers of Python wheels unpack to about 3 times.
-UNPACK_FACTOR = 4
-SPARE_BYTES = 64 << 20
+#: The runtime that has the host's root and the plain name for itself; others are below ``runtimes/``.
+DEFAULT_RUNTIME = "runtime"
 #: Requests for a latency objective, before the release takes traffic.
 GATE_WARMUP = 20
 GATE_SAMPLES = 200
 GATE_SECONDS = 5.0
 
 
-@dataclass(frozen=True)
-class Model:
-    """One model of a release; `digest` and `size` (bytes) are those of its tar blob.
+class Release:
+    """Brings one runtime of a host to a desired release below `host_root` (``/var/lib/edgeml``).
 
-    `options` override how the model's own serving.json has it served.
+    Parameters
+    ----------
+    runtimes : sequence of str or None
+        Names of all runtimes that the host keeps, in the order in which they are released: with the last one, those
+        that are not named are removed. None leaves the others alone.
     """
 
-    name: str
-    version: str
-    repository: str
-    digest: str
-    size: int
-    golden_cases: int = 0
-    p95_ms: float | None = None
-    protocol: str = "grpc"
-    options: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def directory_name(self) -> str:
-        return self.digest.removeprefix("sha256:")
-
-
-@dataclass(frozen=True)
-class Desired:
-    """What shall run on this host: an image by digest, models by digest, the runtime's configuration."""
-
-    image: str
-    image_size: int
-    models: tuple[Model, ...]
-    configuration: dict[str, Any]
-    secrets_directory: str
-    memory_mb: int
-
-    def runtime_configuration(self) -> dict[str, Any]:
-        """Return the content of the runtime's configuration file."""
-        return {
-            "cache_directory": CACHE_DIRECTORY,
-            **self.configuration,
-            "models": [
-                {
-                    "name": m.name,
-                    "version": m.version,
-                    "digest": m.digest,
-                    "path": f"/models/{m.directory_name}",
-                    "options": m.options,
-                }
-                for m in self.models
-            ],
-        }
-
-    def release_id(self) -> str:
-        """Return the digest of all that makes this release, secrets by their hash."""
-        secrets = {}
-        if self.secrets_directory:
-            for path in sorted(Path(self.secrets_directory).glob("*")):
-                secrets[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-        intent = {
-            "image": self.image,
-            "configuration": self.runtime_configuration(),
-            "secrets": secrets,
-            "memory_mb": self.memory_mb,
-        }
-        return hashlib.sha256(canonical_json(intent)).hexdigest()
-
-
-class Release:
-    """Brings a host to a desired release below `root` (``/var/lib/edgeml``)."""
-
-    def __init__(self, engine: DockerEngine, root: Path, ca_file: str, start_timeout: float) -> None:
+    def __init__(
+        self,
+        engine: DockerEngine,
+        host_root: Path,
+        ca_file: str = "",
+        start_timeout: float = 60,
+        name: str = DEFAULT_RUNTIME,
+        runtimes: Sequence[str] | None = None,
+    ) -> None:
         self.engine = engine
-        self.root = root
+        self.host_root = host_root
         self.ca_file = ca_file
         self.start_timeout = start_timeout
-        self.models = root / "models"
-        self.releases = root / "releases"
-        self.cache = root / "cache"
-        self.state_file = root / "state.json"
+        self.name = name
+        self.runtimes = runtimes
+        self.root = host_root if name == DEFAULT_RUNTIME else host_root / "runtimes" / name
+        self.active = "edgeml-runtime" if name == DEFAULT_RUNTIME else f"edgeml-runtime-{name}"
+        self.candidate = f"{self.active}.candidate"
+        self.previous = f"{self.active}.previous"
+        self.models = self.root / "models"
+        self.releases = self.root / "releases"
+        self.state_file = self.root / "state.json"
 
     # -- compare ---------------------------------------------------------------------------------------------------
 
@@ -146,7 +95,7 @@ class Release:
 
     def is_active(self, desired: Desired, release_id: str) -> bool:
         """Return whether exactly this release is committed, runs and says that it is ready."""
-        container = self.engine.container(ACTIVE)
+        container = self.engine.container(self.active)
         return (
             self.state().get("active", {}).get("id") == release_id
             and container is not None
@@ -154,55 +103,89 @@ class Release:
             and container["State"]["Running"]
             and container["HostConfig"]["RestartPolicy"]["Name"] == "always"
             and all((self.models / model.directory_name).is_dir() for model in desired.models)
-            and self._ready(self.root / "run" / "active")
+            and self._ready(self._container(desired, release_id), self.active, "active")
         )
 
     def converge(self, desired: Desired, check_mode: bool) -> dict[str, Any]:
         """Make `desired` the active release; return {"changed", "release", "diff", "steps"}."""
         release_id = desired.release_id()
-        before = self.state().get("active")
+        before = self.state().get("active") or {}
         after = _summary(desired, release_id)
+        is_active = self.is_active(desired, release_id)
+        unneeded = self._unneeded(desired)
         result: dict[str, Any] = {
-            "changed": True,
+            "changed": not is_active or bool(unneeded),
             "release": after,
-            "diff": {"before": before or {}, "after": after},
+            "diff": {"before": after if is_active else before, "after": after},
             "steps": [],
         }
-        if self.is_active(desired, release_id):
-            return {**result, "changed": False, "diff": {"before": after, "after": after}}
-        self._check_ports(desired)
-        missing_image = not self.engine.has_image(desired.image)
-        missing_models = [m for m in desired.models if not (self.models / m.directory_name).is_dir()]
+        missing_image = not is_active and not self.engine.has_image(desired.image)
+        missing_models = [m for m in desired.models if not is_active and not (self.models / m.directory_name).is_dir()]
+        if not is_active:
+            self._check_ports(desired, unneeded)
         if check_mode:
             if missing_image:
                 result["steps"].append(f"pull {desired.image}")
             result["steps"] += [f"fetch model {m.name} {m.version}" for m in missing_models]
-            result["steps"].append(f"switch to release {release_id[:12]}")
+            if not is_active:
+                result["steps"].append(f"switch to release {release_id[:12]}")
+            result["steps"] += [f"remove runtime {other.name}" for other in unneeded]
+            return result
+        if not result["changed"]:
             return result
         with self._lock():
-            self._check_space(desired, missing_image, missing_models)
-            self._stage_image(desired.image)
-            for model in missing_models:
-                self._stage_model(desired.image.split("/")[0], model)
-            self._gate(desired, release_id)
-            self._switch(desired, release_id)
-            self._commit(after)
+            if not is_active:
+                self._stage(desired, missing_image, missing_models)
+                container = self._container(desired, release_id)
+                self._gate(container)
+                self._switch(container, unneeded)
+                self._commit(after)
+            for other in unneeded:
+                other.erase()
             self._prune(after)
         return result
 
+    def _container(self, desired: Desired, release_id: str) -> Container:
+        return Container(self.engine, self.root, desired, release_id)
+
+    def _unneeded(self, desired: Desired) -> list[Release]:
+        """Return the host's runtimes that shall go now: all with the last one kept, else those in this one's way."""
+        others = self._others()
+        if self.runtimes and self.runtimes[-1] == self.name:
+            return others
+        return [other for other in others if other.listeners() & desired.listeners()]
+
+    def _others(self) -> list[Release]:
+        """Return the runtimes on this host that are not among those to keep."""
+        if self.runtimes is None:
+            return []
+        found = self._names_below_root()
+        if any((self.host_root / name).exists() for name in ("state.json", "releases")):
+            found.insert(0, DEFAULT_RUNTIME)
+        kept = {self.name, *self.runtimes}
+        return [Release(self.engine, self.host_root, name=name) for name in found if name not in kept]
+
+    def _names_below_root(self) -> list[str]:
+        directory = self.host_root / "runtimes"
+        return sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
+
+    def listeners(self) -> set[str]:
+        """Return the addresses on which the running release serves."""
+        container = self.engine.container(self.active)
+        if container is None or not container["State"]["Running"]:
+            return set()
+        label = container["Config"]["Labels"].get(RELEASE_LABEL, "")
+        try:
+            return tcp_listeners(json.loads((self.releases / label / "runtime.json").read_text()))
+        except FileNotFoundError:
+            return set()
+
     # -- stage -----------------------------------------------------------------------------------------------------
 
-    def _check_ports(self, desired: Desired) -> None:
-        """Refuse a port that another program holds; those of our own running release are fine."""
-        container = self.engine.container(ACTIVE)
-        ours: set[str] = set()
-        if container is not None and container["State"]["Running"]:
-            label = container["Config"]["Labels"].get(RELEASE_LABEL, "")
-            try:
-                ours = _tcp_listeners(json.loads((self.releases / label / "runtime.json").read_text()))
-            except FileNotFoundError:
-                ours = _tcp_listeners(desired.configuration)
-        for listener in sorted(_tcp_listeners(desired.configuration) - ours):
+    def _check_ports(self, desired: Desired, unneeded: Sequence[Release]) -> None:
+        """Refuse a port that another program holds; those of our own running releases are fine."""
+        ours = self.listeners().union(*(other.listeners() for other in unneeded))
+        for listener in sorted(desired.listeners() - ours):
             host, _, port = listener.rpartition(":")
             host = host.strip("[]")
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -218,90 +201,41 @@ class Release:
                         seen=error.strerror or str(error),
                         remedy="stop the program that listens there (ss --listening --tcp --processes names it) "
                         "or choose another port with inference_runtime_rest_port, inference_runtime_grpc_port "
-                        "or inference_runtime_metrics_port",
+                        "or inference_runtime_metrics_port, or with the runtime's ports in edgeml_runtimes",
                     ) from error
 
-    def _check_space(self, desired: Desired, missing_image: bool, missing_models: list[Model]) -> None:
-        needs: dict[int, tuple[Path, int]] = {}
-        wanted = [(self.root, sum(2 * m.size for m in missing_models))]
-        if missing_image:
-            wanted.append((Path(self.engine.root_directory()), UNPACK_FACTOR * desired.image_size))
-        for path, size in wanted:
-            device = path.stat().st_dev
-            needs[device] = (path, needs.get(device, (path, SPARE_BYTES))[1] + size)
-        for path, need in needs.values():
-            check_space(path, need)
-
-    def _stage_image(self, image: str) -> None:
-        """Pull and make it durable. A marker that outlives a power cut tells that the pull must be done again."""
-        marker = self.root / "staging" / f"pulling-{image.rpartition(':')[2]}"
-        if marker.exists():
-            self.engine.remove_image(image)
-        elif self.engine.has_image(image):
-            return
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        marker.touch()
-        sync_directory(marker.parent)
-        self.engine.pull(image)
-        os.sync()
-        marker.unlink()
-        sync_directory(marker.parent)
-
-    def _stage_model(self, registry_address: str, model: Model) -> None:
-        """Fetch a model's tar, verify it, unpack it beside its place and give it its name last."""
-        check_digest(model.digest, f"model {model.name}")
+    def _stage(self, desired: Desired, missing_image: bool, missing_models: Sequence[Model]) -> None:
+        check_devices(desired.devices)
+        check_release_space(self.engine, self.root, desired.image_size if missing_image else 0, missing_models)
         staging = self.root / "staging"
-        staging.mkdir(parents=True, exist_ok=True)
-        archive = staging / f"{model.directory_name}.tar"
-        registry = Registry(registry_address, ca_file=self.ca_file)
+        stage_image(self.engine, staging, desired.image)
+        registry = Registry(desired.image.split("/")[0], ca_file=self.ca_file)
         try:
-            fetch_blob(
-                registry,
-                model.repository,
-                model.digest,
-                model.size,
-                archive,
-                staging / f"{model.directory_name}.part",
-            )
+            for model in missing_models:
+                stage_model(registry, staging, self.models, model)
         finally:
             registry.close()
-        unpacked = staging / f"{model.directory_name}.unpacked"
-        shutil.rmtree(unpacked, ignore_errors=True)
-        _unpack(archive, unpacked)
-        self.models.mkdir(parents=True, exist_ok=True)
-        unpacked.rename(self.models / model.directory_name)
-        sync_directory(self.models)
-        archive.unlink()
 
     # -- candidate and gate ----------------------------------------------------------------------------------------
 
-    def _gate(self, desired: Desired, release_id: str) -> None:
-        """Start the release on private sockets only; it has to be ready, right and fast enough."""
+    def _gate(self, container: Container) -> None:
+        """Start the release where only this host reaches it; it has to be ready, right and fast enough."""
         self._recover()
-        configuration = {
-            **desired.runtime_configuration(),
-            "listen": {
-                "rest": [f"unix:{SOCKET_DIRECTORY}/rest.sock"],
-                "grpc": [f"unix:{SOCKET_DIRECTORY}/grpc.sock"],
-                "metrics": [],
-            },
-        }
         try:
-            self._create(CANDIDATE, desired, release_id, configuration, "candidate", network="none")
-            self.engine.start(CANDIDATE)
-            self._wait_until_ready(CANDIDATE, "candidate")
-            self._check_models(desired)
+            container.create(self.candidate, "candidate")
+            self.engine.start(self.candidate)
+            self._wait_until_ready(container, self.candidate, "candidate")
+            self._check_models(container)
         finally:
-            self.engine.remove(CANDIDATE)
+            container.remove(self.candidate)
 
-    def _check_models(self, desired: Desired) -> None:
+    def _check_models(self, container: Container) -> None:
         """Golden outputs of all models, then their latency objectives, each through the protocol of its clients."""
-        sockets = self.root / "run" / "candidate"
-        for model in desired.models:
+        for model in container.desired.models:
             cases = str(self.models / model.directory_name / "golden") if model.golden_cases else None
-            protocol = "grpc+unix" if model.protocol == "grpc" and model.p95_ms is not None else "http+unix"
-            socket_name = "grpc.sock" if protocol == "grpc+unix" else "rest.sock"
-            with connect(f"{protocol}://{sockets}/{socket_name}", timeout=self.start_timeout) as client:
+            protocol = "grpc" if model.protocol == "grpc" and model.p95_ms is not None else "rest"
+            endpoint = container.endpoint(self.candidate, "candidate", protocol)
+            with connect(endpoint, timeout=self.start_timeout) as client:
                 health = check_model(client, ModelCheck(model.name, model.version, cases), client.server_metadata())
                 if health.failures:
                     raise health.failures[0]
@@ -316,51 +250,54 @@ class Release:
 
     # -- switch and commit -----------------------------------------------------------------------------------------
 
-    def _switch(self, desired: Desired, release_id: str) -> None:
+    def _switch(self, container: Container, unneeded: Sequence[Release]) -> None:
         """Stop the old release, start the new one on the public listeners; on failure the old one comes back.
 
         The old container keeps its restart policy until the new one is committed, and the new one gets its policy
-        only then: after a power cut in between, the engine itself starts the old release.
+        only then: after a power cut in between, the engine itself starts the old release. Runtimes that shall go and
+        hold a port of the new release are stopped and, on failure, started in the same way.
         """
-        had_previous = self.engine.container(ACTIVE) is not None
-        configuration = desired.runtime_configuration()
+        yielding = [other for other in unneeded if other.listeners() & container.desired.listeners()]
+        had_previous = self.engine.container(self.active) is not None
+        for other in yielding:
+            self.engine.stop(other.active)
         if had_previous:
-            self.engine.stop(ACTIVE)
-            self.engine.rename(ACTIVE, PREVIOUS)
+            self.engine.stop(self.active)
+            self.engine.rename(self.active, self.previous)
         try:
-            self._create(ACTIVE, desired, release_id, configuration, "active", network="host")
-            self.engine.start(ACTIVE)
-            self._wait_until_ready(ACTIVE, "active")
-            self.engine.set_restart_policy(ACTIVE, "always")
+            container.create(self.active, "active")
+            self.engine.start(self.active)
+            self._wait_until_ready(container, self.active, "active")
+            self.engine.set_restart_policy(self.active, "always")
         except FleetError:
-            self.engine.remove(ACTIVE)
+            self.engine.remove(self.active)
             if had_previous:
-                self.engine.rename(PREVIOUS, ACTIVE)
-                self.engine.start(ACTIVE)
+                self.engine.rename(self.previous, self.active)
+                self.engine.start(self.active)
+            for other in yielding:
+                self.engine.start(other.active)
             raise
-        self.engine.remove(PREVIOUS)
+        self.engine.remove(self.previous)
 
     def _recover(self) -> None:
-        """Tidy what an interrupted run left: its candidate, and a previous release that must come back or go."""
-        self.engine.remove(CANDIDATE)
-        if self.engine.container(PREVIOUS) is None:
+        """Tidy what an interrupted run left: a previous release that must come back or go."""
+        if self.engine.container(self.previous) is None:
             return
-        active = self.engine.container(ACTIVE)
+        active = self.engine.container(self.active)
         if active is not None and active["HostConfig"]["RestartPolicy"]["Name"] == "always":
-            self.engine.remove(PREVIOUS)
+            self.engine.remove(self.previous)
             return
-        self.engine.remove(ACTIVE)
-        self.engine.rename(PREVIOUS, ACTIVE)
-        self.engine.start(ACTIVE)
+        self.engine.remove(self.active)
+        self.engine.rename(self.previous, self.active)
+        self.engine.start(self.active)
 
     def _commit(self, summary: dict[str, Any]) -> None:
         state = self.state()
         previous = state.get("active")
         if previous and previous["id"] == summary["id"]:
             previous = state.get("previous")
-        _write_atomically(
-            self.state_file, json.dumps({"active": summary, "previous": previous}, indent=2, sort_keys=True).encode()
-        )
+        committed = {"active": summary, "previous": previous}
+        replace_file(self.state_file, json.dumps(committed, indent=2, sort_keys=True).encode())
 
     def _prune(self, active: dict[str, Any]) -> None:
         """Remove what neither the active nor the previous release needs."""
@@ -372,111 +309,88 @@ class Release:
                 if path.name not in names:
                     shutil.rmtree(path)
         images = {release["image"] for release in kept}
-        for repository in {image.partition("@")[0] for image in images}:
-            for image in set(self.engine.images_of(repository)) - images:
-                self.engine.remove_image(image)
+        for image in self._images(images) - images:
+            self.engine.remove_image(image)
+
+    def _images(self, references: set[str]) -> set[str]:
+        """Return the images on this host of the repositories of `references`, without those of other runtimes."""
+        others = {
+            release["image"]
+            for name in {DEFAULT_RUNTIME, *self._names_below_root()} - {self.name}
+            for release in Release(self.engine, self.host_root, name=name).state().values()
+            if release
+        }
+        repositories = {reference.partition("@")[0] for reference in references}
+        return {image for repository in repositories for image in self.engine.images_of(repository)} - others
 
     # -- removal ---------------------------------------------------------------------------------------------------
 
     def remove(self, check_mode: bool, has_engine: bool) -> dict[str, Any]:
-        """Remove the runtime's containers, images, models and state; other things below the root stay."""
-        containers: list[str] = []
-        images: list[str] = []
-        if has_engine:
-            containers = [name for name in (ACTIVE, CANDIDATE, PREVIOUS) if self.engine.container(name) is not None]
-            repositories = {release["image"].partition("@")[0] for release in self.state().values() if release}
-            images = [image for repository in sorted(repositories) for image in self.engine.images_of(repository)]
-        everything = (
-            self.models,
-            self.releases,
-            self.cache,
-            self.state_file,
-            self.root / "run",
-            self.root / "staging",
-            self.root / "release.lock",
-        )
-        paths = [path for path in everything if path.exists()]
+        """Remove this runtime and those that are not to keep; other things below the root stay."""
+        present = [release for release in (self, *self._others()) if any(release._traces(has_engine))]
         if not check_mode:
-            for name in containers:
-                self.engine.remove(name)
-            for image in images:
-                self.engine.remove_image(image)
-            for path in paths:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        return {"changed": bool(containers or images or paths), "release": {}, "steps": [], "diff": {}}
+            for release in present:
+                release.erase(has_engine)
+            if not self.runtimes:
+                (self.host_root / "release.lock").unlink(missing_ok=True)
+        steps = [f"remove runtime {release.name}" for release in present]
+        return {"changed": bool(present), "release": {}, "steps": steps if check_mode else [], "diff": {}}
+
+    def erase(self, has_engine: bool = True) -> None:
+        """Remove this runtime's containers, images, models and state."""
+        containers, images, paths = self._traces(has_engine)
+        for name in containers:
+            self.engine.remove(name)
+        if has_engine:
+            self.engine.remove_network(self.candidate)
+        for image in images:
+            self.engine.remove_image(image)
+        for path in paths:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if self.name != DEFAULT_RUNTIME and not self._names_below_root():
+            shutil.rmtree(self.host_root / "runtimes", ignore_errors=True)
+
+    def _traces(self, has_engine: bool) -> tuple[list[str], list[str], list[Path]]:
+        """Return this runtime's containers, images and paths."""
+        containers: list[str] = []
+        images: set[str] = set()
+        if has_engine:
+            names = (self.active, self.candidate, self.previous)
+            containers = [name for name in names if self.engine.container(name) is not None]
+            images = self._images({release["image"] for release in self.state().values() if release})
+        paths = [self.root]
+        if self.name == DEFAULT_RUNTIME:
+            paths = [self.root / name for name in ("models", "releases", "cache", "state.json", "run", "staging")]
+        return containers, sorted(images), [path for path in paths if path.exists()]
 
     # -- helpers ---------------------------------------------------------------------------------------------------
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / "release.lock").open("w") as file:
+        make_directory(self.root)
+        lock = self.host_root / "release.lock"
+        with lock.open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise FleetError(
                     "Another controller changes this host's release right now",
-                    where=str(self.root / "release.lock"),
+                    where=str(lock),
                     remedy="wait until its run has ended, then run again",
                 ) from error
             yield
 
-    def _create(
-        self,
-        name: str,
-        desired: Desired,
-        release_id: str,
-        configuration: dict[str, Any],
-        purpose: str,
-        network: str,
-    ) -> None:
-        directory = self.releases / release_id
-        directory.mkdir(parents=True, exist_ok=True)
-        file = directory / ("runtime.json" if purpose == "active" else f"{purpose}.json")
-        _write_atomically(file, json.dumps(configuration, indent=2, sort_keys=True).encode())
-        sockets = self.root / "run" / purpose
-        for written in (sockets, self.cache):
-            written.mkdir(parents=True, exist_ok=True)
-            os.chown(written, USER, USER)
-        options = [
-            "--label", f"{RELEASE_LABEL}={release_id}",
-            "--network", network,
-            "--user", f"{USER}:{USER}",
-            "--read-only",
-            "--cap-drop", "ALL",
-            "--security-opt", "no-new-privileges",
-            "--pids-limit", "256",
-            "--restart", "no",
-            "--tmpfs", "/tmp:rw,noexec,nosuid,nodev,size=64m",  # noqa: S108 - inside the container
-            "--mount", f"type=bind,source={file},target={CONFIGURATION_FILE},readonly",
-            "--mount", f"type=bind,source={sockets},target={SOCKET_DIRECTORY}",
-            "--mount", f"type=bind,source={self.cache},target={CACHE_DIRECTORY}",
-        ]  # fmt: skip
-        if desired.memory_mb:
-            options += ["--memory", f"{desired.memory_mb}m"]
-        if desired.secrets_directory:
-            directory_mount = (
-                f"type=bind,source={desired.secrets_directory},target={desired.secrets_directory},readonly"
-            )
-            options += ["--mount", directory_mount]
-        for digest in sorted({model.directory_name for model in desired.models}):
-            options += ["--mount", f"type=bind,source={self.models / digest},target=/models/{digest},readonly"]
-        self.engine.remove(name)
-        self.engine.create(name, desired.image, options)
-
-    def _ready(self, sockets: Path) -> bool:
+    def _ready(self, container: Container, name: str, purpose: str) -> bool:
         try:
-            with connect(f"http+unix://{sockets}/rest.sock", timeout=5) as client:
+            with connect(container.endpoint(name, purpose, "rest"), timeout=5) as client:
                 return bool(client.ready())
         except FleetError:
             return False
 
-    def _wait_until_ready(self, container_name: str, purpose: str) -> None:
-        sockets = self.root / "run" / purpose
+    def _wait_until_ready(self, container: Container, name: str, purpose: str) -> None:
         deadline = time.monotonic() + self.start_timeout
-        while not self._ready(sockets):
-            container = self.engine.container(container_name) or {"State": {"Running": False, "ExitCode": None}}
-            state = container["State"]
+        while not self._ready(container, name, purpose):
+            state = (self.engine.container(name) or {"State": {"Running": False, "ExitCode": None}})["State"]
             if not state["Running"] or time.monotonic() > deadline:
                 seen = (
                     f"not ready after {self.start_timeout:.0f} s"
@@ -485,8 +399,8 @@ class Release:
                 )
                 raise FleetError(
                     "The new release does not become ready",
-                    where=f"container {container_name}",
-                    seen=f"{seen}; its last words: {self.engine.logs(container_name) or 'none'}",
+                    where=f"container {name}",
+                    seen=f"{seen}; its last words: {self.engine.logs(name) or 'none'}",
                     remedy="correct the model or its configuration; the release that served before still serves",
                 )
             time.sleep(0.1)
@@ -498,55 +412,3 @@ def _summary(desired: Desired, release_id: str) -> dict[str, Any]:
         "image": desired.image,
         "models": [{"name": m.name, "version": m.version, "digest": m.digest} for m in desired.models],
     }
-
-
-def _tcp_listeners(configuration: dict[str, Any]) -> set[str]:
-    return {
-        address
-        for addresses in configuration.get("listen", {}).values()
-        for address in addresses
-        if not address.startswith("unix:")
-    }
-
-
-def _unpack(archive: Path, target: Path) -> None:
-    """Unpack regular files and directories, readable by all, and sync them; refuse whatever leads elsewhere."""
-    make_directory(target)
-    with tarfile.open(archive) as tar:
-        for member in tar:
-            path = target / member.name
-            if not (member.isreg() or member.isdir()) or not path.resolve().is_relative_to(target.resolve()):
-                raise FleetError(
-                    "The model's archive holds something other than files and directories below it",
-                    where=str(archive),
-                    seen=member.name,
-                    remedy="publish the model again with the module edgeml.fleet.model_artifact",
-                )
-            if member.isdir():
-                make_directory(path)
-                continue
-            make_directory(path.parent)
-            content = tar.extractfile(member)
-            with path.open("wb") as file:
-                shutil.copyfileobj(content, file)  # type: ignore[arg-type]  # a regular file has content
-                os.fchmod(file.fileno(), 0o644)
-                file.flush()
-                os.fsync(file.fileno())
-            sync_directory(path.parent)
-
-
-def _sync_file(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_bytes(data)
-    temporary.chmod(0o644)
-    _sync_file(temporary)
-    temporary.rename(path)
-    sync_directory(path.parent)

@@ -26,6 +26,19 @@ options:
     type: str
     choices: [active, absent]
     default: active
+  name:
+    description:
+      - Name of the runtime. V(runtime) has the container C(edgeml-runtime) and O(root) itself, any other one the
+        container C(edgeml-runtime-NAME) and the directory C(runtimes/NAME) below O(root).
+    type: str
+    default: runtime
+  runtimes:
+    description:
+      - Names of all runtimes that the host keeps, in the order in which they are released. With the last one, and with
+        O(state=absent), those that are not named are removed.
+      - If omitted, other runtimes are left alone.
+    type: list
+    elements: str
   image:
     description: Reference of the image by the digest of the manifest for this host's architecture.
     type: str
@@ -71,6 +84,12 @@ options:
         type: str
         choices: [grpc, rest]
         default: grpc
+      protocols:
+        description: Protocols through which clients reach the model.
+        type: list
+        elements: str
+        choices: [rest, grpc, mqtt]
+        default: [rest, grpc, mqtt]
       options:
         description:
           - How the model is served, overriding the file C(serving.json) that it may bring.
@@ -86,10 +105,68 @@ options:
     description: Directory on the host with certificate, key and token, mounted read-only at the same path.
     type: path
     default: ""
-  memory_mb:
-    description: Memory limit of the container in MiB. V(0) sets none.
-    type: int
-    default: 0
+  limits:
+    description: What the container may use.
+    type: dict
+    default: {}
+    suboptions:
+      memory_mb:
+        description: Memory in MiB. V(0) sets no limit.
+        type: int
+        default: 0
+      cpus:
+        description: Processors, such as V(1.5). V(0) sets no limit.
+        type: float
+        default: 0
+      pids:
+        description: Processes and threads.
+        type: int
+        default: 256
+      shared_memory_mb:
+        description: Size of C(/dev/shm) in MiB. V(0) leaves the engine's default.
+        type: int
+        default: 0
+  environment:
+    description: Environment variables of the container.
+    type: dict
+    default: {}
+  devices:
+    description:
+      - Devices of the host that are passed to the container.
+      - Where only a group may use a device, the container's user gets that group.
+    type: list
+    elements: path
+    default: []
+  server:
+    description:
+      - Another server that speaks the Open Inference Protocol, instead of the collection's runtime.
+      - Its ports are published at the addresses in C(listen) of O(configuration), which has no other key then.
+      - The candidate runs on a bridge that leads nowhere but to the host.
+    type: dict
+    suboptions:
+      command:
+        description: Arguments of the container, the image's own if empty.
+        type: list
+        elements: str
+        default: []
+      environment:
+        description: Environment variables of the server.
+        type: dict
+        default: {}
+      rest_port:
+        description: Port of REST in the container. One of it and O(server.grpc_port) is needed.
+        type: int
+      grpc_port:
+        description: Port of gRPC in the container.
+        type: int
+      models_directory:
+        description: Directory in the container where each model is mounted under its name.
+        type: str
+        default: /mnt/models
+      user:
+        description: Numeric user of the container, C(uid) or C(uid:gid).
+        type: str
+        default: "65532:65532"
   ca_file:
     description: Certificate authority of the registry, on the host.
     type: path
@@ -177,39 +254,14 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edgeml.fleet.plugins.module_utils._engine import DockerEngine
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._release import Desired, Model, Release
+from ansible_collections.edgeml.fleet.plugins.module_utils._release import Release
+from ansible_collections.edgeml.fleet.plugins.module_utils._release_options import ARGUMENT_SPEC, desired_release
 
 
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
-        argument_spec={
-            "state": {"type": "str", "choices": ["active", "absent"], "default": "active"},
-            "image": {"type": "str"},
-            "image_size": {"type": "int", "default": 0},
-            "models": {
-                "type": "list",
-                "elements": "dict",
-                "default": [],
-                "options": {
-                    "name": {"type": "str", "required": True},
-                    "version": {"type": "str", "required": True},
-                    "repository": {"type": "str", "required": True},
-                    "digest": {"type": "str", "required": True},
-                    "size": {"type": "int", "required": True},
-                    "golden_cases": {"type": "int", "default": 0},
-                    "p95_ms": {"type": "float"},
-                    "protocol": {"type": "str", "choices": ["grpc", "rest"], "default": "grpc"},
-                    "options": {"type": "dict", "default": {}},
-                },
-            },
-            "configuration": {"type": "dict", "default": {}},
-            "secrets_directory": {"type": "path", "default": "", "no_log": False},
-            "memory_mb": {"type": "int", "default": 0},
-            "ca_file": {"type": "path", "default": ""},
-            "root": {"type": "path", "default": "/var/lib/edgeml"},
-            "start_timeout": {"type": "float", "default": 60},
-        },
+        argument_spec=ARGUMENT_SPEC,
         required_if=[("state", "active", ["image"])],
         supports_check_mode=True,
     )
@@ -218,20 +270,18 @@ def main() -> None:
     if module.check_mode and options["state"] == "active" and not has_engine:
         module.exit_json(changed=True, release={}, steps=["install the Docker Engine"])
     release = Release(
-        DockerEngine(module.run_command), Path(options["root"]), options["ca_file"], options["start_timeout"]
+        DockerEngine(module.run_command),
+        Path(options["root"]),
+        options["ca_file"],
+        options["start_timeout"],
+        options["name"],
+        options["runtimes"],
     )
     try:
         if options["state"] == "absent":
             result = release.remove(module.check_mode, has_engine)
         else:
-            desired = Desired(
-                image=options["image"],
-                image_size=options["image_size"],
-                models=tuple(Model(**model) for model in options["models"]),
-                configuration=options["configuration"],
-                secrets_directory=options["secrets_directory"],
-                memory_mb=options["memory_mb"],
-            )
+            desired = desired_release(options)
             result = release.converge(desired, module.check_mode)
     except FleetError as error:
         module.fail_json(**error.as_result())

@@ -15,18 +15,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.edgeml.fleet.plugins.module_utils import _release
 from ansible_collections.edgeml.fleet.plugins.module_utils._engine import DockerEngine
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._release import (
-    ACTIVE,
-    CANDIDATE,
-    PREVIOUS,
+from ansible_collections.edgeml.fleet.plugins.module_utils._release import Release
+from ansible_collections.edgeml.fleet.plugins.module_utils._release_container import (
+    RELEASE_LABEL,
+    USER,
+    Container,
     Desired,
+    ForeignServer,
+    Limits,
     Model,
-    Release,
 )
+from ansible_collections.edgeml.fleet.plugins.module_utils._release_content import _unpack
 
+ACTIVE = "edgeml-runtime"
+CANDIDATE = "edgeml-runtime.candidate"
+PREVIOUS = "edgeml-runtime.previous"
 IMAGE = "registry.edgeml.internal:5443/edgeml/runtime@sha256:" + "a" * 64
 MODEL = Model("digits", "1.0.0", "edgeml/models/digits", "sha256:" + "b" * 64, 10)
 
@@ -39,6 +44,9 @@ class MemoryEngine(DockerEngine):
         self.images = {IMAGE}
         self.pulled: list[str] = []
         self.options: dict[str, Sequence[str]] = {}
+        self.commands: dict[str, Sequence[str]] = {}
+        self.networks: set[str] = set()
+        self.made_networks: list[str] = []
 
     def container(self, name: str) -> dict[str, Any] | None:
         return self.containers.get(name)
@@ -56,14 +64,22 @@ class MemoryEngine(DockerEngine):
     def images_of(self, repository: str) -> list[str]:
         return [image for image in self.images if image.startswith(repository + "@")]
 
-    def create(self, name: str, image: str, options: Sequence[str]) -> None:
+    def create(self, name: str, image: str, options: Sequence[str], command: Sequence[str] = ()) -> None:
         self.options[name] = options
+        self.commands[name] = command
         label = options[list(options).index("--label") + 1].partition("=")[2]
         self.containers[name] = {
-            "Config": {"Labels": {_release.RELEASE_LABEL: label}},
+            "Config": {"Labels": {RELEASE_LABEL: label}},
             "State": {"Running": False, "ExitCode": 0},
             "HostConfig": {"RestartPolicy": {"Name": "no"}},
         }
+
+    def create_internal_network(self, name: str) -> None:
+        self.networks.add(name)
+        self.made_networks.append(name)
+
+    def remove_network(self, name: str) -> None:
+        self.networks.discard(name)
 
     def start(self, name: str) -> None:
         self.containers[name]["State"]["Running"] = True
@@ -94,8 +110,6 @@ def desired(threads: int = 1) -> Desired:
         image_size=0,
         models=(MODEL,),
         configuration={"listen": {"rest": ["unix:/run/edgeml/rest.sock"]}, "threads": threads},
-        secrets_directory="",
-        memory_mb=0,
     )
 
 
@@ -108,8 +122,8 @@ def engine() -> MemoryEngine:
 def release(engine: MemoryEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Release:
     """A release below a temporary directory, whose runtime is always ready and right."""
     monkeypatch.setattr(os, "chown", lambda *arguments: None)
-    monkeypatch.setattr(Release, "_ready", lambda self, sockets: True)
-    monkeypatch.setattr(Release, "_check_models", lambda self, desired: None)
+    monkeypatch.setattr(Release, "_ready", lambda self, container, name, purpose: True)
+    monkeypatch.setattr(Release, "_check_models", lambda self, container: None)
     (tmp_path / "models" / MODEL.directory_name).mkdir(parents=True)
     return Release(engine, tmp_path, "", 0.0)
 
@@ -147,7 +161,7 @@ def test_container_has_a_directory_for_optimised_graphs(
     release.converge(desired(), check_mode=False)
     cache = release.root / "cache"
     assert cache.is_dir()
-    assert owners[cache] == _release.USER
+    assert owners[cache] == USER
     assert f"type=bind,source={cache},target=/var/cache/edgeml" in engine.options[ACTIVE]
     written = json.loads((release.releases / desired().release_id() / "runtime.json").read_text())
     assert written["cache_directory"] == "/var/cache/edgeml"
@@ -168,7 +182,7 @@ def test_new_release_that_is_not_ready_leaves_the_old_one(
 ) -> None:
     release.converge(desired(1), check_mode=False)
     before = dict(engine.containers)
-    monkeypatch.setattr(Release, "_ready", lambda self, sockets: sockets.name != "candidate")
+    monkeypatch.setattr(Release, "_ready", lambda self, container, name, purpose: purpose != "candidate")
     with pytest.raises(FleetError, match="no operator Foo"):
         release.converge(desired(2), check_mode=False)
     assert engine.containers == before
@@ -181,17 +195,17 @@ def test_switch_that_fails_brings_the_old_one_back(
     release.converge(desired(1), check_mode=False)
     started: list[str] = []
 
-    def ready(self: Release, sockets: Path) -> bool:
-        label = (engine.container(ACTIVE) or {"Config": {"Labels": {}}})["Config"]["Labels"].get(_release.RELEASE_LABEL)
-        started.append(sockets.name)
-        return sockets.name == "candidate" or label == desired(1).release_id()
+    def ready(self: Release, container: Container, name: str, purpose: str) -> bool:
+        label = (engine.container(ACTIVE) or {"Config": {"Labels": {}}})["Config"]["Labels"].get(RELEASE_LABEL)
+        started.append(purpose)
+        return purpose == "candidate" or label == desired(1).release_id()
 
     monkeypatch.setattr(Release, "_ready", ready)
     with pytest.raises(FleetError):
         release.converge(desired(2), check_mode=False)
     assert "candidate" in started
     active = engine.containers[ACTIVE]
-    assert active["Config"]["Labels"][_release.RELEASE_LABEL] == desired(1).release_id()
+    assert active["Config"]["Labels"][RELEASE_LABEL] == desired(1).release_id()
     assert active["State"]["Running"]
     assert set(engine.containers) == {ACTIVE}
 
@@ -220,7 +234,7 @@ def test_power_cut_at_any_step_leaves_one_that_starts_by_itself(
     monkeypatch.setattr(MemoryEngine, step, original)
     release.converge(desired(2), check_mode=False)
     assert set(engine.containers) == {ACTIVE}
-    assert engine.containers[ACTIVE]["Config"]["Labels"][_release.RELEASE_LABEL] == desired(2).release_id()
+    assert engine.containers[ACTIVE]["Config"]["Labels"][RELEASE_LABEL] == desired(2).release_id()
 
 
 def test_pull_that_a_power_cut_interrupted_is_done_again(release: Release, engine: MemoryEngine) -> None:
@@ -240,7 +254,7 @@ def test_two_controllers_at_once(release: Release) -> None:
 def test_port_that_another_program_holds(release: Release, engine: MemoryEngine) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        wanted = Desired(IMAGE, 0, (MODEL,), {"listen": {"rest": [f"127.0.0.1:{port}"]}}, "", 0)
+        wanted = Desired(IMAGE, 0, (MODEL,), {"listen": {"rest": [f"127.0.0.1:{port}"]}})
         with pytest.raises(FleetError, match=f"Port {port} is already taken") as caught:
             release.converge(wanted, check_mode=False)
     assert "inference_runtime_rest_port" in caught.value.remedy
@@ -251,7 +265,7 @@ def test_secrets_are_part_of_the_release_but_not_of_its_record(release: Release,
     secrets = tmp_path / "secrets"
     secrets.mkdir()
     (secrets / "bearer_token").write_text("first")
-    with_secrets = Desired(IMAGE, 0, (MODEL,), {"listen": {}}, str(secrets), 0)
+    with_secrets = Desired(IMAGE, 0, (MODEL,), {"listen": {}}, str(secrets))
     first = with_secrets.release_id()
     (secrets / "bearer_token").write_text("second")
     assert with_secrets.release_id() != first
@@ -270,7 +284,7 @@ def test_archive_that_leads_elsewhere_is_refused(tmp_path: Path, kind: str) -> N
             member.type = tarfile.CHRTYPE
         tar.addfile(member, io.BytesIO(b""))
     with pytest.raises(FleetError, match="something other than files"):
-        _release._unpack(archive, tmp_path / "target")
+        _unpack(archive, tmp_path / "target")
     assert not (tmp_path / "escaped").exists()
 
 
@@ -280,10 +294,165 @@ def test_archive_is_unpacked_readable_by_all(tmp_path: Path) -> None:
         member = tarfile.TarInfo("golden/case.json")
         member.size, member.mode = 2, 0o600
         tar.addfile(member, io.BytesIO(b"{}"))
-    _release._unpack(archive, tmp_path / "target")
+    _unpack(archive, tmp_path / "target")
     path = tmp_path / "target" / "golden" / "case.json"
     assert path.read_bytes() == b"{}"
     assert path.stat().st_mode & 0o777 == 0o644
+
+
+DEVICE = "/dev/null"
+
+
+def runtime(release: Release, name: str, runtimes: Sequence[str] | None = None) -> Release:
+    return Release(release.engine, release.host_root, "", 0.0, name, runtimes)
+
+
+def test_limits_environment_and_devices_are_part_of_the_release(release: Release, engine: MemoryEngine) -> None:
+    plain = desired()
+    others = [
+        replace(plain, limits=Limits(memory_mb=300, cpus=1.5, pids=64, shared_memory_mb=128)),
+        replace(plain, environment={"OMP_NUM_THREADS": "2"}),
+        replace(plain, devices=(DEVICE,)),
+    ]
+    assert len({one.release_id() for one in [plain, *others]}) == 4
+    expected = [
+        ["--pids-limit 64", "--memory 300m", "--cpus 1.5", "--shm-size 128m"],
+        ["--env OMP_NUM_THREADS=2"],
+        ["--device /dev/null:/dev/null:rw"],
+    ]
+    for one, texts in zip(others, expected, strict=True):
+        release.converge(one, check_mode=False)
+        line = " ".join(engine.options[ACTIVE])
+        assert all(text in line for text in texts), line
+        assert "--cap-drop ALL" in line
+
+
+def test_a_device_of_a_group_comes_with_that_group(release: Release, engine: MemoryEngine) -> None:
+    controller, terminal = os.openpty()  # a device whose mode everybody may change
+    try:
+        device = Path(os.ttyname(terminal))
+        device.chmod(0o660)
+        release.converge(replace(desired(), devices=(str(device),)), check_mode=False)
+        assert f"--group-add {device.stat().st_gid}" in " ".join(engine.options[ACTIVE])
+        device.chmod(0o666)
+        release.converge(replace(desired(2), devices=(str(device),)), check_mode=False)
+        assert "--group-add" not in engine.options[ACTIVE]
+    finally:
+        os.close(controller)
+        os.close(terminal)
+
+
+def test_an_absent_device_is_told_before_anything_is_fetched(release: Release, engine: MemoryEngine) -> None:
+    engine.images.clear()
+    wanted = replace(desired(), devices=("/dev/video99",))
+    assert release.converge(wanted, check_mode=True)["changed"], "a kernel module may make it"
+    with pytest.raises(FleetError, match="device") as caught:
+        release.converge(wanted, check_mode=False)
+    assert caught.value.where == "/dev/video99"
+    assert engine.pulled == []
+
+
+SERVER = ForeignServer(("serve", "/mnt/models"), {"WORKERS": "0"}, 8080, 8081, "/mnt/models", "1000")
+
+
+def test_a_foreign_server_is_a_candidate_without_ports(release: Release, engine: MemoryEngine) -> None:
+    listen = {"rest": ["127.0.0.1:8020"], "grpc": ["127.0.0.1:8021"]}
+    wanted = replace(desired(), server=SERVER, configuration={"listen": listen}, environment={"OMP": "1"})
+    mlserver = runtime(release, "mlserver")
+    (mlserver.models / MODEL.directory_name).mkdir(parents=True)
+    mlserver.converge(wanted, check_mode=False)
+    candidate, active = "edgeml-runtime-mlserver.candidate", "edgeml-runtime-mlserver"
+    assert engine.made_networks == [candidate]
+    assert engine.networks == set()
+    assert set(engine.containers) == {active}
+    line = " ".join(engine.options[candidate])
+    assert f"--network {candidate}" in line
+    assert "--publish" not in line
+    line = " ".join(engine.options[active])
+    assert "--network bridge" in line
+    assert "--publish 127.0.0.1:8020:8080 --publish 127.0.0.1:8021:8081" in line
+    assert "--user 1000 " in line
+    assert "--env OMP=1 --env WORKERS=0" in line
+    assert f"target=/mnt/models/{MODEL.name},readonly" in line
+    assert "runtime.json" not in line
+    assert engine.commands[active] == ("serve", "/mnt/models")
+    assert not mlserver.converge(wanted, check_mode=False)["changed"]
+
+
+def test_runtimes_live_beside_each_other_until_none_needs_them(release: Release, engine: MemoryEngine) -> None:
+    kept = ["runtime", "vision"]
+    vision_image = IMAGE.replace("edgeml/runtime", "edgeml/vision")
+    first, vision = runtime(release, "runtime", kept), runtime(release, "vision", kept)
+    for one, wanted in ((first, desired(1)), (vision, replace(desired(2), image=vision_image))):
+        (one.models / MODEL.directory_name).mkdir(parents=True, exist_ok=True)
+        assert one.converge(wanted, check_mode=False)["changed"]
+    assert set(engine.containers) == {"edgeml-runtime", "edgeml-runtime-vision"}
+    assert engine.images == {IMAGE, vision_image}
+    assert vision.root == release.host_root / "runtimes" / "vision"
+
+    alone = runtime(release, "runtime", ["runtime"])
+    predicted = alone.converge(desired(1), check_mode=True)
+    assert predicted["changed"]
+    assert predicted["steps"] == ["remove runtime vision"]
+    assert alone.converge(desired(1), check_mode=False)["changed"]
+    assert set(engine.containers) == {"edgeml-runtime"}
+    assert engine.images == {IMAGE}
+    assert not (release.host_root / "runtimes").exists()
+    assert not alone.converge(desired(1), check_mode=False)["changed"]
+
+
+def test_an_image_that_another_runtime_serves_is_kept(release: Release, engine: MemoryEngine) -> None:
+    newer = IMAGE.replace("a" * 64, "d" * 64)
+    vision = runtime(release, "vision", ["runtime", "vision"])
+    (vision.models / MODEL.directory_name).mkdir(parents=True)
+    vision.converge(desired(1), check_mode=False)
+    for image in (IMAGE, newer, IMAGE.replace("a" * 64, "e" * 64)):
+        release.converge(replace(desired(), image=image), check_mode=False)
+    assert IMAGE in engine.images
+    runtime(release, "runtime", ["runtime"]).converge(replace(desired(), image=newer), check_mode=False)
+    assert IMAGE not in engine.images
+
+
+def test_a_renamed_runtime_takes_the_ports_of_the_old_one(
+    release: Release, engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as held:  # what the old container holds
+        wanted = replace(desired(), configuration={"listen": {"rest": [f"127.0.0.1:{held.getsockname()[1]}"]}})
+        old, new = runtime(release, "old"), runtime(release, "new", ["new", "runtime"])
+        for one in (old, new):
+            (one.models / MODEL.directory_name).mkdir(parents=True)
+        monkeypatch.setattr(Release, "_check_ports", lambda *arguments: None)
+        old.converge(wanted, check_mode=False)
+        monkeypatch.undo()
+        monkeypatch.setattr(os, "chown", lambda *arguments: None)
+        monkeypatch.setattr(Release, "_check_models", lambda self, container: None)
+
+        monkeypatch.setattr(Release, "_ready", lambda self, container, name, purpose: purpose == "candidate")
+        with pytest.raises(FleetError, match="does not become ready"):
+            new.converge(wanted, check_mode=False)
+        assert engine.containers["edgeml-runtime-old"]["State"]["Running"]
+        assert set(engine.containers) == {"edgeml-runtime-old"}
+
+        monkeypatch.setattr(Release, "_ready", lambda self, container, name, purpose: True)
+        new.converge(wanted, check_mode=False)
+        assert set(engine.containers) == {"edgeml-runtime-new"}
+
+
+def test_removal_of_all_runtimes(release: Release, engine: MemoryEngine) -> None:
+    vision = runtime(release, "vision")
+    (vision.models / MODEL.directory_name).mkdir(parents=True)
+    for one in (release, vision):
+        one.converge(desired(), check_mode=False)
+    everything = runtime(release, "runtime", [])
+    assert everything.remove(check_mode=True, has_engine=True)["steps"] == [
+        "remove runtime runtime",
+        "remove runtime vision",
+    ]
+    assert everything.remove(check_mode=False, has_engine=True)["changed"]
+    assert engine.containers == {}
+    assert engine.images == set()
+    assert list(release.host_root.iterdir()) == []
+    assert not everything.remove(check_mode=False, has_engine=True)["changed"]
 
 
 def test_removal_leaves_what_is_not_its_own(release: Release, engine: MemoryEngine) -> None:
