@@ -118,7 +118,7 @@ fuzz: build/environments/fuzz/installed ## Fuzz the runtime's parsers for MINUTE
 .PHONY: lock
 lock: ## Renew the hash-locked requirements from requirements/*.in
 	@$(PYTHON) -m venv build/uv && build/uv/bin/pip install --quiet uv
-	@cd requirements && for name in controller models runtime development fuzz clients; do \
+	@cd requirements && for name in controller models runtime vision development fuzz clients; do \
 		../build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 			--no-header $$name.in --output-file $$name.txt; done
 	@cd runtime/benchmarks/requirements && for file in *.in; do \

@@ -64,8 +64,15 @@ def answers_clearly(case: GoldenCase, labels: Sequence[str]) -> bool:
     return labels[best] == case.label and bool(probabilities[best] - probabilities[runner_up] >= MARGIN)
 
 
-def write_golden_cases(model_directory: Path, cases: Sequence[GoldenCase], labels: Sequence[str]) -> None:
+def write_golden_cases(
+    model_directory: Path,
+    cases: Sequence[GoldenCase],
+    labels: Sequence[str],
+    tolerance: Mapping[str, float] = TOLERANCE,
+) -> None:
     """Write `labels.txt` and one `golden/<name>.json` per case; cases of an earlier run go.
+
+    `tolerance` is written into each case: an answer may differ by absolute + relative * |expected|.
 
     Raises ValueError for a case that the model does not answer clearly, a dtype outside DATATYPES, or a value
     that JSON cannot hold (NaN, infinity). Nothing is written then.
@@ -78,7 +85,7 @@ def write_golden_cases(model_directory: Path, cases: Sequence[GoldenCase], label
                 f"{labels[int(probabilities.argmax())]} with probability {probabilities.max():.3f}; "
                 f"it must lead by {MARGIN}. Choose another input"
             )
-    texts = {case.name: _as_json(case) for case in cases}
+    texts = {case.name: _as_json(case, tolerance) for case in cases}
 
     golden = model_directory / "golden"
     golden.mkdir(parents=True, exist_ok=True)
@@ -110,12 +117,12 @@ def output_directory(description: str) -> Path:
     return output
 
 
-def _as_json(case: GoldenCase) -> str:
+def _as_json(case: GoldenCase, tolerance: Mapping[str, float]) -> str:
     document = {
         "description": case.description,
         "inputs": [_tensor(name, array) for name, array in case.inputs.items()],
         "outputs": [_tensor(name, array, DECIMALS) for name, array in case.outputs.items()],
-        "tolerance": TOLERANCE,
+        "tolerance": dict(tolerance),
         "label": case.label,
     }
     return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False) + "\n"
