@@ -138,3 +138,17 @@ class DockerEngine:
         """Return the last lines that the container wrote, oldest first."""
         code, out, err = self._run_command(["docker", "container", "logs", "--tail", str(lines), name])
         return (out + err).strip() if code == 0 else ""
+
+
+class NoEngine(DockerEngine):
+    """The engine of a host that has none yet, for check mode: it holds nothing and answers nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda arguments: (1, "", "there is no Docker Engine on this host"))
+
+    def _inspect(self, kind: str, name: str) -> dict[str, Any] | None:
+        return None
+
+    def images_of(self, repository: str) -> list[str]:
+        """Return no images."""
+        return []

@@ -38,9 +38,16 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release_container im
     tcp_listeners,
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._release_content import (
+    bytes_to_fetch,
     check_release_space,
     stage_image,
     stage_model,
+)
+from ansible_collections.edgeml.fleet.plugins.module_utils._release_plan import (
+    describe,
+    described_before,
+    make_diff,
+    make_plan,
 )
 
 #: The runtime that has the host's root and the plain name for itself; others are below ``runtimes/``.
@@ -82,6 +89,7 @@ class Release:
         self.previous = f"{self.active}.previous"
         self.models = self.root / "models"
         self.releases = self.root / "releases"
+        self.staging = self.root / "staging"
         self.state_file = self.root / "state.json"
 
     # -- compare ---------------------------------------------------------------------------------------------------
@@ -93,49 +101,56 @@ class Release:
         except FileNotFoundError:
             return {}
 
-    def is_active(self, desired: Desired, release_id: str) -> bool:
-        """Return whether exactly this release is committed, runs and says that it is ready."""
+    def _faults(self, desired: Desired, release_id: str) -> list[str]:
+        """Return why the committed release is not what runs on this host, ready and complete."""
         container = self.engine.container(self.active)
-        return (
-            self.state().get("active", {}).get("id") == release_id
-            and container is not None
-            and container["Config"]["Labels"].get(RELEASE_LABEL) == release_id
-            and container["State"]["Running"]
-            and container["HostConfig"]["RestartPolicy"]["Name"] == "always"
-            and all((self.models / model.directory_name).is_dir() for model in desired.models)
-            and self._ready(self._container(desired, release_id), self.active, "active")
-        )
+        if container is None:
+            return [f"there is no container {self.active}"]
+        faults = []
+        if container["Config"]["Labels"].get(RELEASE_LABEL) != release_id:
+            faults.append(f"the container {self.active} is of another release")
+        if not container["State"]["Running"]:
+            faults.append(f"the container {self.active} does not run")
+        if container["HostConfig"]["RestartPolicy"]["Name"] != "always":
+            faults.append(f"the container {self.active} would not start with the engine")
+        faults += [f"model {m.name} {m.version} is not on the disk" for m in self._missing_models(desired)]
+        if not faults and not self._ready(self._container(desired, release_id), self.active, "active"):
+            faults.append(f"the container {self.active} does not say that it is ready")
+        return faults
+
+    def _missing_models(self, desired: Desired) -> list[Model]:
+        return [model for model in desired.models if not (self.models / model.directory_name).is_dir()]
 
     def converge(self, desired: Desired, check_mode: bool) -> dict[str, Any]:
-        """Make `desired` the active release; return {"changed", "release", "diff", "steps"}."""
+        """Make `desired` the active release; return {"changed", "release", "plan", "diff", "bytes_fetched"}."""
         release_id = desired.release_id()
-        before = self.state().get("active") or {}
-        after = _summary(desired, release_id)
-        is_active = self.is_active(desired, release_id)
+        before = described_before(self.state(), self.releases)
+        after = describe(desired, release_id)
+        committed = before is not None and before["id"] == release_id
+        faults = self._faults(desired, release_id) if committed else []
+        is_active = committed and not faults
         unneeded = self._unneeded(desired)
+        missing_image = not is_active and not self.engine.has_image(desired.image)
+        missing_models = [] if is_active else self._missing_models(desired)
+        if not is_active:
+            self._check_ports(desired, unneeded)
+        bytes_to_move = {
+            "image": desired.image_size if missing_image else 0,
+            "models": sum(bytes_to_fetch(self.staging, model) for model in missing_models),
+        }
+        plan = make_plan(before, after, faults, bytes_to_move, [other.name for other in unneeded])
         result: dict[str, Any] = {
             "changed": not is_active or bool(unneeded),
             "release": after,
-            "diff": {"before": after if is_active else before, "after": after},
-            "steps": [],
+            "plan": plan,
+            "diff": make_diff(plan, before, after),
+            "bytes_fetched": bytes_to_move["models"],
         }
-        missing_image = not is_active and not self.engine.has_image(desired.image)
-        missing_models = [m for m in desired.models if not is_active and not (self.models / m.directory_name).is_dir()]
-        if not is_active:
-            self._check_ports(desired, unneeded)
-        if check_mode:
-            if missing_image:
-                result["steps"].append(f"pull {desired.image}")
-            result["steps"] += [f"fetch model {m.name} {m.version}" for m in missing_models]
-            if not is_active:
-                result["steps"].append(f"switch to release {release_id[:12]}")
-            result["steps"] += [f"remove runtime {other.name}" for other in unneeded]
-            return result
-        if not result["changed"]:
+        if check_mode or not result["changed"]:
             return result
         with self._lock():
             if not is_active:
-                self._stage(desired, missing_image, missing_models)
+                result["bytes_fetched"] = self._stage(desired, missing_image, missing_models)
                 container = self._container(desired, release_id)
                 self._gate(container)
                 self._switch(container, unneeded)
@@ -204,15 +219,14 @@ class Release:
                         "or inference_runtime_metrics_port, or with the runtime's ports in edgeml_runtimes",
                     ) from error
 
-    def _stage(self, desired: Desired, missing_image: bool, missing_models: Sequence[Model]) -> None:
+    def _stage(self, desired: Desired, missing_image: bool, missing_models: Sequence[Model]) -> int:
+        """Fetch what is missing; return the bytes of models fetched."""
         check_devices(desired.devices)
         check_release_space(self.engine, self.root, desired.image_size if missing_image else 0, missing_models)
-        staging = self.root / "staging"
-        stage_image(self.engine, staging, desired.image)
+        stage_image(self.engine, self.staging, desired.image)
         registry = Registry(desired.image.split("/")[0], ca_file=self.ca_file)
         try:
-            for model in missing_models:
-                stage_model(registry, staging, self.models, model)
+            return sum(stage_model(registry, self.staging, self.models, model) for model in missing_models)
         finally:
             registry.close()
 
@@ -333,8 +347,10 @@ class Release:
                 release.erase(has_engine)
             if not self.runtimes:
                 (self.host_root / "release.lock").unlink(missing_ok=True)
-        steps = [f"remove runtime {release.name}" for release in present]
-        return {"changed": bool(present), "release": {}, "steps": steps if check_mode else [], "diff": {}}
+        names = [release.name for release in present]
+        diff = {"before": {"removed_runtimes": names}, "after": {"removed_runtimes": []}} if names else {}
+        plan = {"action": "remove" if names else "none", "removed_runtimes": names}
+        return {"changed": bool(present), "release": {}, "plan": plan, "diff": diff, "bytes_fetched": 0}
 
     def erase(self, has_engine: bool = True) -> None:
         """Remove this runtime's containers, images, models and state."""
@@ -404,11 +420,3 @@ class Release:
                     remedy="correct the model or its configuration; the release that served before still serves",
                 )
             time.sleep(0.1)
-
-
-def _summary(desired: Desired, release_id: str) -> dict[str, Any]:
-    return {
-        "id": release_id,
-        "image": desired.image,
-        "models": [{"name": m.name, "version": m.version, "digest": m.digest} for m in desired.models],
-    }

@@ -36,6 +36,7 @@ class Model:
     repository: str
     digest: str
     size: int
+    variant: str = "default"
     golden_cases: int = 0
     p95_ms: float | None = None
     protocol: str = "grpc"
@@ -81,7 +82,9 @@ class ForeignServer:
 class Desired:
     """What shall run on this host: an image by digest, models by digest, the server's configuration.
 
-    For a foreign server, `configuration` holds ``listen`` only: the host's addresses that lead to its ports.
+    `secrets` are the SHA-256 digests (hexadecimal) that the files in `secrets_directory` shall have, by file name;
+    None takes the files as they are. For a foreign server, `configuration` holds ``listen`` only: the host's addresses
+    that lead to its ports.
     """
 
     image: str
@@ -89,6 +92,7 @@ class Desired:
     models: tuple[Model, ...]
     configuration: dict[str, Any]
     secrets_directory: str = ""
+    secrets: dict[str, str] | None = None
     limits: Limits = Limits()
     environment: dict[str, str] = field(default_factory=dict)
     devices: tuple[str, ...] = ()
@@ -117,21 +121,24 @@ class Desired:
             }
         return configuration
 
+    def secret_digests(self) -> dict[str, str]:
+        """Return the SHA-256 digest (hexadecimal) of each file with a secret, by file name."""
+        if self.secrets is not None:
+            return dict(sorted(self.secrets.items()))
+        paths = sorted(Path(self.secrets_directory).glob("*")) if self.secrets_directory else []
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
     def listeners(self) -> set[str]:
         """Return the host's TCP addresses (``ADDRESS:PORT``) on which the release serves."""
         return tcp_listeners(self.configuration)
 
     def release_id(self) -> str:
         """Return the digest of all that makes this release, secrets by their hash."""
-        secrets = {}
-        if self.secrets_directory:
-            for path in sorted(Path(self.secrets_directory).glob("*")):
-                secrets[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
         intent = {
             "image": self.image,
             "configuration": self.runtime_configuration(),
             "models": [[m.name, m.digest] for m in self.models],
-            "secrets": secrets,
+            "secrets": self.secret_digests(),
             "limits": asdict(self.limits),
             "environment": self.environment,
             "devices": list(self.devices),

@@ -13,6 +13,7 @@ from pathlib import Path
 from ansible_collections.edgeml.fleet.plugins.module_utils._content_store import (
     check_space,
     fetch_blob,
+    holds,
     make_directory,
     sync_directory,
 )
@@ -56,13 +57,24 @@ def stage_image(engine: DockerEngine, staging: Path, image: str) -> None:
     sync_directory(staging)
 
 
-def stage_model(registry: Registry, staging: Path, models: Path, model: Model) -> None:
-    """Fetch a model's tar, verify it, unpack it beside its place and give it its name below `models` last."""
+def bytes_to_fetch(staging: Path, model: Model) -> int:
+    """Return how many bytes of a model's tar an earlier, interrupted run has not left in `staging`."""
+    if holds(staging / f"{model.directory_name}.tar", model.size):
+        return 0
+    partial = staging / f"{model.directory_name}.part"
+    return model.size - min(partial.stat().st_size if partial.is_file() else 0, model.size)
+
+
+def stage_model(registry: Registry, staging: Path, models: Path, model: Model) -> int:
+    """Fetch a model's tar, verify it, unpack it beside its place and give it its name below `models` last.
+
+    Returns the number of bytes fetched.
+    """
     check_digest(model.digest, f"model {model.name}")
     make_directory(staging)
     archive = staging / f"{model.directory_name}.tar"
     partial = staging / f"{model.directory_name}.part"
-    fetch_blob(registry, model.repository, model.digest, model.size, archive, partial)
+    fetched = fetch_blob(registry, model.repository, model.digest, model.size, archive, partial)
     unpacked = staging / f"{model.directory_name}.unpacked"
     shutil.rmtree(unpacked, ignore_errors=True)
     _unpack(archive, unpacked)
@@ -70,6 +82,7 @@ def stage_model(registry: Registry, staging: Path, models: Path, model: Model) -
     unpacked.rename(models / model.directory_name)
     sync_directory(models)
     archive.unlink()
+    return fetched
 
 
 def _unpack(archive: Path, target: Path) -> None:

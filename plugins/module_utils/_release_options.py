@@ -30,6 +30,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
             "repository": {"type": "str", "required": True},
             "digest": {"type": "str", "required": True},
             "size": {"type": "int", "required": True},
+            "variant": {"type": "str", "default": "default"},
             "golden_cases": {"type": "int", "default": 0},
             "p95_ms": {"type": "float"},
             "protocol": {"type": "str", "choices": ["grpc", "rest"], "default": "grpc"},
@@ -44,6 +45,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     },
     "configuration": {"type": "dict", "default": {}},
     "secrets_directory": {"type": "path", "default": "", "no_log": False},
+    "secrets": {"type": "dict", "no_log": True},
     "limits": {
         "type": "dict",
         "default": {},
@@ -83,6 +85,7 @@ def desired_release(options: Mapping[str, Any]) -> Desired:
         models=tuple(Model(**{**model, "protocols": tuple(model["protocols"])}) for model in options["models"]),
         configuration=options["configuration"],
         secrets_directory=options["secrets_directory"],
+        secrets=options["secrets"],
         limits=Limits(**options["limits"]),
         environment=_texts(options["environment"]),
         devices=tuple(sorted(options["devices"])),

@@ -72,6 +72,10 @@ options:
         description: Bytes of the blob.
         type: int
         required: true
+      variant:
+        description: Name of the model's variant, to say what changes.
+        type: str
+        default: default
       golden_cases:
         description: Number of golden cases that the model brings.
         type: int
@@ -101,6 +105,12 @@ options:
     description: The runtime's configuration without its models.
     type: dict
     default: {}
+  secrets:
+    description:
+      - SHA-256 digest, in hexadecimal, that each file in O(secrets_directory) shall have, by its name.
+      - A file that changes makes another release. Without this option the files are read, so that check mode does not
+        know what a task before would write there.
+    type: dict
   secrets_directory:
     description: Directory on the host with certificate, key and token, mounted read-only at the same path.
     type: path
@@ -220,13 +230,36 @@ release:
   sample:
     id: 3b1f9c0d
     image: registry.edgeml.internal:5443/edgeml/runtime@sha256:5f70bf18
-    models: [{name: digits, version: 1.0.0, digest: "sha256:9834876d"}]
-steps:
-  description: In check mode, what would be done.
+    models: [{name: digits, version: 1.0.0, variant: default, digest: "sha256:9834876d", options: {}}]
+    settings: {log_level: info}
+plan:
+  description:
+    - What was changed, or in check mode would be.
+    - C(action) is C(none), C(start) (nothing ran here before), C(restart) (another release ran), C(repair) (this
+      release is committed, and C(faults) says what is wrong with it) or C(remove).
+    - C(image) is null if it stays. C(models) and C(settings) hold what differs; C(before) is null for what is new,
+      C(after) for what goes. Environment variables and secrets are told by their names and a short fingerprint.
+    - C(bytes) are those that the host lacks and fetches from its mirror.
   returned: success
-  type: list
-  elements: str
-  sample: ["fetch model digits 1.0.0", "switch to release 3b1f9c0d"]
+  type: dict
+  sample:
+    action: restart
+    faults: []
+    image: null
+    models:
+      - name: digits
+        before: {version: 1.0.0, variant: default, digest: "sha256:9834876d", options: {}}
+        after: {version: 1.1.0, variant: default, digest: "sha256:5f70bf18", options: {}}
+    settings: [{key: engine.threads, before: 1, after: 2}]
+    bytes: {image: 0, models: 61440}
+    removed_runtimes: []
+bytes_fetched:
+  description:
+    - Bytes of models that were fetched from the mirror, or in check mode would be.
+    - The engine does not tell how many of an image it fetched.
+  returned: success
+  type: int
+  sample: 61440
 what:
   description: What went wrong.
   returned: failure
@@ -252,7 +285,7 @@ remedy:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.edgeml.fleet.plugins.module_utils._engine import DockerEngine
+from ansible_collections.edgeml.fleet.plugins.module_utils._engine import DockerEngine, NoEngine
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._release import Release
 from ansible_collections.edgeml.fleet.plugins.module_utils._release_options import ARGUMENT_SPEC, desired_release
@@ -267,10 +300,8 @@ def main() -> None:
     )
     options = module.params
     has_engine = module.get_bin_path("docker") is not None
-    if module.check_mode and options["state"] == "active" and not has_engine:
-        module.exit_json(changed=True, release={}, steps=["install the Docker Engine"])
     release = Release(
-        DockerEngine(module.run_command),
+        NoEngine() if module.check_mode and not has_engine else DockerEngine(module.run_command),
         Path(options["root"]),
         options["ca_file"],
         options["start_timeout"],

@@ -138,7 +138,7 @@ def test_second_time_nothing_changes(release: Release, engine: MemoryEngine) -> 
 def test_check_mode_does_nothing(release: Release, engine: MemoryEngine) -> None:
     result = release.converge(desired(), check_mode=True)
     assert result["changed"]
-    assert result["steps"] == [f"switch to release {desired().release_id()[:12]}"]
+    assert result["plan"]["action"] == "start"
     assert engine.containers == {}
     assert release.state() == {}
 
@@ -393,7 +393,8 @@ def test_runtimes_live_beside_each_other_until_none_needs_them(release: Release,
     alone = runtime(release, "runtime", ["runtime"])
     predicted = alone.converge(desired(1), check_mode=True)
     assert predicted["changed"]
-    assert predicted["steps"] == ["remove runtime vision"]
+    assert predicted["plan"]["action"] == "none"
+    assert predicted["plan"]["removed_runtimes"] == ["vision"]
     assert alone.converge(desired(1), check_mode=False)["changed"]
     assert set(engine.containers) == {"edgeml-runtime"}
     assert engine.images == {IMAGE}
@@ -444,10 +445,8 @@ def test_removal_of_all_runtimes(release: Release, engine: MemoryEngine) -> None
     for one in (release, vision):
         one.converge(desired(), check_mode=False)
     everything = runtime(release, "runtime", [])
-    assert everything.remove(check_mode=True, has_engine=True)["steps"] == [
-        "remove runtime runtime",
-        "remove runtime vision",
-    ]
+    predicted = everything.remove(check_mode=True, has_engine=True)
+    assert predicted["plan"] == {"action": "remove", "removed_runtimes": ["runtime", "vision"]}
     assert everything.remove(check_mode=False, has_engine=True)["changed"]
     assert engine.containers == {}
     assert engine.images == set()
