@@ -5,37 +5,75 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import bcrypt
 from ansible.errors import AnsibleFilterError
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.plugin_utils import placement
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.problem import Positions, report
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.schema import native, validate
 
-_ARCHITECTURES = {
-    "x86_64": "amd64",
-    "amd64": "amd64",
-    "aarch64": "arm64",
-    "arm64": "arm64",
-}
 _VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?")
 
 
 def oci_architecture(machine: str) -> str:
     """Return the OCI name (``amd64``, ``arm64``) of a machine name as the kernel or an inventory gives it."""
-    try:
-        return _ARCHITECTURES[machine]
-    except (KeyError, TypeError):
+    architecture = placement.oci_architecture(machine)
+    if architecture is None:
         raise AnsibleFilterError(
             str(
                 FleetError(
                     "Unknown architecture",
                     where="edgeml_architecture",
                     seen=repr(machine),
-                    remedy=f"use one of {', '.join(sorted(_ARCHITECTURES))}",
+                    remedy=f"use one of {', '.join(sorted(placement.ARCHITECTURES))}",
                 )
             )
-        ) from None
+        )
+    return architecture
+
+
+def host_models(
+    models: Sequence[Mapping[str, Any]],
+    catalogue: Sequence[Mapping[str, Any]],
+    variables: Mapping[str, Any],
+    overrides: Mapping[str, Any] | None = None,
+    runtimes: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    check: bool = False,
+) -> list[dict[str, Any]]:
+    """Return a host's models as the inventory plugin edgeml.fleet.placement resolves them, every variant decided.
+
+    `models` is the host's edgeml_models, resolved already or as a person writes it; `variables` are all variables and
+    facts of the host (``hostvars[inventory_hostname]``), `overrides` its edgeml_model_overrides. Raises
+    AnsibleFilterError with everything that is wrong, in the catalogue as well. With `check` all is held against the
+    schema first, which takes some milliseconds; a role does so once, in its preflight.
+    """
+    name = str(variables["inventory_hostname"])
+    documents: dict[str, Any] = {
+        "edgeml_runtimes": native(runtimes),
+        "edgeml_catalogue": native(catalogue),
+        "edgeml_models": native(models),
+        "edgeml_model_overrides": native(overrides or {}),
+    }
+    if runtimes is None:
+        del documents["edgeml_runtimes"]
+    positions = Positions("the inventory's variables")
+    problems = validate(documents, "variables", positions) if check else []
+    resolved: list[dict[str, Any]] = []
+    if not problems:
+        try:
+            resolved, problems = placement.host_models(name, variables, **documents)
+        except (AttributeError, KeyError, TypeError):
+            problems = validate(documents, "variables", positions)
+            if not problems:
+                raise
+    if problems:
+        raise AnsibleFilterError(report(replace(problem, hosts=(name,)) for problem in problems))
+    return resolved
 
 
 def resolve_release(lock: dict[str, Any], models: list[dict[str, Any]], architecture: str, host: str) -> dict[str, Any]:
@@ -167,6 +205,7 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by name."""
         return {
+            "host_models": host_models,
             "htpasswd": htpasswd,
             "next_lock": next_lock,
             "oci_architecture": oci_architecture,

@@ -1,0 +1,131 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A mistake in what a person wrote: where it stands, what was seen there, what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import yaml
+from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+
+Path = tuple[str | int, ...]
+_LISTED = 8
+
+
+@dataclass(frozen=True)
+class Positions:
+    """The file that a document was read from, and the line of each path in it (1 is the first).
+
+    Without a file, `file` says what the document is, such as a host's variables.
+    """
+
+    file: str = ""
+    lines: Mapping[Path, int] = field(default_factory=dict)
+
+    def line(self, path: Path) -> int | None:
+        """Return the line of `path`, or of the nearest thing around it."""
+        while path:
+            if path in self.lines:
+                return self.lines[path]
+            path = path[:-1]
+        return self.lines.get(())
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake. `seen` and `remedy` complete the message; `hosts` are those that it concerns."""
+
+    what: str
+    path: Path = ()
+    seen: str = ""
+    remedy: str = ""
+    file: str = ""
+    line: int | None = None
+    hosts: tuple[str, ...] = ()
+
+    def located(self, positions: Positions, prefix: Path = ()) -> Problem:
+        """Return the problem with the file and line of its path below `prefix`."""
+        path = prefix + self.path
+        return replace(self, path=path, file=positions.file, line=positions.line(path))
+
+    def error(self) -> FleetError:
+        """Return the problem as the collection's exception."""
+        where = f"{self.file}:{self.line}" if self.file and self.line else self.file
+        parts = [where, path_text(self.path), f"host {_listed(self.hosts)}" if self.hosts else ""]
+        return FleetError(
+            self.what, where=", ".join(part for part in parts if part), seen=self.seen, remedy=self.remedy
+        )
+
+    def __str__(self) -> str:
+        return str(self.error())
+
+
+def report(problems: Iterable[Problem]) -> str:
+    """Return all problems, one a line; those that differ in nothing but their hosts as one."""
+    hosts: dict[Problem, dict[str, None]] = {}
+    for problem in problems:
+        hosts.setdefault(replace(problem, hosts=()), {}).update(dict.fromkeys(problem.hosts))
+    return "\n".join(str(replace(problem, hosts=tuple(names))) for problem, names in hosts.items())
+
+
+def choices(allowed: Iterable[object], seen: object = None) -> str:
+    """Return the allowed values as the end of a sentence, and the one that was probably meant."""
+    names = [str(name) for name in allowed]
+    if not names:
+        return "there is none to choose from"
+    near = difflib.get_close_matches(seen, names, n=1) if isinstance(seen, str) else []
+    return f"use one of {', '.join(names)}" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def path_text(path: Path) -> str:
+    """Return a path as people write it: ``catalogue[1].slo.p95_ms``."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def read_lines(text: str) -> dict[Path, int]:
+    """Return the line of each path of a YAML document. Values with tags, such as vaulted ones, are not read."""
+    lines: dict[Path, int] = {}
+
+    def walk(node: yaml.Node | None, path: Path) -> None:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                place = (*path, str(key.value))
+                lines[place] = key.start_mark.line + 1
+                walk(value, place)
+        elif isinstance(node, yaml.SequenceNode):
+            for index, item in enumerate(node.value):
+                lines[(*path, index)] = item.start_mark.line + 1
+                walk(item, (*path, index))
+
+    walk(yaml.compose(text, Loader=yaml.SafeLoader), ())
+    return lines
+
+
+def shown(value: Any) -> str:
+    """Return a value as it may stand in a message: short, and with the type that YAML made of it."""
+    text = repr(value)
+    return (text if len(text) <= 80 else text[:77] + "...") + ("" if isinstance(value, str) else f" ({_kind(value)})")
+
+
+def _kind(value: Any) -> str:
+    kinds = {
+        bool: "true or false",
+        int: "number",
+        float: "number",
+        dict: "mapping",
+        list: "list",
+        type(None): "nothing",
+    }
+    return kinds.get(type(value), type(value).__name__)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    more = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")
