@@ -448,10 +448,11 @@ def _check_settings(
         yield Problem(f"Model {name} wants a runtime that there is not", path, shown(runtime), known)
     variant = merged.get("variant")
     variants = [entry["name"] for entry in model.get("variants", ())] or [DEFAULT_VARIANT]
-    if (path := place("variant")) and variant not in variants:
+    if variant is not None and (path := place("variant")) and variant not in variants:
         known = choices(variants, variant)
         yield Problem(f"Model {name} {model['version']} has no such variant", path, shown(variant), known)
-    if path := place("slo") or place("protocols"):
+    slo = place("slo")
+    if path := (*slo, "protocol") if slo else place("protocols"):
         yield from _check_objective(name, merged, path)
 
 
@@ -554,7 +555,7 @@ def check_catalogue(models: Sequence[Mapping[str, Any]], runtimes: Sequence[Mapp
                     choices(sorted(names), runtime),
                 )
             )
-        problems += _check_objective(name, model, (*path, "slo"))
+        problems += _check_objective(name, model, (*path, "slo", "protocol"))
         problems += _check_variants(model, path)
     return problems
 
