@@ -4,6 +4,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -159,6 +160,26 @@ def test_clients_that_leave_the_queue_leave_nothing_behind() -> None:
         await first
         await until(lambda: scheduler.under_way == 0)
         assert gate.started == ["first"]
+
+    run(test)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_client_that_leaves_at_its_deadline_is_counted_once(waits: bool) -> None:
+    async def test() -> None:
+        gate = Gate()
+        scheduler = Scheduler("model", ServingOptions(queue=3), 1, gate.compute)
+        others = [asyncio.create_task(scheduler.infer(request(str(number)))) for number in range(2 * waits)]
+        await until(lambda: scheduler.under_way == len(others))
+        late = asyncio.create_task(scheduler.infer(request("late", 0.01)))
+        await until(lambda: scheduler.under_way == len(others) + 1)
+        time.sleep(0.05)  # the deadline passes unseen, and the client leaves in the turn in which it is seen
+        asyncio.get_running_loop().call_later(0.0, late.cancel)
+        with pytest.raises(asyncio.CancelledError):
+            await late
+        gate.open.set()
+        await asyncio.gather(*others)
+        await until(lambda: scheduler.under_way == 0)
 
     run(test)
 

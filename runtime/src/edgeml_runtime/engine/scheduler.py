@@ -137,7 +137,10 @@ class Scheduler:
         try:
             return await job.answer
         except asyncio.CancelledError:  # nobody waits for the answer any more
-            self._abandon(job)
+            if job.answer.cancelled():
+                self._abandon(job)
+            else:  # it came in the same turn; asked for here, or it would be reported as never read
+                job.answer.exception()
             raise
         finally:
             timer.cancel()
