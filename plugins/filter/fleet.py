@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.plugin_utils import placement
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.problem import Positions, report
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication import next_lock, publication
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.schema import native, validate
 
 _VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?")
@@ -121,7 +123,7 @@ def resolve_release(lock: dict[str, Any], models: list[dict[str, Any]], architec
                 )
             )
             continue
-        version = model.get("version", entry["version"])
+        version = model.get("version", _newest(entry))
         if not isinstance(version, str) or not _VERSION.fullmatch(version):
             problems.append(
                 FleetError(
@@ -132,13 +134,25 @@ def resolve_release(lock: dict[str, Any], models: list[dict[str, Any]], architec
                 )
             )
             continue
-        if version != entry["version"]:
+        if version not in entry:
             problems.append(
                 FleetError(
                     f"Version {version} of model {name} is not in the lock",
                     where=place,
-                    seen=f"version in the lock: {entry['version']}",
-                    remedy="publish that version, or leave the version out to take the lock's",
+                    seen=f"versions in the lock: {', '.join(entry)}",
+                    remedy="publish that version, or leave the version out to take the lock's newest",
+                )
+            )
+            continue
+        variants = entry[version]["variants"]
+        variant = variants.get(model.get("variant", next(iter(variants)) if len(variants) == 1 else None))
+        if variant is None:
+            problems.append(
+                FleetError(
+                    f"Version {version} of model {name} has no such variant in the lock",
+                    where=place,
+                    seen=f"variant {model.get('variant', 'not named')}; in the lock: {', '.join(variants)}",
+                    remedy="name one of these as variant, or publish the one that is missing",
                 )
             )
             continue
@@ -146,11 +160,11 @@ def resolve_release(lock: dict[str, Any], models: list[dict[str, Any]], architec
         resolved.append(
             {
                 "name": name,
-                "version": entry["version"],
-                "repository": entry["repository"],
-                "digest": entry["blob"]["digest"],
-                "size": entry["blob"]["size"],
-                "golden_cases": entry["golden_cases"],
+                "version": version,
+                "repository": variant["repository"],
+                "digest": variant["blob"]["digest"],
+                "size": variant["blob"]["size"],
+                "golden_cases": variant["golden_cases"],
                 "p95_ms": objective.get("p95_ms"),
                 "protocol": objective.get("protocol", "grpc"),
                 "options": model.get("options", {}),
@@ -165,26 +179,9 @@ def resolve_release(lock: dict[str, Any], models: list[dict[str, Any]], architec
     }
 
 
-def next_lock(
-    previous: dict[str, Any] | None,
-    registry: str,
-    pushed_images: list[dict[str, Any]],
-    pushed_models: list[dict[str, Any]],
-) -> dict[str, Any]:
-    """Return the lock that follows `previous`: the same if nothing changed, else with a serial one higher.
-
-    `pushed_images` and `pushed_models` are the results of loops over the modules oci_image and model_artifact whose
-    items have a name.
-    """
-    keys = ("version", "repository", "digest", "index", "platforms", "blob", "golden_cases")
-    content = {
-        "registry": registry,
-        "images": {result["item"]["name"]: result["image"] for result in pushed_images},
-        "models": {result["item"]["name"]: {key: result[key] for key in keys} for result in pushed_models},
-    }
-    if previous and {key: previous.get(key) for key in content} == content:
-        return previous
-    return {"serial": int((previous or {}).get("serial", 0)) + 1, **content}
+def _newest(versions: Iterable[str]) -> str:
+    """Return the highest of three-part versions."""
+    return max(versions, key=lambda version: [int(part) for part in re.split(r"[-+]", version)[0].split(".")])
 
 
 def htpasswd(username: str, password: str, current: str = "") -> str:
@@ -199,6 +196,19 @@ def htpasswd(username: str, password: str, current: str = "") -> str:
     return f"{username}:{bcrypt.hashpw(password.encode(), bcrypt.gensalt(10)).decode()}\n"
 
 
+def _clearly(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `function` as a filter: its FleetError becomes Ansible's own kind."""
+
+    @functools.wraps(function)
+    def filter_(*arguments: Any, **options: Any) -> Any:
+        try:
+            return function(*arguments, **options)
+        except FleetError as error:
+            raise AnsibleFilterError(str(error)) from None
+
+    return filter_
+
+
 class FilterModule:
     """Filters of edgeml.fleet."""
 
@@ -207,7 +217,8 @@ class FilterModule:
         return {
             "host_models": host_models,
             "htpasswd": htpasswd,
-            "next_lock": next_lock,
+            "next_lock": _clearly(next_lock),
             "oci_architecture": oci_architecture,
+            "publication": _clearly(publication),
             "resolve_release": resolve_release,
         }

@@ -218,10 +218,10 @@ def _resolve(tree: _Tree, store: Registry, lock: Mapping[str, Any], architecture
                 )
             manifest(repository, child, IMAGE_MANIFEST)
 
-    for _, entry, where in _entries(lock, "images"):
+    for entry, where in _images(lock):
         repository = check_repository(entry.get("repository"), f"{where}.repository")
         image(repository, _digest(entry, "digest", where), entry, where)
-    for name, entry, where in _entries(lock, "models"):
+    for entry, where in _models(lock):
         repository = check_repository(entry.get("repository"), f"{where}.repository")
         model = manifest(repository, _digest(entry, "digest", where), IMAGE_MANIFEST)
         blob = _digest(_mapping(entry, "blob", where), "digest", f"{where}.blob")
@@ -229,7 +229,7 @@ def _resolve(tree: _Tree, store: Registry, lock: Mapping[str, Any], architecture
             raise FleetError(
                 "The lock and the model's manifest disagree",
                 where=f"{where}.blob",
-                seen=f"{blob} is not a layer of model {name}",
+                seen=f"{blob} is not a layer of {entry['digest']}",
                 remedy="publish again, do not edit the lock by hand",
             )
         image(repository, _digest(entry, "index", where), entry, where)
@@ -396,12 +396,23 @@ def _document(data: bytes, where: str) -> dict[str, Any]:
     return document
 
 
-def _entries(lock: Mapping[str, Any], kind: str) -> Iterator[tuple[str, Mapping[str, Any], str]]:
-    for name, entry in _mapping(lock, kind, "fleet.lock.yml").items():
-        where = f"fleet.lock.yml: {kind}.{name}"
-        if not isinstance(entry, Mapping):
-            raise _malformed(where, repr(entry))
-        yield name, entry, where
+def _images(lock: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """Yield each image's entry of the lock and its place there."""
+    return _children(_mapping(lock, "images", "fleet.lock.yml"), "fleet.lock.yml: images")
+
+
+def _models(lock: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """Yield the entry of each variant of each version of each model, and its place in the lock."""
+    for versions, model in _children(_mapping(lock, "models", "fleet.lock.yml"), "fleet.lock.yml: models"):
+        for version, place in _children(versions, model):
+            yield from _children(_mapping(version, "variants", place), f"{place}.variants")
+
+
+def _children(parent: Mapping[str, Any], where: str) -> Iterator[tuple[Mapping[str, Any], str]]:
+    for name, child in parent.items():
+        if not isinstance(child, Mapping):
+            raise _malformed(f"{where}.{name}", repr(child))
+        yield child, f"{where}.{name}"
 
 
 def _mapping(parent: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:

@@ -55,6 +55,11 @@ def publish_digits(store: Store, directory: Path) -> dict[str, Any]:
     return publish_model(model, ARCHITECTURES, store.registry(), "edgeml/models/digits", send=True)[1]
 
 
+def model_of(variant: dict[str, Any]) -> dict[str, Any]:
+    """Return the lock's models with that variant alone."""
+    return {"digits": {"1.0.0": {"platform": "onnxruntime_onnx", "variants": {"default": variant}}}}
+
+
 def sync(mirror: SiteMirror, store: Store, lock: dict[str, Any], address: str = "", keep: int = 2) -> Summary:
     return synchronize(mirror.root, store.registry(address), lock, ARCHITECTURES, keep, write=True)
 
@@ -65,7 +70,7 @@ def parameters(mirror: SiteMirror, store: Store, lock: dict[str, Any]) -> dict[s
 
 def test_check_sync_sync_again_and_drift(store: Store, mirror: SiteMirror, tmp_path: Path) -> None:
     image = publish_image(store, "edgeml/runtime")
-    lock = lock_of(1, {"runtime": image.entry}, {"digits": publish_digits(store, tmp_path)})
+    lock = lock_of(1, {"runtime": image.entry}, model_of(publish_digits(store, tmp_path)))
     options = parameters(mirror, store, lock)
 
     predicted = run_module("mirror_sync", options, check=True)
@@ -101,7 +106,7 @@ def test_what_nginx_delivers(store: Store, mirror: SiteMirror, tmp_path: Path) -
     """The tree is a registry: every manifest and blob of the lock can be had by digest, and nothing else."""
     image = publish_image(store, "edgeml/runtime")
     model = publish_digits(store, tmp_path)
-    sync(mirror, store, lock_of(1, {"runtime": image.entry}, {"digits": model}))
+    sync(mirror, store, lock_of(1, {"runtime": image.entry}, model_of(model)))
     registry = mirror.registry()
     registry.ping()
 
@@ -147,7 +152,7 @@ def test_docker_pulls_the_model_by_digest(store: Store, mirror: SiteMirror, tmp_
     """A host with nothing but Docker gets the model from the mirror."""
     engine = docker.from_env()
     model = publish_digits(store, tmp_path)
-    sync(mirror, store, lock_of(1, {}, {"digits": model}))
+    sync(mirror, store, lock_of(1, {}, model_of(model)))
     architecture = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
     reference = f"{mirror.address}/edgeml/models/digits@{model['platforms'][architecture]['digest']}"
     image = engine.images.pull(reference)

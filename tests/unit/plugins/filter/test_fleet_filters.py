@@ -4,14 +4,26 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
-from ansible_collections.edgeml.fleet.plugins.filter.fleet import htpasswd, next_lock, oci_architecture, resolve_release
+from ansible_collections.edgeml.fleet.plugins.filter.fleet import htpasswd, oci_architecture, resolve_release
 
 DIGEST = "sha256:" + "a" * 64
+
+
+def variant(digit: str, size: int) -> dict[str, Any]:
+    return {
+        "repository": "edgeml/models/digits",
+        "digest": DIGEST,
+        "index": DIGEST,
+        "platforms": {},
+        "blob": {"digest": "sha256:" + digit * 64, "size": size},
+        "golden_cases": 10,
+    }
+
+
 LOCK: dict[str, Any] = {
     "serial": 7,
     "registry": "registry.edgeml.internal:5443",
@@ -24,13 +36,8 @@ LOCK: dict[str, Any] = {
     },
     "models": {
         "digits": {
-            "version": "1.10.0",
-            "repository": "edgeml/models/digits",
-            "digest": DIGEST,
-            "index": DIGEST,
-            "platforms": {},
-            "blob": {"digest": DIGEST, "size": 50},
-            "golden_cases": 10,
+            "1.9.0": {"platform": "onnxruntime_onnx", "variants": {"fp32": variant("c", 40), "int8": variant("d", 20)}},
+            "1.10.0": {"platform": "onnxruntime_onnx", "variants": {"default": variant("a", 50)}},
         }
     },
 }
@@ -55,6 +62,12 @@ def test_release_is_named_by_digest_only() -> None:
     ]
 
 
+def test_variant_and_older_version() -> None:
+    models = [{"name": "digits", "version": "1.9.0", "variant": "int8"}]
+    (model,) = resolve_release(LOCK, models, "amd64", "camera-1")["models"]
+    assert (model["version"], model["digest"], model["size"]) == ("1.9.0", "sha256:" + "d" * 64, 20)
+
+
 def test_options_of_a_model_go_with_it() -> None:
     options = {"batching": {"max_size": 8}, "parameters": {"threshold": 0.5}}
     release = resolve_release(LOCK, [{"name": "digits", "options": options}], "amd64", "camera-1")
@@ -72,7 +85,9 @@ def test_options_of_a_model_go_with_it() -> None:
         ([{"name": "digits"}], "arm64", ["no runtime image for architecture arm64", "images for amd64"]),
         ([{"name": "digits"}, {"name": "digits"}], "amd64", ["edgeml_models[1]", "placed twice"]),
         ([{"name": "digits", "version": 1.1}], "amd64", ["three-part", "1.1", '"1.10.0"']),
-        ([{"name": "digits", "version": "1.9.0"}], "amd64", ["Version 1.9.0", "1.10.0"]),
+        ([{"name": "digits", "version": "1.8.0"}], "amd64", ["Version 1.8.0", "1.10.0"]),
+        ([{"name": "digits", "version": "1.9.0"}], "amd64", ["variant not named", "fp32, int8"]),
+        ([{"name": "digits", "version": "1.9.0", "variant": "int4"}], "amd64", ["variant int4", "fp32, int8"]),
         ([{}], "amd64", ["has no name"]),
     ],
 )
@@ -86,21 +101,6 @@ def test_all_mistakes_are_named_at_once() -> None:
     with pytest.raises(AnsibleFilterError) as caught:
         resolve_release(LOCK, [{"name": "one"}, {"name": "two"}], "riscv64", "camera-1")
     assert len(str(caught.value).splitlines()) == 3
-
-
-def pushed(**changes: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    images = [{"item": {"name": name}, "image": image} for name, image in LOCK["images"].items()]
-    models = [{"item": {"name": name}, "changed": False, **model, **changes} for name, model in LOCK["models"].items()]
-    return images, models
-
-
-def test_lock_keeps_its_serial_when_nothing_changed() -> None:
-    assert next_lock(copy.deepcopy(LOCK), LOCK["registry"], *pushed()) == LOCK
-
-
-def test_serial_grows_with_every_change() -> None:
-    assert next_lock(LOCK, LOCK["registry"], *pushed(version="1.11.0"))["serial"] == 8
-    assert next_lock(None, LOCK["registry"], *pushed())["serial"] == 1
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,9 @@ def deliverer(content: dict[str, bytes]) -> Callable[[Request], Answer]:
         {"serial": 1, "models": {}},
         {"serial": 1, "images": {}, "models": []},
         {"serial": 1, "images": {"runtime": "latest"}, "models": {}},
+        {"serial": 1, "images": {}, "models": {"digits": "1.0.0"}},
+        {"serial": 1, "images": {}, "models": {"digits": {"1.0.0": {"variants": []}}}},
+        {"serial": 1, "images": {}, "models": {"digits": {"1.0.0": {"variants": {"int8": "sha256"}}}}},
     ],
 )
 def test_a_malformed_lock(serve: Serve, tmp_path: Path, lock: dict[str, Any]) -> None:
