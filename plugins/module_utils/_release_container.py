@@ -99,7 +99,10 @@ class Desired:
     server: ForeignServer | None = None
 
     def runtime_configuration(self, purpose: str = "active") -> dict[str, Any]:
-        """Return the content of the runtime's configuration file. A candidate listens on private sockets only."""
+        """Return the content of the runtime's configuration file.
+
+        A candidate listens on private sockets only, where it has to show every model.
+        """
         if self.server is not None:
             return self.configuration
         models = [
@@ -109,6 +112,7 @@ class Desired:
                 "digest": m.digest,
                 "path": f"/models/{m.directory_name}",
                 "options": m.options,
+                "protocols": list(m.protocols),
             }
             for m in self.models
         ]
@@ -119,6 +123,10 @@ class Desired:
                 "grpc": [f"unix:{SOCKET_DIRECTORY}/grpc.sock"],
                 "metrics": [],
             }
+            configuration["models"] = [
+                {key: value for key, value in model.items() if key != "protocols"} for model in models
+            ]
+            configuration.pop("mqtt", None)
         return configuration
 
     def secret_digests(self) -> dict[str, str]:

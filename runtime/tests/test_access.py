@@ -7,6 +7,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,35 @@ ROWS = [[1.0, 2.0, 3.0, 4.0]]
 @pytest.fixture
 def two_models(tmp_path: Path) -> list[ModelDirectory]:
     return [perceptron(tmp_path, "public"), perceptron(tmp_path, "secret")]
+
+
+def test_model_is_there_for_its_protocols_only(start_server: Any, two_models: list[ModelDirectory]) -> None:
+    on_rest, on_grpc = (
+        replace(model, protocols=(name,)) for model, name in zip(two_models, ("rest", "grpc"), strict=True)
+    )
+    server = start_server([on_rest, on_grpc])
+    server.wait_ready()
+    for model, status in ((on_rest, 200), (on_grpc, 404)):
+        assert server.infer(model.name, features_request(ROWS)).status == status
+        for path in ("", "/ready", "/versions/1.0.0", "/versions/1.0.0/ready"):
+            assert server.rest("GET", f"/v2/models/{model.name}{path}").status == status
+    assert [line["name"] for line in server.rest("POST", "/v2/repository/index").json] == ["public"]
+
+    message = features_message(ROWS)
+    for model, code in ((on_grpc, None), (on_rest, "NOT_FOUND")):
+        message.model_name = model.name
+        calls = [
+            ("ModelInfer", message),
+            ("ModelReady", messages.ModelReadyRequest(name=model.name)),
+            ("ModelMetadata", messages.ModelMetadataRequest(name=model.name, version="1.0.0")),
+        ]
+        for method, request in calls:
+            if code is None:
+                server.grpc(method, request)
+            else:
+                assert server.grpc_error(method, request)[0] == code
+    index = server.grpc("RepositoryIndex", messages.RepositoryIndexRequest())
+    assert [line.name for line in index.models] == ["secret"]
 
 
 def tokens(directory: Path, **grants: list[str]) -> list[dict[str, object]]:

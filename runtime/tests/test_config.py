@@ -96,6 +96,8 @@ def changed(**keys: Any) -> dict[str, Any]:
         (changed(models=[{**MODEL, "version": 1.1}]), ["models[0].version: seen 1.1; allowed: a string"]),
         (changed(models=[{**MODEL, "version": "1.1"}]), ["models[0].version: seen '1.1'", "three parts"]),
         (changed(models=[{**MODEL, "digest": "sha256:A"}]), ["models[0].digest", "64 lower-case hexadecimal"]),
+        (changed(models=[{**MODEL, "protocols": ["rest", "http"]}]), ["models[0].protocols[1]: seen 'http'", "mqtt"]),
+        (changed(models=[{**MODEL, "protocols": []}]), ["models[0].protocols: seen no protocol"]),
         (changed(models=[{**MODEL, "path": None}]), ["models[0].path: seen null"]),
         (changed(engine={"threads": 0}), ["engine.threads: seen 0; allowed: an integer from 1"]),
         (changed(engine={"threads": True}), ["engine.threads: seen true"]),

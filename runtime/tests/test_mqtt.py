@@ -7,6 +7,7 @@ import json
 import re
 import signal
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,20 @@ def test_large_bodies(start_server: Any, broker: Broker, requester: Requester) -
     assert reply.status == 200, reply.body[:500]
     scores = np.frombuffer(reply.body[int(reply.properties["inference-header-content-length"]) :], np.float32)
     np.testing.assert_allclose(scores.reshape(-1, 3), perceptron_scores(features), rtol=1e-4)
+
+
+def test_a_model_of_other_protocols_gets_no_messages(
+    start_server: Any, broker: Broker, requester: Requester, model_directories: dict[str, ModelDirectory]
+) -> None:
+    perceptron = model_directories["perceptron"]
+    hidden = replace(model_directories["repeated_product"], protocols=("rest", "grpc"))
+    server = start_server([replace(perceptron, protocols=("mqtt",)), hidden], mqtt=broker.settings())
+    requester.wait_presence("online")
+    requester.send("repeated_product", steps_request(1))
+    assert requester.ask("perceptron", features_request(ROWS)).json["model_name"] == "perceptron"
+    assert server.infer("repeated_product", steps_request(1)).status == 200
+    assert server.infer("perceptron", features_request(ROWS)).status == 404
+    assert len(requester.replies) == 1
 
 
 @pytest.mark.parametrize(

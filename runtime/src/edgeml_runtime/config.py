@@ -16,6 +16,7 @@ from edgeml_runtime.serving import EngineOptions, ServingOptions, read_engine_op
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 PROTOCOLS = ("rest", "grpc", "metrics", "admin")
+INFERENCE_PROTOCOLS = ("rest", "grpc", "mqtt")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _VERSION = re.compile(r"\d+\.\d+\.\d+([-+][0-9A-Za-z.+-]+)?")
@@ -103,7 +104,8 @@ class Limits:
 class ModelConfig:
     """A model to serve; ``path`` is the unpacked model directory, ``digest`` empty when none was given.
 
-    ``overrides`` are the model's ``options``, checked; ``where`` names them in errors.
+    ``overrides`` are the model's ``options``, checked; ``where`` names them in errors. For clients of another
+    protocol than ``protocols`` there is no such model.
     """
 
     name: str
@@ -112,6 +114,7 @@ class ModelConfig:
     path: Path
     overrides: dict[str, Any]
     where: str = field(compare=False)
+    protocols: tuple[str, ...] = INFERENCE_PROTOCOLS
 
     def override(self, options: ServingOptions) -> ServingOptions:
         """The options with the overrides of this configuration. Raises ConfigurationError."""
@@ -376,7 +379,9 @@ class _ConfigReader(Reader):
         models: list[ModelConfig] = []
         for index, document in enumerate(self.typed(documents, "models", list)):
             key = f"models[{index}]"
-            model = self.mapping(document, key, required=("name", "version", "path"), optional=("digest", "options"))
+            model = self.mapping(
+                document, key, required=("name", "version", "path"), optional=("digest", "options", "protocols")
+            )
             name = self.matching(model["name"], f"{key}.name", _NAME, "letters, digits, '.', '_' and '-'")
             version = self.matching(
                 model["version"], f"{key}.version", _VERSION, "a version of three parts such as '1.0.0'"
@@ -394,11 +399,20 @@ class _ConfigReader(Reader):
                     path=Path(self.typed(model["path"], f"{key}.path", str)),
                     overrides=self._overrides(model.get("options", {}), f"{key}.options"),
                     where=f"{self.file}: {key}",
+                    protocols=self._protocols(model, key),
                 )
             )
         if not models:
             self.fail("models", "no model", "at least one model", "add a model")
         return tuple(models)
+
+    def _protocols(self, model: dict[str, Any], key: str) -> tuple[str, ...]:
+        names = self.typed(model.get("protocols", list(INFERENCE_PROTOCOLS)), f"{key}.protocols", list)
+        if not names:
+            self.fail(f"{key}.protocols", "no protocol", "at least one", "add one, or leave the key out for all")
+        return tuple(
+            self.choice(name, f"{key}.protocols[{index}]", INFERENCE_PROTOCOLS) for index, name in enumerate(names)
+        )
 
     def _overrides(self, document: object, key: str) -> dict[str, Any]:
         read_overrides(self, document, key, ServingOptions())  # mistakes are told at the start, not at loading

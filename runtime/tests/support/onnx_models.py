@@ -38,6 +38,7 @@ class ModelDirectory:
 
     name: str
     path: Path
+    protocols: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -46,9 +47,10 @@ class ModelDirectory:
         return "sha256:" + hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
     @property
-    def config(self) -> dict[str, str]:
+    def config(self) -> dict[str, Any]:
         """The entry in "models"."""
-        return {"name": self.name, "version": "1.0.0", "digest": self.digest, "path": str(self.path)}
+        entry = {"name": self.name, "version": "1.0.0", "digest": self.digest, "path": str(self.path)}
+        return {**entry, "protocols": self.protocols} if self.protocols else entry
 
 
 def save(root: Path, name: str, graph: onnx.GraphProto, golden: dict[str, Any] | None = None) -> ModelDirectory:

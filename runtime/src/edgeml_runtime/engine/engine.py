@@ -93,52 +93,66 @@ class Engine:
         """
         await self._exclusively(self._reload)
 
-    def index(self) -> list[ModelStatus]:
+    def index(self, protocol: str | None = None) -> list[ModelStatus]:
         """All configured models, and those that still serve though they no longer are.
 
-        The reason of one that is ready tells why it could not be loaded again.
+        The reason of one that is ready tells why it could not be loaded again. ``protocol``: only
+        those for its clients, here and below.
         """
         listed = {(config.name, config.version) for configs in self._configured.values() for config in configs}
         lines = []
         for key in sorted(listed | {key for key in self._loaded if key[1]}):
+            if not self._is_for(protocol, *key):
+                continue
             state = READY if key in self._loaded else UNAVAILABLE if key in self._failures else LOADING
             lines.append(ModelStatus(*key, state, self._failures.get(key, _STILL_LOADING if state == LOADING else "")))
         return lines
 
-    def is_loaded(self, name: str, version: str) -> bool:
+    def is_loaded(self, name: str, version: str, protocol: str | None = None) -> bool:
         """Whether a configured model is loaded. Raises RequestError (not found)."""
-        if (name, version) in self._loaded:
+        if (name, version) in self._loaded and self._is_for(protocol, name, version):
             return True
-        known = self._known_versions(name)
+        known = [version for version in self._known_versions(name) if self._is_for(protocol, name, version)]
         if not known:
             raise RequestError(Failure.NOT_FOUND, f"model '{name}' is not served here")
         if version and version not in known:
             raise RequestError(
                 Failure.NOT_FOUND, f"model '{name}' is served in version {', '.join(known)}, not '{version}'"
             )
+        if not version and known[0] != self._known_versions(name)[0]:
+            raise RequestError(Failure.NOT_FOUND, f"model '{name}' is served here in version {', '.join(known)} only")
         return False
 
-    def model(self, name: str, version: str) -> "ServedModel":
+    def model(self, name: str, version: str, protocol: str | None = None) -> "ServedModel":
         """The model; an empty version means the first that is configured.
 
         Use it before the next ``await``: afterwards it may be unloaded, and refuses requests then.
         Raises RequestError: not found, or unavailable while the model is not loaded.
         """
         model = self._loaded.get((name, version))
-        if model is None:
-            self.is_loaded(name, version)
+        if model is None or (protocol is not None and protocol not in model.config.protocols):
+            self.is_loaded(name, version, protocol)
             key = (name, version or self._known_versions(name)[0])
             reason = self._failures.get(key, _STILL_LOADING)
             raise RequestError(Failure.UNAVAILABLE, f"model '{name}' is not loaded: {reason}")
         return model
 
-    def versions(self, name: str) -> list[str]:
+    def versions(self, name: str, protocol: str | None = None) -> list[str]:
         """Versions of a model that are loaded, the one that is meant when none is named first."""
         default = self._loaded.get((name, ""))
         first = [default.version] if default else []
-        return first + [key[1] for key in self._loaded if key[0] == name and key[1] not in ("", *first)]
+        versions = first + [key[1] for key in self._loaded if key[0] == name and key[1] not in ("", *first)]
+        return [version for version in versions if self._is_for(protocol, name, version)]
 
     # -- private ---------------------------------------------------------------------------------------------------
+
+    def _is_for(self, protocol: str | None, name: str, version: str) -> bool:
+        """Whether clients of a protocol may see that version of a model."""
+        loaded = self._loaded.get((name, version))
+        configs = [loaded.config] if loaded else self._configured.get(name, [])
+        return protocol is None or all(
+            protocol in config.protocols for config in configs if version in ("", config.version)
+        )
 
     async def _exclusively(self, change: Callable[[], Coroutine[None, None, None]]) -> None:
         """Make a change to the loaded models: one at a time, to its end even when the caller is cancelled."""

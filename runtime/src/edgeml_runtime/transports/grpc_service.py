@@ -124,21 +124,21 @@ class InferenceService:
         grant = self.authorise(call)
         name, version = protobuf.parse_model(await call.receive())
         check_model(grant, name)
-        return protobuf.model_ready(self._engine.is_loaded(name, version))
+        return protobuf.model_ready(self._engine.is_loaded(name, version, "grpc"))
 
     async def _model_metadata(self, call: Call) -> bytes:
         grant = self.authorise(call)
         name, version = protobuf.parse_model(await call.receive())
         check_model(grant, name)
-        model = self._engine.model(name, version)
-        return protobuf.model_metadata(model, self._engine.versions(name))
+        model = self._engine.model(name, version, "grpc")
+        return protobuf.model_metadata(model, self._engine.versions(name, "grpc"))
 
     async def _repository_index(self, call: Call) -> bytes:
         grant = self.authorise(call)
         only_ready = protobuf.parse_repository_index(await call.receive())
         return protobuf.repository_index(
             (status.name, status.version, status.state, status.reason)
-            for status in self._engine.index()
+            for status in self._engine.index("grpc")
             if (grant.models is None or status.name in grant.models) and (not only_ready or status.state == READY)
         )
 
@@ -210,7 +210,7 @@ class InferenceService:
                 started = perf_counter()
             message = protobuf.parse_inference(body)
             check_model(grant, message.model_name)
-            model = self._engine.model(message.model_name, message.model_version)
+            model = self._engine.model(message.model_name, message.model_version, "grpc")
             known, version = model.name, model.version
             request = protobuf.decode(model, message, self._limits)
             _set_timeout(request, call.seconds_left())

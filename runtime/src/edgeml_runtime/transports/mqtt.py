@@ -62,7 +62,7 @@ class _Service:
 
     def _topics(self) -> set[str]:
         """Also of models that are not loaded: those requests get an error as their answer."""
-        return {f"{self._base}/{model.name}/infer" for model in self._engine.index()}
+        return {f"{self._base}/{model.name}/infer" for model in self._engine.index("mqtt")}
 
     async def _serve(self, message: MQTTMessage) -> None:
         arrived = perf_counter()
@@ -104,7 +104,7 @@ class _Service:
             if len(message.payload) > self._limits.body_bytes:
                 raise RequestError(Failure.TOO_LARGE, f"the body is larger than {self._limits.body_bytes} bytes")
             asked = dict(getattr(message.properties, "UserProperty", ()))
-            model = self._engine.model(self._model_name(message), asked.get(_MODEL_VERSION, ""))
+            model = self._engine.model(self._model_name(message), asked.get(_MODEL_VERSION, ""), "mqtt")
             known, version = model.name, model.version
             json_length = _json_length(asked.get(_JSON_LENGTH))
             request, in_binary = json_binary.decode(model, message.payload, json_length, self._limits)

@@ -153,6 +153,22 @@ def test_options_of_models_are_part_of_the_release(release: Release) -> None:
         assert written["models"][0]["options"] == options
 
 
+def test_a_candidate_shows_every_model_and_knows_no_broker(release: Release) -> None:
+    model = replace(MODEL, protocols=("mqtt",))
+    configuration = {"listen": {"rest": [], "grpc": []}, "mqtt": {"host": "broker", "device": "press"}}
+    wanted = replace(desired(), models=(model,), configuration=configuration)
+    release.converge(wanted, check_mode=False)
+    directory = release.releases / wanted.release_id()
+    active = json.loads((directory / "runtime.json").read_text())
+    assert active["models"][0]["protocols"] == ["mqtt"]
+    assert active["mqtt"]["host"] == "broker"
+    candidate = json.loads((directory / "candidate.json").read_text())
+    assert "protocols" not in candidate["models"][0]
+    assert "mqtt" not in candidate
+    assert candidate["listen"]["rest"] == ["unix:/run/edgeml/rest.sock"]
+    assert replace(wanted, models=(MODEL,)).release_id() != wanted.release_id()
+
+
 def test_container_has_a_directory_for_optimised_graphs(
     release: Release, engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
