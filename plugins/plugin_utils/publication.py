@@ -62,7 +62,8 @@ def _build(model: Mapping[str, Any], source: Path, directory: Path, build_direct
     program = source / model["build"]["program"]
     requirements = directory / model["build"]["requirements"]
     locked = hashlib.sha256(requirements.read_bytes()).hexdigest()
-    inputs = hashlib.sha256(locked.encode())
+    # A directory may hold several programs.
+    inputs = hashlib.sha256(f"{model['build']['program']}\n{locked}\n".encode())
     # Modules beside the directory are what several models share.
     for path in sorted([*_files(source), *source.parent.glob("*.py")]):
         content = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -47,6 +47,9 @@ def test_a_built_model_is_named_after_all_that_it_is_made_of(tmp_path: Path) -> 
         assert (changed != directory, same) == (True, environment)
         path.write_text("first")
         assert names() == (directory, environment)
+    (source / "build_small.py").write_text("third")
+    other = model | {"version": "1.1.0", "build": {"program": "build_small.py", "requirements": "models.txt"}}
+    assert len({made["directory"] for made in plan(tmp_path, model, other)["models"]}) == 2
     (tmp_path / "models.txt").write_text("numpy==2.4.7 --hash=sha256:0\n")
     assert {directory, environment}.isdisjoint(names())
 
