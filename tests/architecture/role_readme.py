@@ -15,13 +15,14 @@ ROLES = Path(__file__).resolve().parents[2] / "roles"
 def render(role: Path) -> str:
     """Return the README of a role."""
     specs = yaml.safe_load((role / "meta" / "argument_specs.yml").read_text())["argument_specs"]
-    lines = [f"# edgeml.fleet.{role.name}", "", specs["main"]["short_description"] + ".", ""]
-    lines += [f"{text}\n" for text in specs["main"].get("description", [])]
+    first, main = next(iter(specs.items()))
+    lines = [f"# edgeml.fleet.{role.name}", "", main["short_description"] + ".", ""]
+    lines += [f"{text}\n" for text in main.get("description", [])]
     for entry, spec in specs.items():
-        if entry != "main" and spec["options"] == specs["main"]["options"]:
+        if entry != first and spec["options"] == main["options"]:
             lines += [f"Entry point `{entry}`: that part alone, with the same variables.", ""]
             continue
-        if entry != "main":
+        if entry != first:
             lines += [f"## Entry point `{entry}`", "", spec["short_description"] + ".", ""]
         lines += _table(spec["options"])
     return "\n".join(lines).rstrip() + "\n"

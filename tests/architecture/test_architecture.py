@@ -72,7 +72,17 @@ def test_role_variables_carry_the_role_name(role: str) -> None:
     names = set(load(ROLES / role / "defaults" / "main.yml") or {}) | set(
         load(ROLES / role / "vars" / "main.yml") or {}
     )
-    assert all(name.startswith((f"{role}_", f"__{role}_")) for name in names), names
+    # The role "defaults" holds what all of them share.
+    prefix = "edgeml" if role == "defaults" else role
+    assert all(name.startswith((f"{prefix}_", f"__{prefix}_")) for name in names), names
+
+
+@pytest.mark.parametrize("role", [name for name in ROLE_NAMES if name != "defaults"])
+def test_roles_take_shared_defaults_from_one_place(role: str) -> None:
+    shared = re.compile(rf"\b({'|'.join(load(ROLES / 'defaults' / 'defaults' / 'main.yml'))})\b")
+    used = {name for _, text in texts(f"roles/{role}") for name in shared.findall(text)}
+    depends = {"role": "edgeml.fleet.defaults"} in load(ROLES / role / "meta" / "main.yml")["dependencies"]
+    assert depends == bool(used), used
 
 
 def test_modules_are_listed_everywhere() -> None:
