@@ -9,7 +9,7 @@ gives the same result. Documents are expected to fit ``meta/schemas`` (see schem
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -73,12 +73,10 @@ class Catalogue:
             self.versions.setdefault(model["name"], {}).setdefault(model["version"], model)
         #: None where nothing says which runtimes there are.
         self.runtimes = None if runtimes is None else {runtime["name"]: runtime for runtime in reversed(runtimes)}
-        self.variables = frozenset(
-            name
-            for model in models
-            for variant in model.get("variants", ())
-            for name in variant.get("when", {}).get("variables", ())
-        )
+        conditions = [variant.get("when", {}) for model in models for variant in model.get("variants", ())]
+        #: What variants ask of a host, and the host variables among that.
+        self.conditions = frozenset(key for when in conditions for key in when)
+        self.variables = frozenset(name for when in conditions for name in when.get("variables", ()))
 
 
 def oci_architecture(machine: object) -> str | None:
@@ -104,41 +102,48 @@ def without_templates(value: Any) -> Any:
 
 
 def describe_host(
-    name: str, groups: Iterable[str], variables: Mapping[str, Any], facts: Mapping[str, Any], wanted: frozenset[str]
+    name: str,
+    groups: Iterable[str],
+    variables: Mapping[str, Any],
+    facts: Callable[[], Mapping[str, Any]],
+    catalogue: Catalogue,
 ) -> tuple[Host, list[Problem]]:
     """Return what is known of a host: its variables first, then what preflight learned, then Ansible's own facts.
 
-    `wanted` are the variables that the catalogue's variants ask for. A template counts as not known.
+    Only what the catalogue's variants ask for is looked up, and the architecture. A template counts as not known.
     """
-    learned = variables.get("edgeml_host")
-    learned = learned if isinstance(learned, Mapping) else {}
     problems = []
+    asked = catalogue.conditions
 
     def first(variable: str, key: str, fact: str = "") -> Any:
-        for value in (variables.get(variable), learned.get(key), facts.get(fact) if fact else None):
+        for value in (variables.get(variable), _learned(variables).get(key)):
             if value is not None and not is_template(value):
                 return value
-        return None
+        known = facts()
+        value = _learned(known).get(key)
+        return known.get(fact) if value is None and fact else value
 
     machine = first("edgeml_architecture", "architecture", "architecture")
     architecture = oci_architecture(machine)
     if machine is not None and architecture is None:
         problems.append(_wrong("edgeml_architecture", machine, choices(ARCHITECTURES, machine), name))
-    memory = first("edgeml_memory_mb", "memory_mb", "memtotal_mb")
-    if isinstance(memory, str) and memory.isdigit():
-        memory = int(memory)
-    if memory is not None and (not isinstance(memory, int) or isinstance(memory, bool) or memory < 1):
-        problems.append(_wrong("edgeml_memory_mb", memory, "give MiB as a whole number", name))
-        memory = None
-    features = first("edgeml_cpu_features", "cpu_features")
-    if features is not None and not (isinstance(features, list) and all(isinstance(item, str) for item in features)):
-        problems.append(_wrong("edgeml_cpu_features", features, "give a list of text", name))
-        features = None
-    accelerator = first("edgeml_accelerator", "accelerator")
-    if accelerator is not None and not isinstance(accelerator, str):
-        problems.append(_wrong("edgeml_accelerator", accelerator, 'give its name as text, "" for none', name))
-        accelerator = None
-    seen = {key: variables[key] for key in wanted if key in variables}
+    memory = features = accelerator = None
+    if not asked.isdisjoint({"min_memory_mb", "max_memory_mb"}):
+        memory = first("edgeml_memory_mb", "memory_mb", "memtotal_mb")
+        if memory is not None and (not isinstance(memory, int) or isinstance(memory, bool) or memory < 1):
+            problems.append(_wrong("edgeml_memory_mb", memory, "give MiB as a whole number", name))
+            memory = None
+    if "cpu_features" in asked:
+        features = first("edgeml_cpu_features", "cpu_features")
+        if features is not None and not (isinstance(features, list) and all(isinstance(f, str) for f in features)):
+            problems.append(_wrong("edgeml_cpu_features", features, "give a list of text", name))
+            features = None
+    if "accelerator" in asked:
+        accelerator = first("edgeml_accelerator", "accelerator")
+        if accelerator is not None and not isinstance(accelerator, str):
+            problems.append(_wrong("edgeml_accelerator", accelerator, 'give its name as text, "" for none', name))
+            accelerator = None
+    seen = {key: variables[key] for key in catalogue.variables if key in variables}
     return Host(
         name,
         architecture,
@@ -149,6 +154,11 @@ def describe_host(
         {key: value for key, value in seen.items() if not is_template(value)},
         frozenset(key for key, value in seen.items() if is_template(value)),
     ), problems
+
+
+def _learned(variables: Mapping[str, Any]) -> Mapping[str, Any]:
+    learned = variables.get("edgeml_host")
+    return learned if isinstance(learned, Mapping) else {}
 
 
 def _wrong(variable: str, value: object, remedy: str, host: str) -> Problem:
@@ -341,7 +351,7 @@ def host_models(
     """Return the models of one host whose variables are all known, and everything that is wrong."""
     catalogue = Catalogue(edgeml_catalogue, edgeml_runtimes)
     host, problems = describe_host(
-        name, variables.get("group_names", ()), variables, variables.get("ansible_facts", {}), catalogue.variables
+        name, variables.get("group_names", ()), variables, lambda: variables.get("ansible_facts", {}), catalogue
     )
     problems += [
         replace(problem, path=(f"edgeml_{problem.path[0]}", *problem.path[1:]))
@@ -513,48 +523,36 @@ def _short(path: Path) -> str:
 # -- the catalogue itself ----------------------------------------------------------------------------------------------
 
 
-def check_catalogue(models: Sequence[Mapping[str, Any]], runtimes: Sequence[Mapping[str, Any]] | None) -> list[Problem]:
+def check_catalogue(
+    models: Sequence[Mapping[str, Any] | None], runtimes: Sequence[Mapping[str, Any] | None] | None
+) -> list[Problem]:
     """Return what no schema can see: doubles, runtimes that are not there, variants that nothing reaches.
 
-    Paths begin with ``catalogue`` or ``runtimes``. Entries without a name or version are passed over.
+    Paths begin with ``catalogue`` or ``runtimes``. None stands for an entry that does not fit the schema; while a
+    runtime does not, its name is not missed.
     """
     problems = _check_runtimes(runtimes or ())
-    names = None if runtimes is None else [runtime["name"] for runtime in runtimes]
+    names = None if runtimes is None or None in runtimes else {runtime["name"] for runtime in runtimes if runtime}
     seen: dict[tuple[str, str], int] = {}
     groups: dict[str, str] = {}
     for index, model in enumerate(models):
+        if model is None:
+            continue
         path: Path = ("catalogue", index)
         name, version = model["name"], model["version"]
         first = seen.setdefault((name, version), index)
         if first != index:
-            problems.append(
-                Problem(
-                    f"Model {name} {version} stands in the catalogue twice",
-                    path,
-                    f"also at catalogue[{first}]",
-                    "give one of them another version",
-                )
-            )
-        other = groups.setdefault(group_name("model", name), name)
+            what = f"Model {name} {version} stands in the catalogue twice"
+            problems.append(Problem(what, path, f"also at catalogue[{first}]", "give one of them another version"))
+        group = group_name("model", name)
+        other = groups.setdefault(group, name)
         if other != name:
-            problems.append(
-                Problem(
-                    f"Models {other} and {name} would share a group",
-                    (*path, "name"),
-                    group_name("model", name),
-                    "rename one of them",
-                )
-            )
+            what = f"Models {other} and {name} would share a group"
+            problems.append(Problem(what, (*path, "name"), group, "rename one of them"))
         runtime = model.get("runtime", DEFAULT_RUNTIME)
         if names is not None and runtime not in names:
-            problems.append(
-                Problem(
-                    f"Model {name} wants a runtime that there is not",
-                    (*path, "runtime"),
-                    shown(runtime),
-                    choices(sorted(names), runtime),
-                )
-            )
+            what = f"Model {name} wants a runtime that there is not"
+            problems.append(Problem(what, (*path, "runtime"), shown(runtime), choices(sorted(names), runtime)))
         problems += _check_objective(name, model, (*path, "slo", "protocol"))
         problems += _check_variants(model, path)
     return problems
@@ -589,46 +587,30 @@ def _check_variants(model: Mapping[str, Any], path: Path) -> list[Problem]:
     return problems
 
 
-def _check_runtimes(runtimes: Sequence[Mapping[str, Any]]) -> list[Problem]:
+def _check_runtimes(runtimes: Sequence[Mapping[str, Any] | None]) -> list[Problem]:
     problems = []
-    by_name: dict[str, int] = {}
+    places: dict[str, int] = {}
+    bases: dict[str, str | None] = {}
     for index, runtime in enumerate(runtimes):
-        first = by_name.setdefault(runtime["name"], index)
+        if runtime is None:
+            continue
+        name = runtime["name"]
+        first = places.setdefault(name, index)
+        bases.setdefault(name, runtime.get("extends"))
         if first != index:
-            problems.append(
-                Problem(
-                    "Two runtimes have one name",
-                    ("runtimes", index, "name"),
-                    shown(runtime["name"]),
-                    f"rename it, or remove runtimes[{first}]",
-                )
-            )
-    for index, runtime in enumerate(runtimes):
-        base, chain = runtime.get("extends"), [runtime["name"]]
-        while base is not None:
-            place = ("runtimes", index, "extends")
-            if base not in by_name:
-                problems.append(
-                    Problem(
-                        f"Runtime {chain[-1]} extends one that there is not",
-                        place,
-                        shown(base),
-                        choices(sorted(by_name), base),
-                    )
-                )
-                break
-            if base in chain:
-                problems.append(
-                    Problem(
-                        f"Runtime {runtime['name']} extends itself",
-                        place,
-                        " -> ".join([*chain, base]),
-                        "extend a runtime that has a recipe or an image",
-                    )
-                )
-                break
+            remedy = f"rename it, or remove runtimes[{first}]"
+            problems.append(Problem("Two runtimes have one name", ("runtimes", index, "name"), shown(name), remedy))
+    for name, base in bases.items():
+        path, chain = ("runtimes", places[name], "extends"), [name]
+        while base is not None and base in bases and base not in chain:
             chain.append(base)
-            base = runtimes[by_name[base]].get("extends")
+            base = bases[base]
+        if base in chain:
+            remedy = "extend a runtime that has a recipe or an image"
+            problems.append(Problem(f"Runtime {name} extends itself", path, " -> ".join([*chain, str(base)]), remedy))
+        elif base is not None and len(chain) == 1 and None not in runtimes:
+            what = f"Runtime {name} extends one that there is not"
+            problems.append(Problem(what, path, shown(base), choices(sorted(bases), base)))
     return problems
 
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,26 +13,25 @@ import yaml
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 
 Path = tuple[str | int, ...]
-_LISTED = 8
+_LISTED = 20
 
 
 @dataclass(frozen=True)
 class Positions:
-    """The file that a document was read from, and the line of each path in it (1 is the first).
+    """Where a document was read: the file and line (1 is the first) of each path in it.
 
-    Without a file, `file` says what the document is, such as a host's variables.
+    `source` says what it is where no file is known, such as a host's variables.
     """
 
-    file: str = ""
-    lines: Mapping[Path, int] = field(default_factory=dict)
+    source: str = ""
+    places: Mapping[Path, tuple[str, int]] = field(default_factory=dict)
 
-    def line(self, path: Path) -> int | None:
-        """Return the line of `path`, or of the nearest thing around it."""
-        while path:
-            if path in self.lines:
-                return self.lines[path]
-            path = path[:-1]
-        return self.lines.get(())
+    def find(self, path: Path) -> tuple[str, int | None]:
+        """Return file and line of `path`, or of the nearest thing around it."""
+        for length in range(len(path), -1, -1):
+            if path[:length] in self.places:
+                return self.places[path[:length]]
+        return self.source, None
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,8 @@ class Problem:
     def located(self, positions: Positions, prefix: Path = ()) -> Problem:
         """Return the problem with the file and line of its path below `prefix`."""
         path = prefix + self.path
-        return replace(self, path=path, file=positions.file, line=positions.line(path))
+        file, line = positions.find(path)
+        return replace(self, path=path, file=file, line=line)
 
     def error(self) -> FleetError:
         """Return the problem as the collection's exception."""
@@ -78,7 +78,7 @@ def choices(allowed: Iterable[object], seen: object = None) -> str:
     if not names:
         return "there is none to choose from"
     near = difflib.get_close_matches(seen, names, n=1) if isinstance(seen, str) else []
-    return f"use one of {', '.join(names)}" + (f"; did you mean {near[0]}?" if near else "")
+    return f"use one of {_listed(names)}" + (f"; did you mean {near[0]}" if near else "")
 
 
 def path_text(path: Path) -> str:
@@ -89,23 +89,23 @@ def path_text(path: Path) -> str:
     return text
 
 
-def read_lines(text: str) -> dict[Path, int]:
-    """Return the line of each path of a YAML document. Values with tags, such as vaulted ones, are not read."""
-    lines: dict[Path, int] = {}
+def read_positions(text: str, file: str) -> Positions:
+    """Return the places of a YAML document. Values with tags, such as vaulted ones, are not read."""
+    places: dict[Path, tuple[str, int]] = {}
 
     def walk(node: yaml.Node | None, path: Path) -> None:
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
                 place = (*path, str(key.value))
-                lines[place] = key.start_mark.line + 1
+                places[place] = (file, key.start_mark.line + 1)
                 walk(value, place)
         elif isinstance(node, yaml.SequenceNode):
             for index, item in enumerate(node.value):
-                lines[(*path, index)] = item.start_mark.line + 1
+                places[*path, index] = (file, item.start_mark.line + 1)
                 walk(item, (*path, index))
 
     walk(yaml.compose(text, Loader=yaml.SafeLoader), ())
-    return lines
+    return Positions(file, places)
 
 
 def shown(value: Any) -> str:
@@ -126,6 +126,6 @@ def _kind(value: Any) -> str:
     return kinds.get(type(value), type(value).__name__)
 
 
-def _listed(names: tuple[str, ...]) -> str:
+def _listed(names: Sequence[str]) -> str:
     more = len(names) - _LISTED
     return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")

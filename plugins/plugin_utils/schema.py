@@ -11,10 +11,22 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from ansible.parsing.vault import EncryptedString
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.problem import Path, Positions, Problem, choices, shown
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.problem import (
+    Path,
+    Positions,
+    Problem,
+    choices,
+    path_text,
+    shown,
+)
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 from referencing import Registry, Resource
+
+try:
+    from ansible._internal._datatag._tags import Origin as _Origin
+except ImportError:  # Ansible promises nothing about it; messages then lack files and lines of variables
+    _Origin = None  # type: ignore[assignment,misc]
 
 SCHEMAS = FilePath(__file__).parents[2] / "meta" / "schemas"
 VAULTED = "(encrypted with Ansible Vault)"
@@ -51,7 +63,7 @@ def validate(
         for error in _validator(schema_name, part).iter_errors(native(document, vaulted=VAULTED))
         for problem in _problems(error)
     ]
-    return sorted(dict.fromkeys(found), key=lambda problem: (problem.line or 0, [str(step) for step in problem.path]))
+    return sorted(dict.fromkeys(found), key=lambda problem: (problem.line or 0, path_text(problem.path)))
 
 
 def native(value: Any, vaulted: str | None = None) -> Any:
@@ -74,6 +86,24 @@ def native(value: Any, vaulted: str | None = None) -> Any:
     if isinstance(value, EncryptedString):
         return value if vaulted is None else vaulted
     return str(value)
+
+
+def origin(value: Any, path: Path) -> tuple[str, int | None]:
+    """Return file and line of what is at `path` in the variables `value`, or of the nearest thing around it.
+
+    Ansible keeps them with what it reads from files. ("", None) if it does not tell.
+    """
+    found: tuple[str, int | None] = ("", None)
+    for step in (None, *path):
+        if step is not None:
+            try:
+                value = value[step]
+            except (KeyError, IndexError, TypeError):
+                break
+        tag = _Origin.get_tag(value) if _Origin is not None else None
+        if tag is not None and tag.path:
+            found = tag.path, tag.line_num
+    return found
 
 
 @functools.cache

@@ -1,0 +1,82 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The variables of hosts while an inventory is parsed, as Ansible will see them later, without templating anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ansible import constants as C
+from ansible.inventory.group import Group
+from ansible.inventory.helpers import sort_groups
+from ansible.inventory.host import Host
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import cache_loader
+from ansible.utils.vars import combine_vars
+from ansible.vars.plugins import get_vars_from_inventory_sources
+
+
+class HostVariables:
+    """Reads variables of hosts and groups; what hosts share by their groups is merged once.
+
+    Parameters
+    ----------
+    loader : DataLoader
+        Ansible's reader of files.
+    directories : sequence of str
+        Directories beside which ``group_vars`` and ``host_vars`` lie. None for variables of the sources alone.
+    names : iterable of str
+        The only variables to read, all if None.
+    """
+
+    def __init__(self, loader: DataLoader, directories: Sequence[str], names: Iterable[str] | None) -> None:
+        self.loader = loader
+        self.directories = directories
+        self.names = None if names is None else frozenset(names)
+        self._by_groups: dict[tuple[str, ...], Mapping[str, Any]] = {}
+        self._by_group: dict[str, Mapping[str, Any]] = {}
+        self._facts = cache_loader.get(C.config.get_config_value("CACHE_PLUGIN"))
+
+    def of(self, host: Host) -> Mapping[str, Any]:
+        """Return a host's variables, in Ansible's order of precedence. Equal results may be one object."""
+        groups = host.get_groups()
+        key = tuple(group.name for group in groups)
+        shared = self._by_groups.get(key)
+        if shared is None:
+            shared = self._by_groups[key] = self._of_groups(groups)
+        own = self._only(host.vars)
+        files = self._files(host)
+        if not own and not files:
+            return shared
+        return dict(combine_vars(combine_vars(shared, own), files))
+
+    def facts(self, name: str) -> Mapping[str, Any]:
+        """Return the host's facts in the fact cache, without the prefix ``ansible_``."""
+        if not self._facts.contains(name):
+            return {}
+        return {key.removeprefix("ansible_"): value for key, value in self._facts.get(name).items()}
+
+    def _of_groups(self, groups: Iterable[Group]) -> Mapping[str, Any]:
+        ordered = sort_groups(groups)
+        all_first = [[group for group in ordered if group.name == "all"], [g for g in ordered if g.name != "all"]]
+        merged: dict[str, Any] = {}
+        for some in all_first:
+            for group in some:
+                merged = combine_vars(merged, self._only(group.vars))
+        for some in all_first:
+            for group in some:
+                if group.name not in self._by_group:
+                    self._by_group[group.name] = self._files(group)
+                merged = combine_vars(merged, self._by_group[group.name])
+        return merged
+
+    def _files(self, entity: Host | Group) -> Mapping[str, Any]:
+        if not self.directories:
+            return {}
+        return self._only(get_vars_from_inventory_sources(self.loader, self.directories, [entity], "all"))
+
+    def _only(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
+        if self.names is None:
+            return variables
+        return {name: variables[name] for name in self.names if name in variables}

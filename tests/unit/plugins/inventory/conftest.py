@@ -1,0 +1,112 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""An inventory of two sites, written anew for each test."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+HOSTS = """
+all:
+  children:
+    mirrors: {hosts: {mirror: {edgeml_architecture: amd64}}}
+    devices: {hosts: {board: {edgeml_architecture: aarch64}, camera: {edgeml_architecture: arm64}, server: {}}}
+    cameras: {hosts: {camera: {}}}
+    site_berlin: {hosts: {board: {}, camera: {}}}
+    site_oslo: {hosts: {server: {}}}
+"""
+PLACEMENT = """
+plugin: edgeml.fleet.placement
+runtimes:
+  - {name: runtime, recipe: ../image.yml}
+  - {name: vision, extends: runtime, ports: {rest: 8010, grpc: 8011, metrics: 8012}}
+catalogue:
+  - name: digits
+    version: 1.0.0
+    platform: onnxruntime_onnx
+    source: ../models/digits
+    variants:
+      - {name: int8, file: int8.onnx, when: {architecture: arm64}}
+      - {name: fp32, file: fp32.onnx}
+    slo: {p95_ms: 25}
+  - name: sound-events
+    version: 2.0.0
+    platform: python
+    source: models/sound
+placement:
+  - {models: [digits], hosts: devices}
+  - {models: [sound-events], hosts: "site_berlin:&cameras", slo: {p95_ms: 40}}
+"""
+
+
+class Inventory:
+    """A directory of inventory sources, and what Ansible makes of it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.environment: dict[str, str] = {}
+        self.write("10-hosts.yml", HOSTS)
+        self.write("20-placement.yml", PLACEMENT)
+
+    def write(self, name: str, text: str) -> Path:
+        path = self.directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    def change(self, old: str, new: str) -> int:
+        """Change the placement and return the line of the change."""
+        path = self.directory / "20-placement.yml"
+        text = path.read_text()
+        assert text.count(old) == 1, old
+        path.write_text(text.replace(old, new))
+        return text[: text.index(old)].count("\n") + 1
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [Path(sys.executable).with_name("ansible-inventory"), "-i", self.directory, *arguments],
+            env={**os.environ, "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "true", "COLUMNS": "10000"}
+            | self.environment,
+            cwd=self.directory.parent, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    def listed(self, *arguments: str) -> dict[str, Any]:
+        """Return the output of ``--list`` without the marks of text that is no template."""
+        done = self.run("--list", *arguments)
+        assert done.returncode == 0, done.stderr
+        return dict(_unmarked(json.loads(done.stdout)))
+
+    def host(self, name: str) -> dict[str, Any]:
+        return dict(self.listed()["_meta"]["hostvars"][name])
+
+    def errors(self) -> str:
+        """Return the message with which the inventory is refused."""
+        done = self.run("--list")
+        assert done.returncode != 0, "the inventory was accepted"
+        return done.stderr
+
+
+def _unmarked(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return value["__ansible_unsafe"] if set(value) == {"__ansible_unsafe"} else {
+            key: _unmarked(item) for key, item in value.items()
+        }  # fmt: skip
+    return [_unmarked(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.fixture
+def inventory(tmp_path: Path) -> Inventory:
+    return Inventory(tmp_path / "fleet")
+
+
+def to_yaml(value: Any) -> str:
+    return str(yaml.safe_dump(value))
