@@ -24,6 +24,12 @@ options:
       ca_file:
         description: PEM file of the certificate authorities to trust, where the module runs. By default the system's.
         type: path
+      ca_certificate:
+        description: Text of the PEM file, instead of C(ca_file), for a host that does not have the file yet.
+        type: str
+      ip_address:
+        description: Where to connect to, if no name service knows the name in C(address).
+        type: str
 """
 
 

@@ -161,6 +161,7 @@ def resolve_release(lock: dict[str, Any], models: list[dict[str, Any]], architec
             {
                 "name": name,
                 "version": version,
+                "variant": model.get("variant", next(iter(variants))),
                 "repository": variant["repository"],
                 "digest": variant["blob"]["digest"],
                 "size": variant["blob"]["size"],

@@ -81,6 +81,7 @@ class Summary:
 
     changed: bool
     generation: int
+    generation_before: int | None
     blobs_fetched: int
     bytes_fetched: int
     blobs_total: int
@@ -89,6 +90,16 @@ class Summary:
     before: list[str]
     after: list[str]
     """Paths of the generation's files before and after."""
+
+    def plan(self) -> dict[str, Any]:
+        """Return what changes, as RETURN of the module mirror_sync describes it."""
+        return {
+            "action": "sync" if self.changed else "none",
+            "generation": {"before": self.generation_before, "after": self.generation},
+            "blobs": self.blobs_fetched,
+            "bytes": self.bytes_fetched,
+            "removed_blobs": self.removed_blobs,
+        }
 
 
 def synchronize(
@@ -163,6 +174,7 @@ def _synchronize(
     return Summary(
         changed=bool(missing or switch or generations or blobs),
         generation=serial,
+        generation_before=current,
         blobs_fetched=len(missing),
         bytes_fetched=fetched,
         blobs_total=len(content.blobs),

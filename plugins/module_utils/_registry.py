@@ -9,6 +9,7 @@ import contextlib
 import http.client
 import json
 import re
+import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping
@@ -45,8 +46,11 @@ REGISTRY_ARGUMENT: dict[str, Any] = {
         "username": {"type": "str"},
         "password": {"type": "str", "no_log": True},
         "ca_file": {"type": "path"},
+        "ca_certificate": {"type": "str"},
+        "ip_address": {"type": "str"},
     },
     "required_together": [("username", "password")],
+    "mutually_exclusive": [("ca_file", "ca_certificate")],
 }
 
 Result = TypeVar("Result")
@@ -122,6 +126,24 @@ class Response:
         self.close()
 
 
+class _Connection(http.client.HTTPSConnection):
+    """A connection to a host of which the IP address may be known without a name service."""
+
+    def __init__(self, address: str, ip_address: str, tls: ssl.SSLContext, timeout: float) -> None:
+        super().__init__(address, timeout=timeout, context=tls, blocksize=SEND_BLOCK)
+        self._ip_address = ip_address
+        self._tls = tls
+
+    def connect(self) -> None:
+        """Connect to the IP address, and ask for the host's name there."""
+        if not self._ip_address:
+            super().connect()
+            return
+        connected = socket.create_connection((self._ip_address, self.port), self.timeout)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sock = self._tls.wrap_socket(connected, server_hostname=self.host)
+
+
 class Registry:
     """One registry at `address`, always over TLS.
 
@@ -135,13 +157,24 @@ class Registry:
         PEM file of the certificate authorities to trust instead of the system's. Empty: the system's.
     timeout : float
         Seconds without network progress after which an attempt fails.
+    ca_certificate : str
+        PEM text instead of `ca_file`.
+    ip_address : str
+        Where to connect to, instead of asking a name service for `address`.
 
     Every method raises FleetError. After lost connections and answers of an overloaded or failing server a call is
     repeated with a growing pause. An instance serves one thread at a time.
     """
 
     def __init__(
-        self, address: str, username: str = "", password: str = "", ca_file: str = "", timeout: float = 60
+        self,
+        address: str,
+        username: str = "",
+        password: str = "",
+        ca_file: str = "",
+        timeout: float = 60,
+        ca_certificate: str = "",
+        ip_address: str = "",
     ) -> None:
         if not re.fullmatch(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?", address):
             raise FleetError(
@@ -153,17 +186,18 @@ class Registry:
         self._username = username
         self._password = password
         self._timeout = timeout
+        self._ip_address = ip_address
         self._idle: dict[str, list[http.client.HTTPSConnection]] = {}
         self._basic = ""
         self._tokens: dict[tuple[str, bool], str] = {}  # by repository and whether it may write
         try:
-            self._tls = ssl.create_default_context(cafile=ca_file or None)
-        except OSError as error:
+            self._tls = ssl.create_default_context(cafile=ca_file or None, cadata=ca_certificate or None)
+        except OSError as error:  # ssl.SSLError is one
             raise FleetError(
-                "The file of trusted certificate authorities cannot be used",
-                where=ca_file,
+                "The trusted certificate authorities cannot be used",
+                where=ca_file or "ca_certificate",
                 seen=str(error),
-                remedy="give the path of a readable PEM file",
+                remedy="give the path of a readable PEM file, or its text",
             ) from error
         self._tls.minimum_version = ssl.TLSVersion.TLSv1_2
 
@@ -175,6 +209,8 @@ class Registry:
             options.get("username") or "",
             options.get("password") or "",
             options.get("ca_file") or "",
+            ca_certificate=options.get("ca_certificate") or "",
+            ip_address=options.get("ip_address") or "",
         )
 
     def close(self) -> None:
@@ -364,13 +400,7 @@ class Registry:
         idle = self._idle.setdefault(url.netloc, [])
         while True:
             reused = bool(idle)
-            connection = (
-                idle.pop()
-                if reused
-                else http.client.HTTPSConnection(
-                    url.netloc, timeout=self._timeout, context=self._tls, blocksize=SEND_BLOCK
-                )
-            )
+            connection = idle.pop() if reused else self._connection(url.netloc)
             size = len(body) if isinstance(body, bytes) else body.stat().st_size
             length = {"Content-Length": str(size)} if size or method in ("POST", "PUT") else {}
             with contextlib.ExitStack() as stack:
@@ -401,6 +431,10 @@ class Registry:
                         seen=str(error) or type(error).__name__,
                         remedy="check the address, that the registry runs with TLS, and the network between",
                     ) from error
+
+    def _connection(self, address: str) -> http.client.HTTPSConnection:
+        ip_address = self._ip_address if address.lower() == self.address.lower() else ""
+        return _Connection(address, ip_address, self._tls, self._timeout)
 
     def _authenticate(self, headers: Message, repository: str, write: bool) -> bool:
         """Prepare what the registry asks for in WWW-Authenticate (RFC 9110 section 11); return False if it cannot."""

@@ -15,7 +15,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._oci import canonical
 from ansible_collections.edgeml.fleet.plugins.module_utils._release_container import Desired
 
 #: What a plan says of a model, in the order in which people read it.
-MODEL_KEYS = ("version", "variant", "digest", "options")
+MODEL_KEYS = ("version", "variant", "digest", "options", "protocols")
 
 
 def describe(desired: Desired, release_id: str) -> dict[str, Any]:
@@ -27,7 +27,14 @@ def describe(desired: Desired, release_id: str) -> dict[str, Any]:
         "id": release_id,
         "image": desired.image,
         "models": [
-            {"name": m.name, "version": m.version, "variant": m.variant, "digest": m.digest, "options": m.options}
+            {
+                "name": m.name,
+                "version": m.version,
+                "variant": m.variant,
+                "digest": m.digest,
+                "options": m.options,
+                "protocols": list(m.protocols),
+            }
             for m in desired.models
         ],
         "settings": _settings(desired),

@@ -72,6 +72,18 @@ generation:
   returned: success
   type: int
   sample: 3
+generation_before:
+  description: Serial of the lock that the mirror served before, null for none.
+  returned: success
+  type: int
+  sample: 2
+plan:
+  description:
+    - What was changed, or in check mode would be. C(action) is C(none) or C(sync).
+    - C(bytes) are those that cross the uplink, each blob counted once and without what an interrupted copy has left.
+  returned: success
+  type: dict
+  sample: {action: sync, generation: {before: 2, after: 3}, blobs: 4, bytes: 61203441, removed_blobs: 0}
 blobs_fetched:
   description: Number of blobs copied.
   returned: success
@@ -156,7 +168,7 @@ def main() -> None:
         )
     except FleetError as error:
         module.fail_json(**error.as_result())
-    result = asdict(summary)
+    result = {**asdict(summary), "plan": summary.plan()}
     diff = {"before": "\n".join(result.pop("before")) + "\n", "after": "\n".join(result.pop("after")) + "\n"}
     module.exit_json(diff=diff, **result)
 

@@ -51,6 +51,7 @@ def test_release_is_named_by_digest_only() -> None:
         {
             "name": "digits",
             "version": "1.10.0",
+            "variant": "default",
             "repository": "edgeml/models/digits",
             "digest": DIGEST,
             "size": 50,

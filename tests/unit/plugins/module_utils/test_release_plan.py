@@ -39,6 +39,7 @@ def test_a_new_host_gets_everything() -> None:
     assert [(model["name"], model["before"]) for model in made["models"]] == [("digits", None), ("sounds", None)]
     assert made["models"][0]["after"] == {
         "version": "1.0.0", "variant": "int8", "digest": DIGITS.digest, "options": {},
+        "protocols": ["rest", "grpc", "mqtt"],
     }  # fmt: skip
 
 

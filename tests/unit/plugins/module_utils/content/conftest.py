@@ -27,7 +27,7 @@ def ca(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, Path]:
     path = tmp_path_factory.mktemp("tls") / "ca.crt"
     authority.cert_pem.write_to_path(str(path))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.issue_cert("127.0.0.1", "registry.edgeml.internal").configure_cert(context)
     return context, path
 
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -49,8 +50,12 @@ def image(text: str) -> tuple[dict[str, bytes], dict[str, Any]]:
     return content, entry
 
 
+def plan(server: Server, root: Path, lock: dict[str, Any], *, keep: int = 2, write: bool) -> dict[str, Any]:
+    return synchronize(root, server.registry(), lock, ["amd64"], keep, write=write).plan()
+
+
 def sync(server: Server, root: Path, lock: dict[str, Any], *, keep: int = 2, write: bool = True) -> bool:
-    return synchronize(root, server.registry(), lock, ["amd64"], keep, write=write).changed
+    return bool(plan(server, root, lock, keep=keep, write=write)["action"] == "sync")
 
 
 def lock_of(serial: object, entry: dict[str, Any]) -> dict[str, Any]:
@@ -103,6 +108,36 @@ def test_check_mode_writes_nothing(serve: Serve, tmp_path: Path) -> None:
     root = tmp_path / "none"
     assert sync(serve(deliverer(content)), root, lock_of(1, entry), write=False)
     assert not root.exists()
+
+
+def test_the_plan_is_what_is_then_done(serve: Serve, tmp_path: Path) -> None:
+    """Each blob counts once, without what an interrupted run left."""
+    first, second = image("a"), image("a longer layer")
+    server = serve(deliverer(first[0] | second[0]))
+    sync(server, tmp_path, lock_of(1, first[1]))
+    lock = {
+        "serial": 2,
+        "images": dict.fromkeys(("runtime", "same"), second[1]) | {"old": first[1]},
+        "models": {},
+    }
+    (tmp_path / "staging" / f"{hashlib.sha256(b'a longer layer').hexdigest()}.part").write_bytes(b"a longer")
+    predicted = plan(server, tmp_path, lock, write=False)
+    blobs = [data for data in second[0].values() if b'"mediaType"' not in data]
+    assert predicted == {
+        "action": "sync",
+        "generation": {"before": 1, "after": 2},
+        "blobs": 2,
+        "bytes": sum(map(len, blobs)) - len(b"a longer"),
+        "removed_blobs": 0,
+    }
+    asked = len(server.requests)
+    done = plan(server, tmp_path, lock, write=True)
+    assert done["bytes"] == predicted["bytes"] + len(b"a longer")  # this server knows no Range
+    assert {**done, "bytes": 0} == {**predicted, "bytes": 0}
+    assert len(server.requests) > asked
+    assert plan(server, tmp_path, lock, write=False) == {
+        **predicted, "action": "none", "generation": {"before": 2, "after": 2}, "blobs": 0, "bytes": 0,
+    }  # fmt: skip
 
 
 def test_a_manifest_that_is_not_json(serve: Serve, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils import _registry
@@ -133,6 +134,19 @@ def test_an_untrusted_certificate_is_reported_at_once(serve: Serve) -> None:
     with pytest.raises(FleetError, match="certificate is not trusted"):
         Registry(server.address).ping()
     assert server.requests == []
+
+
+def test_a_host_that_knows_neither_name_nor_authority(serve: Serve) -> None:
+    server = serve(lambda _: Answer(200))
+    options = {
+        "address": "registry.edgeml.internal:" + server.address.rpartition(":")[2],
+        "ip_address": "127.0.0.1",
+        "ca_certificate": Path(server.ca_file).read_text(),
+    }
+    Registry.from_options(options).ping()
+    assert server.requests[0].headers["Host"] == options["address"]
+    with pytest.raises(FleetError, match="cannot be used at ca_certificate"):
+        Registry.from_options({**options, "ca_certificate": "not PEM"})
 
 
 def test_a_missing_file_of_authorities() -> None:
