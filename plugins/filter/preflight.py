@@ -1,0 +1,107 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Filters around the module host_preflight: what a host is meant to take, as its options say it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+from ansible_collections.edgeml.fleet.plugins.filter.fleet import resolve_release
+from cryptography import x509
+
+
+def certificate(path: str) -> dict[str, Any]:
+    """Return {"path", "not_before", "not_after"} of a PEM file (seconds since the epoch), or {"path", "error"}."""
+    try:
+        found = x509.load_pem_x509_certificate(Path(path).read_bytes())
+    except OSError as error:
+        return {"path": path, "error": error.strerror or str(error)}
+    except ValueError:
+        return {"path": path, "error": "this is no certificate in PEM"}
+    return {
+        "path": path,
+        "not_before": found.not_valid_before_utc.timestamp(),
+        "not_after": found.not_valid_after_utc.timestamp(),
+    }
+
+
+def runtime_demand(
+    lock: dict[str, Any], models: list[dict[str, Any]], architecture: str, host: str, packages: list[str]
+) -> dict[str, Any]:
+    """Return the options "problems", "content" and "requires" of host_preflight for a device.
+
+    Takes the arguments of the filter resolve_release, whose error goes to "problems", and `packages` that the host
+    needs whatever its models are.
+    """
+    requires = [{"packages": packages}, *(model.get("requires", {}) for model in models if isinstance(model, dict))]
+    demand: dict[str, Any] = {
+        "problems": [],
+        "content": [],
+        "requires": {
+            "memory_mb": sum(int(entry.get("memory_mb", 0)) for entry in requires),
+            **{
+                name: sorted({item for entry in requires for item in entry.get(name, ())})
+                for name in ("packages", "devices", "kernel_modules", "sysctls")
+            },
+        },
+    }
+    if not architecture:  # the host could not be looked at
+        return demand
+    try:
+        release = resolve_release(lock, models, architecture, host)
+    except AnsibleFilterError as error:
+        return {**demand, "problems": str(error).splitlines()}
+    repository, _, digest = release["image"].partition("/")[2].partition("@")
+    image = {"kind": "image", "name": "image runtime", "repository": repository, "digest": digest}
+    demand["content"] = [
+        {**image, "size": release["image_size"]},
+        *(
+            {"kind": "model", "name": f"model {model['name']} {model['version']}"}
+            | {key: model[key] for key in ("repository", "digest", "size")}
+            for model in release["models"]
+        ),
+    ]
+    return demand
+
+
+def mirror_demand(lock: dict[str, Any], architectures: list[str]) -> list[dict[str, Any]]:
+    """Return the option "content" of host_preflight for a mirror: all that the lock names for these architectures."""
+    content = []
+    for name, entry in lock.get("images", {}).items():
+        for architecture, platform in entry["platforms"].items():
+            if architecture in architectures:
+                content.append(_mirrored(f"image {name} for {architecture}", entry["repository"], platform))
+    for name, entry in lock.get("models", {}).items():
+        content.append(
+            _mirrored(
+                f"model {name} {entry['version']}",
+                entry["repository"],
+                {"digest": entry["digest"], "size": entry["blob"]["size"]},
+            )
+        )
+    return content
+
+
+def _mirrored(name: str, repository: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "kind": "mirrored",
+        "name": name,
+        "repository": repository,
+        "digest": manifest["digest"],
+        "size": manifest["size"],
+    }
+
+
+class FilterModule:
+    """Filters of edgeml.fleet around host_preflight."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Return the filters by name."""
+        return {
+            "certificate": certificate,
+            "mirror_demand": mirror_demand,
+            "runtime_demand": runtime_demand,
+        }

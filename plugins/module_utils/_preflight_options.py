@@ -1,0 +1,65 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The options of the module host_preflight, readable by a Python that is too old for the rest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_NAMES = {"type": "list", "elements": "str", "default": []}
+_REQUIRED = {"type": "str", "required": True}
+_TEXT = {"type": "str", "default": ""}
+_NUMBER = {"type": "int", "default": 0}
+
+
+def _list_of(**options: Any) -> dict[str, Any]:
+    return {"type": "list", "elements": "dict", "default": [], "options": options}
+
+
+ARGUMENT_SPEC: dict[str, Any] = {
+    "architecture": {"type": "str", "choices": ["amd64", "arm64"]},
+    "problems": _NAMES,
+    "content": _list_of(
+        kind={"type": "str", "choices": ["image", "model", "mirrored"], "required": True},
+        name=_REQUIRED,
+        repository=_REQUIRED,
+        digest=_REQUIRED,
+        size={"type": "int", "required": True},
+        runtime={"type": "str", "default": "runtime"},
+    ),
+    "registry": {
+        "type": "dict",
+        "options": {
+            "address": _REQUIRED,
+            "ip_address": _TEXT,
+            "ca_certificate": _TEXT,
+            "username": _TEXT,
+            "password": {"type": "str", "default": "", "no_log": True},
+        },
+    },
+    "root": {"type": "path", "default": "/var/lib/edgeml"},
+    "mirror_root": {"type": "path", "default": "/var/lib/edgeml/mirror"},
+    "memory_limit_mb": _NUMBER,
+    "ports": _list_of(address=_REQUIRED, port={"type": "int", "required": True}, variable=_REQUIRED),
+    "certificates": _list_of(
+        path=_REQUIRED,
+        not_before={"type": "float", "default": 0},
+        not_after={"type": "float", "default": 0},
+        error=_TEXT,
+    ),
+    "engine_packages": _NAMES,
+    "requires": {
+        "type": "dict",
+        "default": {},
+        "options": {
+            "memory_mb": _NUMBER,
+            "packages": _NAMES,
+            "devices": _NAMES,
+            "kernel_modules": _NAMES,
+            "sysctls": _NAMES,
+        },
+    },
+    "controller_time": {"type": "float"},
+    "ignore": _NAMES,
+    "refuse": {"type": "bool", "default": True},
+}
