@@ -1,0 +1,100 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a host is meant to take."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import trustme
+from ansible_collections.edgeml.fleet.plugins.filter.preflight import certificate, mirror_demand, runtime_demand
+
+LOCK: dict[str, Any] = {
+    "serial": 3,
+    "registry": "registry.edgeml.internal:5443",
+    "images": {
+        "runtime": {
+            "repository": "edgeml/runtime",
+            "platforms": {
+                "amd64": {"digest": "sha256:" + "1" * 64, "size": 100},
+                "arm64": {"digest": "sha256:" + "2" * 64, "size": 90},
+            },
+        }
+    },
+    "models": {
+        "digits": {
+            "version": "1.0.0",
+            "repository": "edgeml/models/digits",
+            "digest": "sha256:" + "3" * 64,
+            "blob": {"digest": "sha256:" + "4" * 64, "size": 10},
+            "golden_cases": 2,
+        }
+    },
+}
+IMAGE = {
+    "kind": "image",
+    "name": "image runtime",
+    "repository": "edgeml/runtime",
+    "digest": "sha256:" + "1" * 64,
+    "size": 100,
+}
+MODEL = {
+    "kind": "model",
+    "name": "model digits 1.0.0",
+    "repository": "edgeml/models/digits",
+    "digest": "sha256:" + "4" * 64,
+    "size": 10,
+}
+
+
+def test_demand_of_a_device() -> None:
+    models = [{"name": "digits", "requires": {"memory_mb": 200, "packages": ["libgomp1"], "devices": ["/dev/video0"]}}]
+    demand = runtime_demand(LOCK, models, "amd64", "berlin-1", ["python3-grpcio"])
+    assert demand["problems"] == []
+    assert demand["content"] == [IMAGE, MODEL]
+    assert demand["requires"] == {
+        "memory_mb": 200,
+        "packages": ["libgomp1", "python3-grpcio"],
+        "devices": ["/dev/video0"],
+        "kernel_modules": [],
+        "sysctls": [],
+    }
+
+
+def test_what_the_lock_lacks_is_a_problem_and_no_error() -> None:
+    demand = runtime_demand(LOCK, [{"name": "digit"}, {"name": "cats"}], "amd64", "berlin-1", [])
+    assert [problem.split(" at ")[0] for problem in demand["problems"]] == [
+        "Model digit is not in the lock",
+        "Model cats is not in the lock",
+    ]
+    assert demand["content"] == []
+
+
+def test_a_host_of_unknown_architecture_is_asked_for_nothing() -> None:
+    demand = runtime_demand(LOCK, [{"name": "digits"}], "", "berlin-1", [])
+    assert (demand["problems"], demand["content"]) == ([], [])
+
+
+def test_demand_of_a_mirror() -> None:
+    content = mirror_demand(LOCK, ["arm64"])
+    assert [(entry["kind"], entry["name"], entry["digest"][7], entry["size"]) for entry in content] == [
+        ("mirrored", "image runtime for arm64", "2", 90),
+        ("mirrored", "model digits 1.0.0", "3", 10),
+    ]
+
+
+def test_validity_of_a_certificate(tmp_path: Path) -> None:
+    end = datetime(2031, 2, 3, 4, 5, tzinfo=UTC)
+    path = tmp_path / "server.crt"
+    path.write_bytes(trustme.CA().issue_cert("berlin-1", not_after=end).cert_chain_pems[0].bytes())
+    found = certificate(str(path))
+    assert found["not_after"] == end.timestamp()
+    assert found["not_before"] < found["not_after"]
+
+
+def test_a_certificate_that_cannot_be_read_is_no_error(tmp_path: Path) -> None:
+    assert certificate(str(tmp_path / "none.crt"))["error"] == "No such file or directory"
+    (tmp_path / "bad.crt").write_text("nothing")
+    assert "PEM" in certificate(str(tmp_path / "bad.crt"))["error"]
