@@ -4,12 +4,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.edgeml.fleet.plugins.filter.fleet import resolve_release
+from ansible_collections.edgeml.fleet.plugins.filter.fleet import host_models, resolve_release
 from cryptography import x509
 
 
@@ -29,29 +29,27 @@ def certificate(path: str) -> dict[str, Any]:
 
 
 def runtime_demand(
-    lock: dict[str, Any], models: list[dict[str, Any]], architecture: str, host: str, packages: list[str]
+    models: list[dict[str, Any]],
+    catalogue: list[dict[str, Any]],
+    variables: Mapping[str, Any],
+    overrides: dict[str, Any],
+    runtimes: list[dict[str, Any]] | None,
+    lock: dict[str, Any],
+    architecture: str,
+    packages: list[str],
 ) -> dict[str, Any]:
     """Return the options "problems", "content" and "requires" of host_preflight for a device.
 
-    Takes the arguments of the filter resolve_release, whose error goes to "problems", and `packages` that the host
-    needs whatever its models are.
+    The first five arguments are those of the filter host_models. What it or resolve_release raises is in "problems".
+    `packages` are those that the host needs whatever its models are.
     """
-    requires = [{"packages": packages}, *(model.get("requires", {}) for model in models if isinstance(model, dict))]
-    demand: dict[str, Any] = {
-        "problems": [],
-        "content": [],
-        "requires": {
-            "memory_mb": sum(int(entry.get("memory_mb", 0)) for entry in requires),
-            **{
-                name: sorted({item for entry in requires for item in entry.get(name, ())})
-                for name in ("packages", "devices", "kernel_modules", "sysctls")
-            },
-        },
-    }
-    if not architecture:  # the host could not be looked at
-        return demand
+    demand: dict[str, Any] = {"problems": [], "content": [], "requires": {}}
     try:
-        release = resolve_release(lock, models, architecture, host)
+        placed = host_models(models, catalogue, variables, overrides, runtimes, check=True)
+        demand["requires"] = _requires([{"packages": packages}, *(model["requires"] for model in placed)])
+        if not architecture:  # the host could not be looked at
+            return demand
+        release = resolve_release(lock, placed, architecture, str(variables["inventory_hostname"]))
     except AnsibleFilterError as error:
         return {**demand, "problems": str(error).splitlines()}
     repository, _, digest = release["image"].partition("/")[2].partition("@")
@@ -67,6 +65,17 @@ def runtime_demand(
     return demand
 
 
+def _requires(requires: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what all models together require, as host_preflight takes it."""
+    return {
+        "memory_mb": sum(int(entry.get("memory_mb", 0)) for entry in requires),
+        **{
+            name: sorted({item for entry in requires for item in entry.get(name, ())})
+            for name in ("packages", "devices", "kernel_modules", "sysctls")
+        },
+    }
+
+
 def mirror_demand(lock: dict[str, Any], architectures: list[str]) -> list[dict[str, Any]]:
     """Return the option "content" of host_preflight for a mirror: all that the lock names for these architectures."""
     content = []
@@ -74,14 +83,11 @@ def mirror_demand(lock: dict[str, Any], architectures: list[str]) -> list[dict[s
         for architecture, platform in entry["platforms"].items():
             if architecture in architectures:
                 content.append(_mirrored(f"image {name} for {architecture}", entry["repository"], platform))
-    for name, entry in lock.get("models", {}).items():
-        content.append(
-            _mirrored(
-                f"model {name} {entry['version']}",
-                entry["repository"],
-                {"digest": entry["digest"], "size": entry["blob"]["size"]},
-            )
-        )
+    for name, versions in lock.get("models", {}).items():
+        for version, entry in versions.items():
+            for variant in entry["variants"].values():
+                manifest = {"digest": variant["digest"], "size": variant["blob"]["size"]}
+                content.append(_mirrored(f"model {name} {version}", variant["repository"], manifest))
     return content
 
 

@@ -25,14 +25,29 @@ LOCK: dict[str, Any] = {
     },
     "models": {
         "digits": {
-            "version": "1.0.0",
-            "repository": "edgeml/models/digits",
-            "digest": "sha256:" + "3" * 64,
-            "blob": {"digest": "sha256:" + "4" * 64, "size": 10},
-            "golden_cases": 2,
+            "1.0.0": {
+                "platform": "onnxruntime_onnx",
+                "variants": {
+                    "default": {
+                        "repository": "edgeml/models/digits",
+                        "digest": "sha256:" + "3" * 64,
+                        "blob": {"digest": "sha256:" + "4" * 64, "size": 10},
+                        "golden_cases": 2,
+                    }
+                },
+            }
         }
     },
 }
+CATALOGUE: list[dict[str, Any]] = [
+    {
+        "name": "digits",
+        "version": "1.0.0",
+        "platform": "onnxruntime_onnx",
+        "source": "models/digits",
+        "requires": {"memory_mb": 200, "packages": ["libgomp1"]},
+    }
+]
 IMAGE = {
     "kind": "image",
     "name": "image runtime",
@@ -49,12 +64,16 @@ MODEL = {
 }
 
 
+def demand(models: list[dict[str, Any]], architecture: str = "amd64", packages: tuple[str, ...] = ()) -> dict[str, Any]:
+    variables = {"inventory_hostname": "berlin-1", "edgeml_architecture": "amd64"}
+    return runtime_demand(models, CATALOGUE, variables, {}, None, LOCK, architecture, list(packages))
+
+
 def test_demand_of_a_device() -> None:
-    models = [{"name": "digits", "requires": {"memory_mb": 200, "packages": ["libgomp1"], "devices": ["/dev/video0"]}}]
-    demand = runtime_demand(LOCK, models, "amd64", "berlin-1", ["python3-grpcio"])
-    assert demand["problems"] == []
-    assert demand["content"] == [IMAGE, MODEL]
-    assert demand["requires"] == {
+    found = demand([{"name": "digits", "requires": {"devices": ["/dev/video0"]}}], packages=("python3-grpcio",))
+    assert found["problems"] == []
+    assert found["content"] == [IMAGE, MODEL]
+    assert found["requires"] == {
         "memory_mb": 200,
         "packages": ["libgomp1", "python3-grpcio"],
         "devices": ["/dev/video0"],
@@ -63,18 +82,21 @@ def test_demand_of_a_device() -> None:
     }
 
 
-def test_what_the_lock_lacks_is_a_problem_and_no_error() -> None:
-    demand = runtime_demand(LOCK, [{"name": "digit"}, {"name": "cats"}], "amd64", "berlin-1", [])
-    assert [problem.split(" at ")[0] for problem in demand["problems"]] == [
-        "Model digit is not in the lock",
-        "Model cats is not in the lock",
-    ]
-    assert demand["content"] == []
+def test_every_mistake_of_the_inventory_is_a_problem_and_no_error() -> None:
+    found = demand([{"name": "digit"}, {"name": "cats"}])
+    assert len(found["problems"]) == 2
+    assert all("edgeml_models" in problem for problem in found["problems"])
+    assert found["content"] == []
+
+
+def test_what_the_lock_lacks_is_a_problem() -> None:
+    found = demand([{"name": "digits"}], architecture="riscv64")
+    assert "architecture riscv64" in found["problems"][0]
 
 
 def test_a_host_of_unknown_architecture_is_asked_for_nothing() -> None:
-    demand = runtime_demand(LOCK, [{"name": "digits"}], "", "berlin-1", [])
-    assert (demand["problems"], demand["content"]) == ([], [])
+    found = demand([{"name": "digits"}], architecture="")
+    assert (found["problems"], found["content"]) == ([], [])
 
 
 def test_demand_of_a_mirror() -> None:
