@@ -41,6 +41,49 @@ def test_check_mode_predicts_on_pristine_hosts(fleet: Fleet) -> None:
         assert fleet.lab.run(host, "command -v dockerd").returncode != 0, f"check mode touched {host}"
 
 
+def test_preflight_refuses_before_anything_is_touched(fleet: Fleet, tmp_path: Path) -> None:
+    """Several faults on several hosts: one table, nothing touched, and the next test converges once they are mended."""
+
+    def state(host: str) -> str:
+        """Return the host's packages and files, with sizes and times."""
+        command = "dpkg-query --show && sudo find /etc /usr /var/lib/edgeml -xdev -printf '%p %s %T@\\n'"
+        return fleet.lab.run(host, command, check=True).stdout
+
+    fleet.lab.fill_disk("berlin-arm64")
+    fleet.lab.run("berlin-amd64", "sudo systemd-run --unit squatter python3 -m http.server 8001", check=True)
+    fleet.lab.power_cut("berlin-spare")
+    hosts = ["berlin-mirror", *DEVICES]
+    before = {host: state(host) for host in hosts}
+    report = tmp_path / "preflight.json"
+    missing_device = {"digits": {"requires": {"devices": ["/dev/video9"]}}}
+    try:
+        run = fleet.playbook(
+            "edgeml.fleet.site",
+            "-e",
+            json.dumps({"edgeml_preflight_report": str(report), "edgeml_model_overrides": missing_device}),
+        )
+    finally:
+        fleet.lab.free_disk("berlin-arm64")
+        fleet.lab.run("berlin-amd64", "sudo systemctl stop squatter")
+        fleet.lab.power_on("berlin-spare")
+    assert run.code != 0
+    assert set(run.changed.values()) == {0}
+    findings = json.loads(report.read_text())["findings"]
+    refused = {(entry["host"], entry["name"]) for entry in findings if entry["severity"] == "refuse"}
+    assert refused == {
+        ("berlin-amd64", "port"),
+        ("berlin-amd64", "device"),
+        ("berlin-arm64", "disk_space"),
+        ("berlin-arm64", "device"),
+        ("berlin-spare", "unreachable"),
+    }
+    rows = [line.split()[:3] for line in run.output.splitlines()]
+    table = [(host, name) for host, severity, name in (row for row in rows if row[1:2] == ["refuse"])]
+    assert len(table) == len(refused)
+    assert set(table) == refused
+    assert {host: state(host) for host in hosts} == before
+
+
 def test_site_converges_both_architectures(fleet: Fleet) -> None:
     fleet.playbook("edgeml.fleet.site", *WITHOUT_SPARE).must_succeed()
     for host, machine in zip(DEVICES, ["x86_64", "aarch64"], strict=True):
@@ -108,11 +151,10 @@ class TestBadInput:
         assert set(run.changed.values()) <= {0}, run.changed
         return " ".join(run.output.split())
 
-    def test_model_that_is_not_in_the_lock(self, fleet: Fleet) -> None:
+    def test_model_that_is_not_in_the_catalogue(self, fleet: Fleet) -> None:
         words = self.refused(fleet, *WITHOUT_SPARE, "-e", json.dumps({"edgeml_models": [{"name": "digit"}]}))
-        assert "Model digit is not in the lock" in words
-        assert "digits, file_type" in words
-        assert "edgeml_catalogue" in words
+        assert "Model digit is not in the catalogue" in words
+        assert "did you mean digits" in words
 
     def test_architecture_without_an_image(self, fleet: Fleet) -> None:
         words = self.refused(fleet, "--limit", "berlin-amd64", "-e", "inference_runtime_architecture=arm64", "-e",
@@ -128,7 +170,7 @@ class TestBadInput:
     def test_port_already_taken(self, fleet: Fleet) -> None:
         # sshd holds port 22 on every host.
         words = self.refused(fleet, "--limit", "berlin-amd64", "-e", json.dumps({"inference_runtime_rest_port": 22}))
-        assert "Port 22 is already taken" in words
+        assert "0.0.0.0:22 is held by sshd" in words
         assert "inference_runtime_rest_port" in words
 
     def test_wrong_registry_password(self, fleet: Fleet) -> None:
@@ -146,7 +188,7 @@ class TestBadInput:
             # Another configuration makes another release, and without its models they have to be fetched.
             fleet.lab.run("berlin-amd64", "sudo mv /var/lib/edgeml/models /var/lib/edgeml/models.away", check=True)
             words = self.refused(fleet, "--limit", "berlin-amd64")
-            assert "The disk is full" in words
+            assert "0 MiB free at /var/lib/edgeml" in words
             assert "free disk space" in words
         finally:
             fleet.lab.run("berlin-amd64", "sudo mv /var/lib/edgeml/models.away /var/lib/edgeml/models")
