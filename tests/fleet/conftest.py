@@ -9,14 +9,16 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import yaml
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._health import ModelCheck, check_model, wait_until_ready
 from ansible_collections.edgeml.fleet.plugins.module_utils._oip import connect
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication import publication
 from ansible_collections.edgeml.fleet.tests.lab.lab import Lab
 from ansible_collections.edgeml.fleet.tests.lab.topology import Topology
 
@@ -40,14 +42,29 @@ class Run:
 
 
 class Fleet:
-    """The lab's fleet: playbooks from the controller, clients on the site's LAN."""
+    """A fleet in the lab: playbooks from the controller, clients on the site's LAN.
 
-    def __init__(self, lab: Lab) -> None:
+    `inventories` are what -i is given, the first with the catalogue; `state` holds certificates, secrets and lock;
+    `token` is that of the devices, kept in `state` if None.
+    """
+
+    def __init__(
+        self,
+        lab: Lab,
+        inventories: Sequence[Path] = (INVENTORY,),
+        state: Path = STATE,
+        arguments: Sequence[str] = (),
+        token: str | None = None,
+    ) -> None:
         self.lab = lab
+        self.inventories = inventories
+        self.state = state
+        self.token = token
+        self.arguments = [*(f"-i{inventory}" for inventory in inventories), *arguments]
 
     def playbook(self, name: str, *arguments: str) -> Run:
-        """Run a playbook on the lab's inventory, with its progress on the terminal."""
-        command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(INVENTORY), name, *arguments]
+        """Run a playbook on the fleet's inventories, with its progress on the terminal."""
+        command = [str(Path(sys.executable).with_name("ansible-playbook")), *self.arguments, name, *arguments]
         started = time.monotonic()
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800)
         print(f"{name} {' '.join(arguments)}: code {done.returncode} after {time.monotonic() - started:.0f} s")
@@ -59,33 +76,53 @@ class Fleet:
 
     def check(self, host: str, wait: float = 0) -> dict[str, list[str]]:
         """Ask both models over REST and gRPC as a client on the LAN; return the labels by protocol and model."""
+        return self.answers(host, host, [("digits", "1.0.0", 10), ("file_type", "1.0.0", 3)], wait=wait)
+
+    def answers(
+        self,
+        host: str,
+        name: str,
+        models: Sequence[tuple[str, str, int]],
+        ports: tuple[int, int] = (8000, 8001),
+        wait: float = 0,
+    ) -> dict[str, list[str]]:
+        """Ask models, each with its version and as many golden cases, of the lab's `host` that the inventory calls
+        `name`, at its ports of REST and gRPC; return the labels by protocol and model."""
         labels: dict[str, list[str]] = {}
-        for scheme, port in (("https", 8000), ("grpcs", 8001)):
+        for scheme, port in zip(("https", "grpcs"), ports, strict=True):
             client = connect(
                 f"{scheme}://{self.address(host)}:{port}",
-                ca_file=str(STATE / "pki" / "ca.crt"),
-                server_name=host,
-                bearer_token=(STATE / "inference_token").read_text().strip(),
+                ca_file=str(self.state / "pki" / "ca.crt"),
+                server_name=name,
+                bearer_token=self.token or (self.state / "inference_token").read_text().strip(),
                 timeout=60,
             )
             with client:
                 wait_until_ready(client, wait)
                 server = client.server_metadata()
-                for model, cases in (("digits", 10), ("file_type", 3)):
-                    health = check_model(client, ModelCheck(model, "1.0.0", str(self.golden(model, cases))), server)
+                for model, version, cases in models:
+                    golden = str(self.golden(model, version, cases))
+                    health = check_model(client, ModelCheck(model, version, golden), server)
                     assert not health.failures, [str(failure) for failure in health.failures]
                     labels[f"{scheme} {model}"] = [case.label or "" for case in health.golden]
         return labels
 
-    def golden(self, model: str, cases: int) -> Path:
+    def golden(self, model: str, version: str, cases: int) -> Path:
         """Return a directory with the first golden cases of a published model; an emulated host is slow."""
-        built = max((ROOT / "build" / "models").glob(f"{model}-*/golden"), key=lambda path: path.stat().st_mtime)
-        target = STATE / "golden" / model / "golden"
+        target = self.state / "golden" / f"{model}-{version}" / "golden"
         if not target.exists():
+            placement = yaml.safe_load((self.inventories[0] / "20-placement.yml").read_text())
+            work = publication(placement["catalogue"], [], str(self.inventories[0]), str(ROOT / "build"))
+            (directory,) = (
+                Path(made["directory"])
+                for made in work["models"]
+                if (made["name"], made["version"]) == (model, version)
+            )
             target.mkdir(parents=True)
-            for case in sorted(built.glob("*.json"))[:cases]:
+            for case in sorted((directory / "golden").glob("*.json"))[:cases]:
                 shutil.copy(case, target)
-            shutil.copy(built.with_name("labels.txt"), target.parent)
+            if (directory / "labels.txt").exists():
+                shutil.copy(directory / "labels.txt", target.parent)
         return target
 
     def release(self, host: str) -> str:

@@ -211,7 +211,7 @@ def test_down_leaves_nothing_behind(lab: Lab) -> None:
 
 def test_inventory_lists_the_hosts_of_the_topology() -> None:
     ansible_inventory = str(Path(sys.executable).with_name("ansible-inventory"))
-    command = [ansible_inventory, "-i", str(ROOT / "inventories/lab/hosts.yml"), "--list"]
+    command = [ansible_inventory, "-i", str(ROOT / "inventories/lab/10-hosts.yml"), "--list"]
     listed = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout)
     variables = listed["_meta"]["hostvars"]
     topology = Topology.named("fleet")
