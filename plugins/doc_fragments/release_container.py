@@ -62,6 +62,9 @@ options:
       grpc_port:
         description: Port of gRPC in the container.
         type: int
+      metrics_port:
+        description: Port of the metrics in the container.
+        type: int
       models_directory:
         description: Directory in the container where each model is mounted under its name.
         type: str

@@ -78,20 +78,22 @@ def host_models(
     return resolved
 
 
-def resolve_release(lock: dict[str, Any], models: list[dict[str, Any]], architecture: str, host: str) -> dict[str, Any]:
+def resolve_release(
+    lock: dict[str, Any], models: list[dict[str, Any]], architecture: str, host: str, runtime: str = "runtime"
+) -> dict[str, Any]:
     """Return what a host runs by digest: {"image", "image_size", "models"}, as the module runtime_release takes them.
 
-    `lock` is the content of fleet.lock.yml, `models` the host's edgeml_models. Everything that does not fit is reported
-    at once.
+    `lock` is the content of fleet.lock.yml, `models` those of the host's edgeml_models that `runtime` serves.
+    Everything that does not fit is reported at once.
     """
     problems = []
     where = f"host {host}"
-    image = lock.get("images", {}).get("runtime", {})
+    image = lock.get("images", {}).get(runtime, {})
     platform = image.get("platforms", {}).get(architecture)
     if platform is None:
         problems.append(
             FleetError(
-                f"The lock has no runtime image for architecture {architecture}",
+                f"The lock has no {runtime} image for architecture {architecture}",
                 where=where,
                 seen=f"images for {', '.join(image.get('platforms', {})) or 'no architecture'}",
                 remedy="correct edgeml_architecture of the host, or add it to edgeml_architectures and publish again",
@@ -145,7 +147,8 @@ def resolve_release(lock: dict[str, Any], models: list[dict[str, Any]], architec
             )
             continue
         variants = entry[version]["variants"]
-        variant = variants.get(model.get("variant", next(iter(variants)) if len(variants) == 1 else None))
+        variant_name = model.get("variant", next(iter(variants)) if len(variants) == 1 else None)
+        variant = variants.get(variant_name)
         if variant is None:
             problems.append(
                 FleetError(
@@ -161,13 +164,14 @@ def resolve_release(lock: dict[str, Any], models: list[dict[str, Any]], architec
             {
                 "name": name,
                 "version": version,
-                "variant": model.get("variant", next(iter(variants))),
+                "variant": variant_name,
                 "repository": variant["repository"],
                 "digest": variant["blob"]["digest"],
                 "size": variant["blob"]["size"],
                 "golden_cases": variant["golden_cases"],
                 "p95_ms": objective.get("p95_ms"),
                 "protocol": objective.get("protocol", "grpc"),
+                "protocols": model.get("protocols", ["rest", "grpc"]),
                 "options": model.get("options", {}),
             }
         )

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.edgeml.fleet.plugins.filter.fleet import host_models, resolve_release
+from ansible_collections.edgeml.fleet.plugins.filter.fleet import host_models
+from ansible_collections.edgeml.fleet.plugins.filter.releases import host_releases
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement import DEFAULT_RUNTIME
 from cryptography import x509
 
 
@@ -37,32 +39,52 @@ def runtime_demand(
     lock: dict[str, Any],
     architecture: str,
     packages: list[str],
+    settings: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return the options "problems", "content" and "requires" of host_preflight for a device.
+    """Return the options "problems", "content", "requires" and "ports" of host_preflight for a device.
 
-    The first five arguments are those of the filter host_models. What it or resolve_release raises is in "problems".
-    `packages` are those that the host needs whatever its models are.
+    The first five arguments are those of the filter host_models, `settings` are those of host_releases. What these two
+    raise is in "problems". `packages` are those that the host needs whatever its models are.
     """
-    demand: dict[str, Any] = {"problems": [], "content": [], "requires": {}}
+    demand: dict[str, Any] = {"problems": [], "content": [], "requires": {}, "ports": []}
     try:
         placed = host_models(models, catalogue, variables, overrides, runtimes, check=True)
         demand["requires"] = _requires([{"packages": packages}, *(model["requires"] for model in placed)])
         if not architecture:  # the host could not be looked at
             return demand
-        release = resolve_release(lock, placed, architecture, str(variables["inventory_hostname"]))
+        host = str(variables["inventory_hostname"])
+        releases = host_releases(placed, lock, runtimes, architecture, host, settings)
     except AnsibleFilterError as error:
         return {**demand, "problems": str(error).splitlines()}
-    repository, _, digest = release["image"].partition("/")[2].partition("@")
-    image = {"kind": "image", "name": "image runtime", "repository": repository, "digest": digest}
-    demand["content"] = [
-        {**image, "size": release["image_size"]},
-        *(
-            {"kind": "model", "name": f"model {model['name']} {model['version']}"}
-            | {key: model[key] for key in ("repository", "digest", "size")}
-            for model in release["models"]
-        ),
-    ]
+    for release in releases:
+        repository, _, digest = release["image"].partition("/")[2].partition("@")
+        image = {"kind": "image", "name": f"image {release['name']}", "repository": repository, "digest": digest}
+        demand["content"] += [
+            {**image, "size": release["image_size"]},
+            *(
+                {"kind": "model", "name": f"model {model['name']} {model['version']}"}
+                | {key: model[key] for key in ("repository", "digest", "size")}
+                for model in release["models"]
+            ),
+        ]
+        demand["ports"] += _ports(release)
     return demand
+
+
+def _ports(release: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the TCP ports that a release takes, each with the variable to change."""
+    return [
+        {
+            "address": address.rpartition(":")[0].strip("[]"),
+            "port": int(address.rpartition(":")[2]),
+            "variable": f"inference_runtime_{protocol}_port"
+            if release["name"] == DEFAULT_RUNTIME
+            else f"ports.{protocol} of runtime {release['name']} in edgeml_runtimes",
+        }
+        for protocol, addresses in release["listen"].items()
+        for address in addresses
+        if not address.startswith("unix:")
+    ]
 
 
 def _requires(requires: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

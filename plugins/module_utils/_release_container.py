@@ -69,6 +69,7 @@ class ForeignServer:
     environment: dict[str, str]
     rest_port: int | None
     grpc_port: int | None
+    metrics_port: int | None
     models_directory: str
     user: str
 
@@ -253,7 +254,7 @@ class Container:
         options = ["--network", network, "--user", server.user]
         if purpose == "active":
             listen = self.desired.configuration["listen"]
-            for protocol, port in server.ports().items():
+            for protocol, port in {**server.ports(), "metrics": server.metrics_port}.items():
                 for address in listen.get(protocol, []):
                     options += ["--publish", f"{address}:{port}"]
         for model in self.desired.models:

@@ -65,6 +65,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
             "environment": {"type": "dict", "default": {}},
             "rest_port": {"type": "int"},
             "grpc_port": {"type": "int"},
+            "metrics_port": {"type": "int"},
             "models_directory": {"type": "str", "default": "/mnt/models"},
             "user": {"type": "str", "default": "65532:65532"},
         },

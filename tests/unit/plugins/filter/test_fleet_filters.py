@@ -58,6 +58,7 @@ def test_release_is_named_by_digest_only() -> None:
             "golden_cases": 10,
             "p95_ms": 5,
             "protocol": "grpc",
+            "protocols": ["rest", "grpc"],
             "options": {},
         }
     ]

@@ -63,16 +63,29 @@ MODEL = {
     "size": 10,
 }
 
+SETTINGS = {
+    "listen_address": "::1",
+    "server_listen_address": "127.0.0.1",
+    "ports": {"rest": 8000, "grpc": 8001, "metrics": 8002},
+    "memory_mb": 0,
+    "base_memory_mb": 0,
+    "has_broker": False,
+}
+
 
 def demand(models: list[dict[str, Any]], architecture: str = "amd64", packages: tuple[str, ...] = ()) -> dict[str, Any]:
     variables = {"inventory_hostname": "berlin-1", "edgeml_architecture": "amd64"}
-    return runtime_demand(models, CATALOGUE, variables, {}, None, LOCK, architecture, list(packages))
+    return runtime_demand(models, CATALOGUE, variables, {}, None, LOCK, architecture, list(packages), SETTINGS)
 
 
 def test_demand_of_a_device() -> None:
     found = demand([{"name": "digits", "requires": {"devices": ["/dev/video0"]}}], packages=("python3-grpcio",))
     assert found["problems"] == []
     assert found["content"] == [IMAGE, MODEL]
+    assert found["ports"] == [
+        {"address": "::1", "port": port, "variable": f"inference_runtime_{protocol}_port"}
+        for protocol, port in (("rest", 8000), ("grpc", 8001), ("metrics", 8002))
+    ]
     assert found["requires"] == {
         "memory_mb": 200,
         "packages": ["libgomp1", "python3-grpcio"],

@@ -368,7 +368,7 @@ def test_an_absent_device_is_told_before_anything_is_fetched(release: Release, e
     assert engine.pulled == []
 
 
-SERVER = ForeignServer(("serve", "/mnt/models"), {"WORKERS": "0"}, 8080, 8081, "/mnt/models", "1000")
+SERVER = ForeignServer(("serve", "/mnt/models"), {"WORKERS": "0"}, 8080, 8081, 8082, "/mnt/models", "1000")
 
 
 def test_a_foreign_server_is_a_candidate_without_ports(release: Release, engine: MemoryEngine) -> None:
