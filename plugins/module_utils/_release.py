@@ -138,7 +138,7 @@ class Release:
             "image": desired.image_size if missing_image else 0,
             "models": sum(bytes_to_fetch(self.staging, model) for model in missing_models),
         }
-        plan = make_plan(before, after, faults, bytes_to_move, [other.name for other in unneeded])
+        plan = make_plan(self.name, before, after, faults, bytes_to_move, [other.name for other in unneeded])
         result: dict[str, Any] = {
             "changed": not is_active or bool(unneeded),
             "release": after,
@@ -349,7 +349,7 @@ class Release:
                 (self.host_root / "release.lock").unlink(missing_ok=True)
         names = [release.name for release in present]
         diff = {"before": {"removed_runtimes": names}, "after": {"removed_runtimes": []}} if names else {}
-        plan = {"action": "remove" if names else "none", "removed_runtimes": names}
+        plan = {"runtime": self.name, "action": "remove" if names else "none", "removed_runtimes": names}
         return {"changed": bool(present), "release": {}, "plan": plan, "diff": diff, "bytes_fetched": 0}
 
     def erase(self, has_engine: bool = True) -> None:

@@ -54,6 +54,7 @@ def described_before(state: Mapping[str, Any], releases: Path) -> dict[str, Any]
 
 
 def make_plan(
+    runtime: str,
     before: Mapping[str, Any] | None,
     after: Mapping[str, Any],
     faults: Sequence[str],
@@ -80,6 +81,7 @@ def make_plan(
         action = "repair" if faults else "none"
     old_image = before["image"] if before else None
     return {
+        "runtime": runtime,
         "action": action,
         "faults": list(faults) if same else [],
         "image": None if old_image == after["image"] else {"before": old_image, "after": after["image"]},

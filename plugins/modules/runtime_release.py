@@ -183,6 +183,7 @@ plan:
   returned: success
   type: dict
   sample:
+    runtime: runtime
     action: restart
     faults: []
     image: null

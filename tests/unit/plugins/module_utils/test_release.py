@@ -462,7 +462,7 @@ def test_removal_of_all_runtimes(release: Release, engine: MemoryEngine) -> None
         one.converge(desired(), check_mode=False)
     everything = runtime(release, "runtime", [])
     predicted = everything.remove(check_mode=True, has_engine=True)
-    assert predicted["plan"] == {"action": "remove", "removed_runtimes": ["runtime", "vision"]}
+    assert predicted["plan"] == {"runtime": "runtime", "action": "remove", "removed_runtimes": ["runtime", "vision"]}
     assert everything.remove(check_mode=False, has_engine=True)["changed"]
     assert engine.containers == {}
     assert engine.images == set()

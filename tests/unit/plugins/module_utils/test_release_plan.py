@@ -29,7 +29,7 @@ def description(desired: Desired) -> dict[str, Any]:
 
 def plan(before: Desired | None, after: Desired, faults: tuple[str, ...] = ()) -> dict[str, Any]:
     old = description(before) if before else None
-    return _release_plan.make_plan(old, description(after), faults, {"image": 0, "models": 0}, [])
+    return _release_plan.make_plan("runtime", old, description(after), faults, {"image": 0, "models": 0}, [])
 
 
 def test_a_new_host_gets_everything() -> None:
@@ -110,7 +110,7 @@ class TestStateOfAnOlderVersion:
 
     def test_what_it_did_not_keep_is_no_change(self, before: dict[str, Any]) -> None:
         after = description(DESIRED)
-        made = _release_plan.make_plan(before, after, [], {}, [])
+        made = _release_plan.make_plan("runtime", before, after, [], {}, [])
         assert made["action"] == "restart"
         assert made["models"] == made["settings"] == []
         diff = _release_plan.make_diff(made, before, after)
@@ -119,14 +119,14 @@ class TestStateOfAnOlderVersion:
     def test_what_it_kept_is_compared(self, before: dict[str, Any]) -> None:
         newer = replace(DIGITS, version="2.0.0", digest="sha256:" + "e" * 64)
         after = description(replace(DESIRED, models=(newer, SOUNDS), configuration={"engine": {"threads": 4}}))
-        made = _release_plan.make_plan(before, after, [], {}, [])
+        made = _release_plan.make_plan("runtime", before, after, [], {}, [])
         assert [model["name"] for model in made["models"]] == ["digits"]
         assert {"key": "engine.threads", "before": 1, "after": 4} in made["settings"]
 
     def test_without_its_configuration(self, before: dict[str, Any], tmp_path: Path) -> None:
         state = {"active": {key: value for key, value in before.items() if key != "settings"}}
         found = _release_plan.described_before(state, tmp_path / "nowhere")
-        assert _release_plan.make_plan(found, description(DESIRED), [], {}, [])["settings"] == []
+        assert _release_plan.make_plan("runtime", found, description(DESIRED), [], {}, [])["settings"] == []
 
 
 def test_a_host_without_engine(tmp_path: Path) -> None:

@@ -1,0 +1,58 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Show what a converge would do to the hosts of the play, and write it to files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.plan_report import collect, markdown, table
+
+
+class ActionModule(ActionBase):
+    """All of plan_report: it runs once, on the controller."""
+
+    BYPASS_HOST_LOOP = True
+    _supports_check_mode = True
+    _requires_connection = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return {"totals", "files"}; failed if a host refuses its release."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        directory = str(self._task.args.get("directory", ""))
+        try:
+            report = collect(variables["hostvars"], variables["ansible_play_hosts_all"])
+            files = _write(Path(directory), report) if directory else []
+        except FleetError as error:
+            return {**result, "failed": True, **error.as_result()}
+        Display().display("\n" + table(report) + "\n")
+        result |= {"changed": False, "totals": report["totals"], "files": files}
+        if failed := report["totals"]["hosts"]["failed"]:
+            result |= {
+                "failed": True,
+                "msg": f"Hosts that cannot take their release: {failed}. What to do: mend what the lines with `failed` "
+                "name.",
+            }
+        return result
+
+
+def _write(directory: Path, report: dict[str, Any]) -> list[str]:
+    files = {"plan.json": json.dumps(report, indent=2) + "\n", "plan.md": markdown(report)}
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            (directory / name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise FleetError(
+            "The plan cannot be written",
+            where=error.filename or str(directory),
+            seen=error.strerror or str(error),
+            remedy="set edgeml_plan_report to a directory that can be written on the controller",
+        ) from error
+    return [str(directory / name) for name in files]
