@@ -5,6 +5,7 @@
 import struct
 
 from edgeml_runtime.metrics import Metrics
+from edgeml_runtime.transports import bodies
 from edgeml_runtime.transports.grpc_call import Calls
 from edgeml_runtime.transports.grpc_service import SERVICE, InferenceService
 from edgeml_runtime.transports.http2 import Connection, Shared
@@ -23,6 +24,7 @@ class Grpc:
     """The methods of the protocol, for as many connections as one likes."""
 
     def __init__(self) -> None:
+        bodies.LARGE = 100  # so that messages take both ways
         self._wire = Wire()
         self._wire.loop.run_until_complete(self._make())
 

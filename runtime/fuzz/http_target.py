@@ -5,6 +5,7 @@
 import re
 
 from edgeml_runtime.metrics import Metrics
+from edgeml_runtime.transports import bodies
 from edgeml_runtime.transports.http_connection import Connection, Shared
 from edgeml_runtime.transports.rest import RestApplication
 from signatures import Broken
@@ -19,6 +20,7 @@ class Rest:
     """A REST application, for as many connections as one likes."""
 
     def __init__(self) -> None:
+        bodies.LARGE = 100  # so that bodies take both ways
         self._wire = Wire()
         settings = config()
         application = RestApplication(FakeEngine(), Metrics(), None, settings)  # type: ignore[arg-type]

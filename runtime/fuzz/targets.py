@@ -18,6 +18,7 @@ from edgeml_runtime.codecs import json_binary, protobuf
 from edgeml_runtime.codecs.compression import accepted, decompress
 from edgeml_runtime.config import Limits
 from edgeml_runtime.errors import Failure, RequestError
+from edgeml_runtime.inference import InferenceRequest
 from http2_target import Grpc
 from http_target import Rest
 from mutation import Choices, compressed, http2_frames, http_request, json_request, protobuf_request
@@ -188,14 +189,17 @@ def _decode_json(model: Model, body: bytes, json_length: int | None) -> None:
 
 
 def _compare_large(model: Model, body: bytes) -> None:
-    small, large = _outcome(model, body), _outcome(model, body + b" " * LARGE_BYTES)
+    small, large = (
+        _outcome(model, lambda text=text: json_binary.decode(model, text, None, Limits()))  # type: ignore[misc]
+        for text in (body, body + b" " * LARGE_BYTES)
+    )
     if small != large:
         raise Broken(f"{body!r} means {small}, when it is large {large}")
 
 
-def _outcome(model: Model, body: bytes) -> object:
+def _outcome(model: Model, decode: Callable[[], tuple[InferenceRequest, set[str]]]) -> object:
     try:
-        request, in_binary = json_binary.decode(model, body, None, Limits())
+        request, in_binary = decode()
     except RequestError as error:
         return error.failure
     check_request(model, request)
@@ -216,7 +220,16 @@ def _decompress(body: bytes, coding: str) -> bytes | None:
 
 
 def _decode_protobuf(model: Model, body: bytes) -> None:
-    request = _bounded(len(body), lambda: protobuf.decode(model, protobuf.parse_inference(body), Limits()))
+    def decode() -> InferenceRequest:
+        return protobuf.decode(model, *protobuf.parse_inference(body), Limits())
+
+    request = _bounded(len(body), decode)
+    small = _outcome(model, lambda: (decode(), set()))
+    protobuf.LARGE, before = 0, protobuf.LARGE
+    large = _outcome(model, lambda: (decode(), set()))
+    protobuf.LARGE = before
+    if small != large:
+        raise Broken(f"{body!r} means {small}, when it is large {large}")
     if request is not None:
         check_request(model, request)
         protobuf.encode(model, request, echo(request))

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 from edgeml_runtime.config import Config, read_config
 from edgeml_runtime.errors import Failure, RequestError
@@ -36,12 +36,27 @@ class Transport(asyncio.Transport):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
         self._loop = loop
-        self.protocol: asyncio.Protocol | None = None
+        self.protocol: asyncio.BaseProtocol | None = None
         self.written = bytearray()
         self.closing = self.paused = False
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return SimpleNamespace(family=socket.AF_UNIX) if name == "socket" else default
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.protocol = protocol
+
+    def receive(self, data: bytes) -> bytes:
+        """Hand bytes to the protocol as the event loop does; gives what it has no room for yet."""
+        if not isinstance(self.protocol, asyncio.BufferedProtocol):
+            cast(asyncio.Protocol, self.protocol).data_received(data)
+            return b""
+        room = memoryview(self.protocol.get_buffer(-1))
+        size = min(len(room), len(data))
+        room[:size] = data[:size]
+        del room
+        self.protocol.buffer_updated(size)
+        return data[size:]
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if not self.closing:
@@ -158,14 +173,18 @@ class Wire:
         connection = transport.protocol = make()
         connection.connection_made(transport)
         for part in parts:
-            await self._until_read(transport)
-            if transport.closing:
-                break
-            connection.data_received(part)
-            await asyncio.sleep(0)
+            left = part
+            while left:
+                await self._until_read(transport)
+                if transport.closing:
+                    break
+                left = transport.receive(left)
+                await asyncio.sleep(0)
         await self._until_read(transport)
-        if ends and not transport.closing and not connection.eof_received():
-            transport.close()
+        if ends and not transport.closing:
+            protocol = cast(asyncio.Protocol | asyncio.BufferedProtocol, transport.protocol)
+            if not protocol.eof_received():
+                transport.close()
         for _ in range(20):
             await asyncio.sleep(0)
         transport.close()

@@ -3,8 +3,10 @@
 """The queue and the engine threads of one model: bounds, deadlines, cancellation, and counts that stay right."""
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -238,3 +240,27 @@ def test_nothing_is_computed_on_the_event_loop_and_at_most_so_many_at_once() -> 
         assert max(most) == 3
 
     run(test)
+
+
+def test_inputs_go_with_their_answer() -> None:
+    """Not only at the next garbage collection: until then, they would be most of the server's memory."""
+
+    async def test() -> None:
+        gate = Gate()
+        gate.open.set()
+        scheduler = Scheduler("model", ServingOptions(), 1, gate.compute)
+        tensor = np.zeros(10)
+        goes = weakref.ref(tensor)
+        asked = InferenceRequest("1", {"x": tensor}, [])
+        del tensor
+        await scheduler.infer(asked)
+        del asked
+        await asyncio.sleep(0)
+        assert goes() is None
+        await scheduler.close()
+
+    gc.disable()
+    try:
+        run(test)
+    finally:
+        gc.enable()

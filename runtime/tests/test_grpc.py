@@ -162,3 +162,36 @@ def test_message_limit(start_server: Any) -> None:
     server.wait_ready()
     assert server.grpc("ModelInfer", raw_message(ROWS)).model_name == "perceptron"
     assert server.grpc_error("ModelInfer", raw_message(ROWS * 100))[0] == "RESOURCE_EXHAUSTED"
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 3, 60_000])
+def test_large_raw_contents(server: Server, length: int) -> None:
+    """Wherever in the message they are: a copy is made only where they are not aligned."""
+    rows = np.random.default_rng(length).normal(size=(30_000, 4)).astype("<f4")
+    small = server.grpc("ModelInfer", raw_message(rows[:100].tolist()))
+    message = raw_message([])
+    message.inputs[0].shape[:] = rows.shape
+    message.raw_input_contents[:] = [rows.tobytes()]
+    message.id = "a" * length
+    for encoded in (
+        message.SerializeToString(),
+        b"".join(part.SerializeToString() for part in apart(message)),  # fields may come in any order
+    ):
+        large = server.grpc("ModelInfer", encoded)
+        assert large.id == message.id
+        assert large.raw_output_contents[1][: 100 * 8] == small.raw_output_contents[1]
+        assert len(large.raw_output_contents[1]) == len(rows) * 8
+
+
+def apart(message: messages.ModelInferRequest) -> list[messages.ModelInferRequest]:
+    """The raw contents, then the rest."""
+    rest = messages.ModelInferRequest()
+    rest.CopyFrom(message)
+    rest.ClearField("raw_input_contents")
+    return [messages.ModelInferRequest(raw_input_contents=message.raw_input_contents), rest]
+
+
+@pytest.mark.parametrize("damage", [b"\x3a\xff\xff\xff\x7f", b"\x3a\xff\xff\xff\xff\xff\xff\x01", b"\x3b", b"\xba"])
+def test_large_message_that_is_none(server: Server, damage: bytes) -> None:
+    message = raw_message([[0.0] * 4] * 10_000).SerializeToString()
+    assert server.grpc_error("ModelInfer", message + damage)[0] == "INVALID_ARGUMENT"

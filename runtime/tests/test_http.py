@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from authority import Authority
 from onnx_models import ModelDirectory
 from serving import Server, features_request, steps_request
 
@@ -138,6 +139,72 @@ def test_body_and_the_next_request_in_one_piece(server: Server) -> None:
         assert answers.next()[2] == b'{"live":true}'
         raw.sendall(sent[40:])
         assert answers.next()[0] == 200
+
+
+def large_request(more: bytes = b"", size: int = 900_000) -> bytes:
+    """A request whose body is large for nothing but spaces."""
+    body = json.dumps(features_request([[1.0, 2.0, 3.0, 4.0]])).encode()
+    body += b" " * (size - len(body))
+    head = b"POST /v2/models/perceptron/infer HTTP/1.1\r\nHost: a\r\n%bContent-Length: %d\r\n\r\n" % (more, len(body))
+    return head + body
+
+
+@pytest.mark.parametrize("piece", [1000, 4096, 65_000, 300_000, 10_000_000])
+@pytest.mark.parametrize("with_tls", [False, True], ids=["clear", "TLS"])
+def test_large_bodies_one_after_the_other(start_server: Any, tmp_path: Path, piece: int, with_tls: bool) -> None:
+    authority = Authority(tmp_path)
+    server = start_server(**({"tls": authority.files} if with_tls else {}))
+    server.wait_ready()
+    small = b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n"
+    sent = large_request() + large_request(b"X-Other: 1\r\n", 300_000) + small + large_request() + small
+    with socket.create_connection(("127.0.0.1", server.rest_port), timeout=60) as plain:
+        connection = authority.context().wrap_socket(plain, server_hostname="127.0.0.1") if with_tls else plain
+        for _ in range(2):  # the second time the heads are known
+            for start in range(0, len(sent), piece):
+                connection.sendall(sent[start : start + piece])
+            received = b""
+            while received.count(b"HTTP/1.1 200") < 5:
+                part = connection.recv(65536)
+                assert part, received
+                received += part
+            assert received.count(b'"data":[2]') == 3
+            assert received.count(b'"live":true') == 2
+
+
+def test_slow_large_bodies_keep_nobody_waiting(start_server: Any) -> None:
+    server = start_server(limits={"receiving_bytes": 1_000_000, "receive_seconds": 8})
+    server.wait_ready()
+    whole = large_request()
+    with ExitStack() as opened:
+        slow = [
+            opened.enter_context(socket.create_connection(("127.0.0.1", server.rest_port), timeout=60))
+            for _ in range(50)
+        ]
+        for connection in slow:
+            connection.sendall(whole[:200_000])
+        assert server.rest("GET", "/v2/health/live").status == 200
+        assert server.infer("perceptron", features_request([[1.0, 2.0, 3.0, 4.0]])).status == 200
+        assert server.infer("perceptron", whole.partition(b"\r\n\r\n")[2]).status == 200  # when its turn has come
+        for connection in slow[:25]:  # who goes on gets an answer, and in time
+            connection.sendall(whole[200_000:])
+        for connection in slow[:25]:
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
+        for connection in slow[25:]:
+            assert connection.recv(100).startswith(b"HTTP/1.1 408")
+        assert server.infer("perceptron", whole.partition(b"\r\n\r\n")[2]).status == 200
+
+
+@pytest.mark.parametrize("ends", ["half", "reset"])
+def test_large_body_that_ends_too_early(server: Server, ends: str) -> None:
+    for size in (100_000, 300_000, 899_999):
+        with socket.create_connection(("127.0.0.1", server.rest_port), timeout=60) as connection:
+            connection.sendall(large_request()[:size])
+            if ends == "half":
+                connection.shutdown(socket.SHUT_WR)
+                assert connection.recv(100).startswith(b"HTTP/1.1 400")
+            else:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    assert server.infer("perceptron", large_request().partition(b"\r\n\r\n")[2]).status == 200
 
 
 def test_chunked_upload(server: Server) -> None:

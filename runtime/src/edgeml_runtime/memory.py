@@ -14,7 +14,9 @@ NEVER_TOUCHED_BYTES = 128 << 20
 
 #: Smaller blocks stay: the system's pages cost more than what the C library has at hand.
 LARGE_BLOCK_BYTES = 512 << 10
-_M_MMAP_THRESHOLD = -3  # malloc.h
+#: What the C library keeps at hand for them: each request would otherwise get its pages from the system anew.
+SPARE_BYTES = 4 << 20
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 _ROOT = Path("/")
 
@@ -26,7 +28,15 @@ def return_memory() -> None:
     large requests needed once, the process would keep.
     """
     with suppress(AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
+        c_library = ctypes.CDLL(None)
+        c_library.mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
+        c_library.mallopt(_M_TRIM_THRESHOLD, SPARE_BYTES)
+
+
+def trim() -> None:
+    """Give back to the system what the C library has at hand. Takes milliseconds: for when there is nothing to do."""
+    with suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def bound_memory() -> None:

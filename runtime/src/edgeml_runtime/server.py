@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
 
+from edgeml_runtime import memory
 from edgeml_runtime.config import Address, Config
 from edgeml_runtime.engine.engine import Engine, ModelStatus
 from edgeml_runtime.errors import ConfigurationError, Failure, RequestError, StartError
@@ -103,6 +104,7 @@ class Server:
                 # What is there now stays: no later collection walks through it, which would hold all requests up.
                 gc.collect()
                 gc.freeze()
+                memory.trim()
                 self.engine.ready = True
                 self.state = CANDIDATE if self._as_candidate else ACTIVE
                 logger.info("ready as %s after %.3f s", self.state, perf_counter() - started)

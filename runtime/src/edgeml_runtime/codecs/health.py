@@ -7,7 +7,7 @@ from grpc_health.v1 import health_pb2 as messages  # type: ignore[import-untyped
 from edgeml_runtime.codecs.protobuf import parse_message
 
 
-def parse_request(body: bytes) -> str:
+def parse_request(body: bytes | memoryview) -> str:
     """The service that a HealthCheckRequest asks about. Raises RequestError (invalid)."""
     return str(parse_message(messages.HealthCheckRequest, body).service)
 

@@ -20,6 +20,12 @@ _BUFFERS: dict[str, tuple[Literal["d", "i", "u"], np.dtype[Any]]] = {
     "u": ("u", np.dtype("<u8")),
 }
 
+# Bytes of a document up to which the parser's memory, some four times as much, stays for the next one.
+_KEPT = 2 << 20
+_STEP = 32 * 1024
+
+_parser = simdjson.Parser()
+
 
 class Numbers:
     """The value of a "data": still simdjson's; ``nesting`` is the shape that its lists have."""
@@ -59,14 +65,13 @@ class Numbers:
 
 def loads(text: bytes | bytearray | memoryview) -> Any:
     """As orjson.loads, but with Numbers in the "data" of inputs. Raises orjson.JSONDecodeError."""
-    text = bytes(text)
-    document = None if b"\\" in text else _loads(text)
+    document = None if _count(text, b"\\") else _loads(text)
     return orjson.loads(text) if document is None else document
 
 
-def _loads(text: bytes) -> dict[str, Any] | None:
+def _loads(text: bytes | bytearray | memoryview) -> dict[str, Any] | None:
     try:
-        root = simdjson.Parser().parse(text)
+        root = _parse(text)
         document = _members(root, "inputs")
         if document is None:
             return None
@@ -81,7 +86,25 @@ def _loads(text: bytes) -> dict[str, Any] | None:
     except (ValueError, TypeError, RuntimeError, RecursionError):
         return None
     # Nesting was read off the first elements: one bracket more or less anywhere, and it is another.
-    return document if text.count(b"[") == _lists(document) else None
+    return document if _count(text, b"[") == _lists(document) else None
+
+
+def _parse(text: bytes | bytearray | memoryview) -> Any:
+    """Parse with memory that was used before: new pages cost more than parsing does."""
+    global _parser
+    if len(text) > _KEPT:
+        return simdjson.Parser().parse(text)
+    try:
+        return _parser.parse(text)
+    except RuntimeError:  # something still refers to its last document
+        _parser = simdjson.Parser()
+        return _parser.parse(text)
+
+
+def _count(text: bytes | bytearray | memoryview, character: bytes) -> int:
+    octets = np.frombuffer(text, np.uint8)
+    steps = range(0, len(octets), _STEP)
+    return sum(int(np.count_nonzero(octets[start : start + _STEP] == ord(character))) for start in steps)
 
 
 def _members(value: Any, lazy: str) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@
 Specification: section "GRPC", messages of open_inference_grpc.proto.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -21,7 +21,7 @@ from edgeml_runtime.codecs.request import (
     read_parameters,
 )
 from edgeml_runtime.config import Limits
-from edgeml_runtime.errors import invalid
+from edgeml_runtime.errors import RequestError, invalid
 from edgeml_runtime.inference import InferenceRequest, Signature
 from edgeml_runtime.tensors import Array, from_raw, from_repeated, to_raw
 
@@ -42,57 +42,123 @@ CONTENTS = {
 }
 
 
+RawContents = Sequence[bytes | memoryview]
+
+#: Bytes of a message from which on its raw contents are not copied.
+LARGE = 64 * 1024
+_MOST_FIELDS = 256
+_WITH_LENGTH = 2
+_RAW_CONTENTS = 7 << 3 | _WITH_LENGTH
+
 _AnyMessage = TypeVar("_AnyMessage", bound=Message)
 
 
-def parse_message(kind: type[_AnyMessage], body: bytes) -> _AnyMessage:
+def parse_message(kind: type[_AnyMessage], body: bytes | memoryview) -> _AnyMessage:
     """A message of that kind. Raises RequestError (invalid)."""
     try:
-        return kind.FromString(body)
+        return kind.FromString(bytes(body))
     except DecodeError:
         raise invalid(f"the request is no {kind.DESCRIPTOR.name}") from None
 
 
-def parse_inference(body: bytes) -> messages.ModelInferRequest:
-    """The message of a ModelInfer call, not yet checked. Raises RequestError (invalid)."""
-    return parse_message(messages.ModelInferRequest, body)
+def parse_inference(body: bytes | memoryview) -> tuple[messages.ModelInferRequest, RawContents]:
+    """The message of a ModelInfer call and its raw contents, not yet checked. Raises RequestError (invalid).
+
+    Large raw contents stay where they are, and are missing in the message: protobuf would copy them twice.
+    """
+    if len(body) >= LARGE and (parts := _without_raw(memoryview(body))) is not None:
+        rest, raw = parts
+        return parse_message(messages.ModelInferRequest, rest), raw
+    message = parse_message(messages.ModelInferRequest, body)
+    return message, message.raw_input_contents
 
 
-def parse_model(body: bytes) -> tuple[str, str]:
+def raw_contents_at(beginning: bytes | memoryview) -> int:
+    """Where the first raw contents are in a ModelInferRequest that begins so; 0 when it is not known."""
+    view = memoryview(beginning)
+    for key, _start, content, end in _fields(view):
+        if key == _RAW_CONTENTS or end > len(view):
+            return content if key == _RAW_CONTENTS else 0
+    return 0
+
+
+def _without_raw(body: memoryview) -> tuple[bytes, list[memoryview]] | None:
+    """A ModelInferRequest without its raw contents, and these; None when it is nothing that is usually sent."""
+    rest: list[memoryview] = []
+    raw: list[memoryview] = []
+    position = 0
+    for key, start, content, end in _fields(body):
+        if end > len(body):
+            return None
+        if key == _RAW_CONTENTS:
+            raw.append(body[content:end])
+        else:
+            rest.append(body[start:end])
+        position = end
+    return (b"".join(rest), raw) if position == len(body) else None
+
+
+def _fields(body: memoryview) -> Iterator[tuple[int, int, int, int]]:
+    """Key, start, start of the content and end of each field of a message, as far as all of them have a length.
+
+    See "Encoding" of the documentation of Protocol Buffers: all fields of a ModelInferRequest have one.
+    """
+    position = 0
+    for _ in range(_MOST_FIELDS):
+        start = position
+        if position >= len(body):
+            return
+        key = body[position]
+        if key & 7 != _WITH_LENGTH or key > 127:
+            return
+        length = shift = 0
+        while True:
+            position += 1
+            if position >= len(body) or shift > 28:
+                return
+            length |= (body[position] & 127) << shift
+            if body[position] < 128:
+                break
+            shift += 7
+        position += 1
+        yield key, start, position, position + length
+        position += length
+
+
+def parse_model(body: bytes | memoryview) -> tuple[str, str]:
     """Name and version from a ModelReadyRequest or ModelMetadataRequest. Raises RequestError (invalid)."""
     message = parse_message(messages.ModelMetadataRequest, body)
     return message.name, message.version
 
 
-def parse_repository_index(body: bytes) -> bool:
+def parse_repository_index(body: bytes | memoryview) -> bool:
     """Whether a RepositoryIndexRequest asks for ready models alone. Raises RequestError (invalid)."""
     return parse_message(messages.RepositoryIndexRequest, body).ready
 
 
-def parse_repository_load(body: bytes) -> tuple[str, list[str]]:
+def parse_repository_load(body: bytes | memoryview) -> tuple[str, list[str]]:
     """Name and the parameters' names from a RepositoryModelLoadRequest. Raises RequestError (invalid)."""
     message = parse_message(messages.RepositoryModelLoadRequest, body)
     return message.model_name, sorted(message.parameters)
 
 
-def parse_repository_unload(body: bytes) -> str:
+def parse_repository_unload(body: bytes | memoryview) -> str:
     """The model's name from a RepositoryModelUnloadRequest. Raises RequestError (invalid)."""
     return parse_message(messages.RepositoryModelUnloadRequest, body).model_name
 
 
-def request_id(body: bytes) -> str:
+def request_id(body: bytes | memoryview) -> str:
     """The id of a ModelInferRequest; empty when it is none."""
     try:
-        return messages.ModelInferRequest.FromString(body).id
-    except DecodeError:
+        return parse_inference(body)[0].id
+    except RequestError:
         return ""
 
 
-def decode(model: Signature, message: messages.ModelInferRequest, limits: Limits) -> InferenceRequest:
-    """The checked request. Raises RequestError (invalid, too large)."""
+def decode(model: Signature, message: messages.ModelInferRequest, raw: RawContents, limits: Limits) -> InferenceRequest:
+    """The checked request; see parse_inference. Raises RequestError (invalid, too large)."""
     check_tensor_count(len(message.inputs), limits)
     check_tensor_count(len(message.outputs), limits)
-    raw = message.raw_input_contents
     if raw and len(raw) != len(message.inputs):
         raise invalid(f"{len(raw)} raw_input_contents for {len(message.inputs)} inputs")
     inputs: dict[str, Array] = {}

@@ -202,6 +202,7 @@ class Scheduler:
             self.observe(job.request, run.started - job.arrived, run.finished - run.started)
             job.answer.set_result(outcome)
         self._leave(run.jobs)
+        run.jobs = ()  # they know the run: their inputs would stay until the next garbage collection
         self._dispatch()
 
     def _expire(self, job: Job, timeout: float) -> None:

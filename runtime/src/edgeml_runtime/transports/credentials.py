@@ -5,6 +5,7 @@
 import hmac
 import ssl
 from collections.abc import Sequence
+from typing import Any
 
 from edgeml_runtime.config import Grant, Tls
 from edgeml_runtime.errors import Failure, RequestError, StartError
@@ -121,3 +122,12 @@ def check_manage(grant: Grant) -> None:
     """Raises RequestError (forbidden) when the client may not load and unload models."""
     if not grant.manage:
         raise RequestError(Failure.FORBIDDEN, "this client may not load or unload models")
+
+
+def common_name(certificate: dict[str, Any] | None) -> str | None:
+    """The common name of a client's certificate, as the ssl module gives it."""
+    for names in (certificate or {}).get("subject", ()):
+        for key, value in names:
+            if key == "commonName":
+                return str(value)
+    return None

@@ -14,8 +14,12 @@ from typing import Any
 from urllib.parse import quote
 
 from edgeml_runtime.codecs.compression import decompress
+from edgeml_runtime.codecs.protobuf import raw_contents_at
 from edgeml_runtime.config import Limits
 from edgeml_runtime.errors import Failure, RequestError, invalid
+from edgeml_runtime.transports import bodies
+from edgeml_runtime.transports.begun import rest_of
+from edgeml_runtime.transports.bodies import Body, Buffers, collect
 from edgeml_runtime.transports.grpc_service import CODES, Answer, Conversation
 from edgeml_runtime.transports.http2 import (
     END_HEADERS,
@@ -27,7 +31,6 @@ from edgeml_runtime.transports.http2 import (
     header,
     status,
 )
-from edgeml_runtime.transports.http_connection import collect, rest_of
 
 PREFIX_BYTES = 5
 
@@ -70,6 +73,7 @@ class Calls:
         self.answers: dict[bytes, tuple[str, Answer]] = {}
         self.conversations: dict[bytes, tuple[str, Conversation]] = {}
         self.under_way = 0
+        self.buffers = Buffers(self.loop)
         #: Bytes of request messages that are not yet complete or not yet taken, with their prefixes.
         self.buffered = 0
 
@@ -90,6 +94,7 @@ class Call:
 
     __slots__ = (
         "_begun",
+        "_body",
         "_calls",
         "_connection",
         "_deadline",
@@ -126,8 +131,9 @@ class Call:
         self._prefix = b""
         self._missing = -1  # bytes of the message, -1 before its prefix is complete
         self._parts: list[bytes] = []
+        self._body: Body | None = None  # of a large message, instead of parts
         #: As received; a compressed one, which may be much larger afterwards, is decompressed when it is taken.
-        self._messages: deque[tuple[bool, bytes]] = deque()
+        self._messages: deque[tuple[bool, bytes | memoryview]] = deque()
         self._held = 0  # bytes counted in calls.buffered
         self._ended = False
         self._failed: RequestError | None = None  # why no more is received
@@ -142,7 +148,7 @@ class Call:
 
     # -- what the connection calls -----------------------------------------------------------------------------------
 
-    def data(self, data: bytes, ended: bool) -> None:
+    def data(self, data: bytes | memoryview, ended: bool) -> None:
         """Cut the body into messages."""
         if self._over:
             return
@@ -160,11 +166,17 @@ class Call:
                         self._failed = _too_large(self._calls.limits)
                     elif self._missing == 0:
                         self._complete()
+                    elif self._missing >= bodies.LARGE:
+                        at = raw_contents_at(data[position:])
+                        self._body = self._calls.buffers.body(self._missing, 0, at)
                 continue
-            part = data[position : position + self._missing] if position or end > self._missing else data
+            part = data[position : position + self._missing]
             position += len(part)
             self._missing -= len(part)
-            collect(self._parts, part)
+            if self._body is not None:
+                self._body.add(part)
+            else:
+                collect(self._parts, bytes(part))
             self._hold(len(part))
             if self._missing == 0:
                 self._complete()
@@ -201,7 +213,7 @@ class Call:
 
     # -- what methods call -------------------------------------------------------------------------------------------
 
-    async def receive(self) -> bytes:
+    async def receive(self) -> bytes | memoryview:
         """See grpc_service.Call."""
         if not self._messages and not self._ended and self._failed is None:
             seconds = self._calls.limits.receive_seconds
@@ -216,7 +228,7 @@ class Call:
             raise invalid("the call brought no complete request")
         return message
 
-    async def read(self) -> bytes | None:
+    async def read(self) -> bytes | memoryview | None:
         """See grpc_service.Call."""
         while not self._messages and not self._ended and self._failed is None:
             if self._calls.draining.done():
@@ -271,12 +283,14 @@ class Call:
     def _complete(self) -> None:
         parts = self._parts
         self._hold(PREFIX_BYTES)
-        self._messages.append((self._prefix[0] != 0, parts[0] if len(parts) == 1 else b"".join(parts)))
+        message = b"".join(parts) if self._body is None else self._body.content()
+        self._messages.append((self._prefix[0] != 0, message))
         self._parts = []
+        self._body = None
         self._prefix = b""
         self._missing = -1
 
-    def _take(self) -> bytes | None:
+    def _take(self) -> bytes | memoryview | None:
         if self._messages:
             is_compressed, message = self._messages.popleft()
             self._release(len(message) + PREFIX_BYTES)
@@ -413,6 +427,7 @@ class Call:
         self._over = True
         self._release(self._held)
         self._parts = []
+        self._body = None
         self._messages.clear()
         if self._deadline_timer is not None:
             self._deadline_timer.cancel()

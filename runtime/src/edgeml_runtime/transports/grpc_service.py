@@ -42,10 +42,10 @@ CODES = {
 class Call(Protocol):
     """A call under way, as the transport has it."""
 
-    async def receive(self) -> bytes:
+    async def receive(self) -> bytes | memoryview:
         """The one request message. Raises RequestError when it is missing or does not come in time."""
 
-    async def read(self) -> bytes | None:
+    async def read(self) -> bytes | memoryview | None:
         """The next message of a stream; None after the last.
 
         Raises RequestError (unavailable) when the server stops before another one has come.
@@ -191,13 +191,13 @@ class InferenceService:
         finally:
             answers.put_nowait(None)
 
-    async def _stream_answer(self, call: Call, body: bytes) -> bytes:
+    async def _stream_answer(self, call: Call, body: bytes | memoryview) -> bytes:
         try:
             return protobuf.stream_answer(await self._infer(call, body))
         except RequestError as error:
             return protobuf.stream_error(protobuf.request_id(body), str(error))
 
-    async def _infer(self, call: Call, body: bytes | None) -> bytes:
+    async def _infer(self, call: Call, body: bytes | memoryview | None) -> bytes:
         """Answer one inference request: ``body``, or the one that the call has yet to receive."""
         known = version = ""
         code = "INTERNAL"
@@ -208,11 +208,13 @@ class InferenceService:
             if body is None:
                 body = await call.receive()
                 started = perf_counter()
-            message = protobuf.parse_inference(body)
+            message, raw = protobuf.parse_inference(body)
+            body = None  # no need to keep what was parsed
             check_model(grant, message.model_name)
             model = self._engine.model(message.model_name, message.model_version, "grpc")
             known, version = model.name, model.version
-            request = protobuf.decode(model, message, self._limits)
+            request = protobuf.decode(model, message, raw, self._limits)
+            del message, raw
             _set_timeout(request, call.seconds_left())
             results = await model.infer(request)
             answer = protobuf.encode(model, request, results)

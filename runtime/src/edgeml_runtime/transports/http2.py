@@ -15,7 +15,7 @@ from typing import Protocol
 from hpack import Decoder, HPACKError
 
 from edgeml_runtime.config import Limits
-from edgeml_runtime.transports.http_connection import common_name
+from edgeml_runtime.transports.credentials import common_name
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
@@ -38,6 +38,7 @@ _INITIAL_WINDOW_SIZE, _MAX_FRAME_SIZE = 0x4, 0x5
 _LARGEST_WINDOW = 2**31 - 1
 _LARGEST_STREAM = 2**31 - 1
 _DEFAULT_WINDOW = 65_535
+_MUCH = 1024  # bytes of data of a frame
 _SMALLEST_MAX_FRAME = 16_384
 _LARGEST_MAX_FRAME = 2**24 - 1
 _HEAD = struct.Struct(">HBBBL")
@@ -102,8 +103,8 @@ class Stream(Protocol):
     #: Bytes that may still be received; the connection keeps it.
     receive_window: int
 
-    def data(self, data: bytes, ended: bool) -> None:
-        """More of the request's body; ``ended`` when it was the last of it."""
+    def data(self, data: bytes | memoryview, ended: bool) -> None:
+        """More of the request's body, to be copied; ``ended`` when it was the last of it."""
 
     def ready(self) -> None:
         """What came together was handed over: act on it."""
@@ -226,7 +227,10 @@ class Connection(asyncio.Protocol):
                 following = position + _HEAD.size + _checked(high << 8 | low)
                 if following > end:
                     break
-                self._frame(kind, flags, stream & _LARGEST_STREAM, data[position + _HEAD.size : following])
+                position += _HEAD.size
+                # Much data is copied once, to its place.
+                source = memoryview(data) if kind == DATA and following - position > _MUCH else data
+                self._frame(kind, flags, stream & _LARGEST_STREAM, source[position:following])
                 position = following
             if position < end:
                 self._rest += data[position:]
@@ -449,13 +453,15 @@ class Connection(asyncio.Protocol):
 
     # -- frames ------------------------------------------------------------------------------------------------------
 
-    def _frame(self, kind: int, flags: int, number: int, payload: bytes) -> None:
+    def _frame(self, kind: int, flags: int, number: int, payload: bytes | memoryview) -> None:
         if self._block is not None and (kind != CONTINUATION or number != self._block[0]):
             raise _Violation(PROTOCOL_ERROR, "a header block is interrupted")
+        if kind == DATA:
+            self._data_frame(flags, number, payload)
+            return
+        payload = bytes(payload)
         if kind == HEADERS:
             self._headers_frame(flags, number, payload)
-        elif kind == DATA:
-            self._data_frame(flags, number, payload)
         elif kind == WINDOW_UPDATE:
             self._window_frame(number, payload)
         else:
@@ -486,7 +492,7 @@ class Connection(asyncio.Protocol):
         if number % 2 == 0:
             raise _Violation(PROTOCOL_ERROR, "a client's streams have odd numbers")
         if flags & PADDED:
-            payload = _unpadded(payload)
+            payload = bytes(_unpadded(payload))
         if flags & WITH_PRIORITY:
             if len(payload) < 5:
                 raise _Violation(FRAME_SIZE_ERROR, "HEADERS is too short")
@@ -548,7 +554,7 @@ class Connection(asyncio.Protocol):
             self._blocks[block] = headers
         return headers
 
-    def _data_frame(self, flags: int, number: int, payload: bytes) -> None:
+    def _data_frame(self, flags: int, number: int, payload: bytes | memoryview) -> None:
         size = len(payload)
         self._receive_window -= size
         self._received += size
@@ -571,7 +577,7 @@ class Connection(asyncio.Protocol):
             self.more_window(number, stream, size - len(payload))
         self._hand_over(stream, payload, ended=bool(flags & END_STREAM))
 
-    def _hand_over(self, stream: Stream, payload: bytes, ended: bool) -> None:
+    def _hand_over(self, stream: Stream, payload: bytes | memoryview, ended: bool) -> None:
         stream.data(payload, ended)
         if stream not in self._touched:
             self._touched.append(stream)
@@ -660,7 +666,7 @@ def _checked(length: int) -> int:
     return length
 
 
-def _unpadded(payload: bytes) -> bytes:
+def _unpadded(payload: bytes | memoryview) -> bytes | memoryview:
     if not payload or payload[0] >= len(payload):
         raise _Violation(PROTOCOL_ERROR, "more padding than payload")
     return payload[1 : len(payload) - payload[0]]

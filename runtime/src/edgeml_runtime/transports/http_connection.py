@@ -10,16 +10,20 @@ import asyncio
 import logging
 import socket
 from collections import deque
-from collections.abc import Coroutine, Generator, Mapping
+from collections.abc import Mapping
 from email.utils import formatdate
 from http import HTTPStatus
-from types import coroutine
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import httptools
 
 from edgeml_runtime.config import Limits
+from edgeml_runtime.transports import bodies
+from edgeml_runtime.transports.begun import rest_of
+from edgeml_runtime.transports.bodies import Body, Buffers, collect, joined
+from edgeml_runtime.transports.credentials import common_name
 from edgeml_runtime.transports.http_messages import Answer, Application, Request, error_answer
+from edgeml_runtime.transports.turns import Turn, Turns
 
 # How long a client may take to notice that its request was refused while it still sends it.
 LINGER_SECONDS = 5.0
@@ -34,9 +38,6 @@ _LONGEST_HEAD = 2048
 _TCP_CLOSE = 7  # tcp_states.h
 # Of requests that were sent at once, so much is parsed at once: a parsed request takes many times its bytes.
 _PORTION = 4096
-_SMALL_PART = 1024
-
-T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,8 @@ class Shared:
         self.draining = False
         #: Bytes of bodies that are being received or whose requests are not yet answered.
         self.held = 0
+        self.buffers = Buffers(loop)
+        self.turns = Turns(limits.receiving_bytes, loop)
         #: Set while there is no connection.
         self.empty = asyncio.Event()
         self.empty.set()
@@ -111,9 +114,7 @@ class Connection(asyncio.Protocol):
         self._shared = shared
         self._limits = shared.limits
         self._loop = shared.loop
-        self._parser = httptools.HttpRequestParser(self)
-        # What follows a request that says "connection: close" is to be ignored, not an error.
-        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._parser = _parser_for(self)
         self._transport: asyncio.Transport = None  # type: ignore[assignment]
         self._client = "unix"
         self._certificate_name: str | None = None
@@ -130,6 +131,8 @@ class Connection(asyncio.Protocol):
         self._length = 0  # of the body, 0 when it comes in chunks
         self._unparsed = b""  # what was sent behind requests that are being answered
         self._body_left = 0  # of a request that goes past the parser
+        self._turn: Turn | None = None  # of a large body
+        self._body: Body | None = None  # that is read right into its place
         self._begins_in: bytes | None = None  # what is being parsed, if it began with a request
         self._deaf = False  # whatever still comes is thrown away
         self._unread = False  # more may come of a request that was refused
@@ -205,10 +208,13 @@ class Connection(asyncio.Protocol):
                     self._refuse(error_answer(431, self._header_message()))
             if (self._in_head or self._request is not None) and self._receive_timer is None:
                 self._receive_timer = self._loop.call_later(self._limits.receive_seconds, self._receive_timeout)
+        is_large = self._pass_by_parser()
         if self._queue:
             self._answer_or_wait()
         elif self._unparsed:
             self._loop.call_soon(self._go_on)
+        elif is_large:
+            self._await_turn()
 
     def eof_received(self) -> bool:
         """The client has sent all it will: answer what it has asked, then close."""
@@ -234,6 +240,7 @@ class Connection(asyncio.Protocol):
         for timer in (self._receive_timer, self._write_timer, self._idle_timer):
             if timer is not None:
                 timer.cancel()
+        self._end_turn()
         shared.held -= self._held
         self._held = 0
         self._deaf = True
@@ -282,8 +289,11 @@ class Connection(asyncio.Protocol):
             return True
         self._request = request
         self._parts = [data[end:]]
+        self._length = known.body_bytes
         self._body_left = left
         self._receive_timer = self._loop.call_later(self._limits.receive_seconds, self._receive_timeout)
+        if left >= bodies.LARGE:
+            self._await_turn()
         return True
 
     def _take_body(self, data: bytes) -> None:
@@ -293,6 +303,8 @@ class Connection(asyncio.Protocol):
         if not self._hold(len(part)):
             self._refuse(error_answer(429, self._held_message()))
         elif left > 0:
+            if left >= bodies.LARGE and self._turn is None:
+                self._await_turn()
             return
         else:
             self._body_left = 0
@@ -300,6 +312,69 @@ class Connection(asyncio.Protocol):
         self._answer_or_wait()
         if left < 0:
             self.data_received(data[left:])
+
+    def _pass_by_parser(self) -> bool:
+        """Let what is missing of a body go past the parser, if it is much."""
+        request = self._request
+        if request is None or request.answer is not None or self._length - self._size < bodies.LARGE:
+            return False
+        self._body_left = self._length - self._size
+        self._parser = _parser_for(self)  # the one that waits for this body is of no use any more
+        return True
+
+    def _await_turn(self) -> None:
+        """Read no more of a large body before its turn has come."""
+        self._pause()
+        self._turn = self._shared.turns.take(self._length, self._read_body)
+
+    def _read_body(self) -> None:
+        """Read what is missing of a body right into its place."""
+        request = self._request
+        if request is None:
+            return
+        body = self._body = self._shared.buffers.body(self._length, self._length - self._body_left, request.aligned_at)
+        for part in self._parts:
+            body.add(part)
+        self._parts = []
+        self._body_left = 0
+        if self._receive_timer is not None:  # it was us who kept the client waiting
+            self._receive_timer.cancel()
+        self._receive_timer = self._loop.call_later(self._limits.receive_seconds, self._receive_timeout)
+        self._transport.set_protocol(_BodyReader(self))
+        self._reading = True
+        self._transport.resume_reading()
+
+    def room(self) -> memoryview:
+        """Where more of a large body goes."""
+        return self._body.room() if self._body is not None else memoryview(b"")
+
+    def took(self, size: int) -> None:
+        """So many bytes of a large body were read into its place."""
+        body = self._body
+        if body is None:
+            return
+        body.took(size)
+        if not self._hold(size):
+            self._refuse(error_answer(429, self._held_message()))
+        elif body.missing:
+            return
+        else:
+            self.on_message_complete()
+        self._answer_or_wait()
+
+    def _end_turn(self) -> None:
+        """A large body is complete, or not wanted any more."""
+        if self._body is not None:
+            self._body = None
+            if not self._transport.is_closing():
+                # Pausing has the event loop take notice.
+                self._transport.pause_reading()
+                self._transport.set_protocol(self)
+                if self._reading:
+                    self._transport.resume_reading()
+        if self._turn is not None:
+            turn, self._turn = self._turn, None
+            self._shared.turns.end(turn)
 
     def _hold(self, size: int) -> bool:
         """Count bytes of a body that are kept; false when this and other connections together keep too many."""
@@ -330,6 +405,8 @@ class Connection(asyncio.Protocol):
         if data:
             self.data_received(data)
         if self._queue or self._answering is not None or self._unparsed or self._transport.is_closing():
+            return
+        if self._turn is not None and self._body is None:
             return
         if self._ended:
             if not self.eof_received():
@@ -428,10 +505,14 @@ class Connection(asyncio.Protocol):
             self._receive_timer = None
         if request.answer is None:
             parts = self._parts
-            if parts:
-                request.body = parts[0] if len(parts) == 1 else _joined(parts, request.aligned_at)
-                request.body_bytes = len(request.body)
+            if self._body is not None:
+                request.body = self._body.content()
+            elif parts:
+                request.body = parts[0] if len(parts) == 1 else joined(parts, request.aligned_at)
                 self._parts = []
+            request.body_bytes = len(request.body)
+            if self._turn is not None:
+                self._end_turn()
             self._queue.append(request)
 
     # -- answering ---------------------------------------------------------------------------------------------------
@@ -513,9 +594,10 @@ class Connection(asyncio.Protocol):
             self._receive_timer = None
         request = self._request
         self._request = None
-        self._drop(sum(map(len, self._parts)))
+        self._drop(sum(map(len, self._parts)) + (self._body.received if self._body is not None else 0))
         self._parts = []
         self._body_left = 0
+        self._end_turn()
         if request is not None and request.answer is not None:  # refused already; now its body turns out to be bad
             if self._answering is None and not self._queue:
                 self._close()
@@ -627,46 +709,42 @@ class Connection(asyncio.Protocol):
         return f"the body is larger than {self._limits.body_bytes} bytes"
 
 
-def collect(parts: list[bytes], part: bytes) -> None:
-    """Add to the parts of a body; small ones are joined, since each takes 40 bytes more than it holds."""
-    if parts and len(part) < _SMALL_PART and len(parts[-1]) < _PORTION:
-        parts[-1] += part
-    else:
-        parts.append(part)
+class _BodyReader(asyncio.BufferedProtocol):
+    """Takes the place of a connection while the rest of a large body is read right into its place.
+
+    Holds nothing of the body: the transport does not forget it before the next one.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def get_buffer(self, _sizehint: int) -> memoryview:
+        """Where to read to; nothing that follows the body has room."""
+        return self._connection.room()
+
+    def buffer_updated(self, size: int) -> None:
+        """So much was read."""
+        self._connection.took(size)
+
+    def eof_received(self) -> bool:
+        """See Connection."""
+        return self._connection.eof_received()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """See Connection."""
+        self._connection.connection_lost(error)
+
+    def pause_writing(self) -> None:
+        """See Connection."""
+        self._connection.pause_writing()
+
+    def resume_writing(self) -> None:
+        """See Connection."""
+        self._connection.resume_writing()
 
 
-def _joined(parts: list[bytes], aligned_at: int) -> bytes | memoryview:
-    padding = -aligned_at % 16  # the content of a bytes object is aligned
-    if not padding:
-        return b"".join(parts)
-    return memoryview(b"".join((bytes(padding), *parts)))[padding:]
-
-
-async def rest_of(begun: Coroutine[Any, Any, T], waits_for: Any) -> T:
-    """The rest of a coroutine that was begun outside a task and waits for a future."""
-    return await _resumed(begun, waits_for)
-
-
-@coroutine
-def _resumed(begun: Coroutine[Any, Any, T], waits_for: Any) -> Generator[Any, Any, T]:
-    while True:
-        resume = begun.send
-        argument: Any = None
-        try:
-            argument = yield waits_for
-        except BaseException as error:
-            resume, argument = begun.throw, error
-        try:
-            waits_for = resume(argument)
-        except StopIteration as done:
-            result: T = done.value
-            return result
-
-
-def common_name(certificate: dict[str, Any] | None) -> str | None:
-    """The common name of a client's certificate, as the ssl module gives it."""
-    for names in (certificate or {}).get("subject", ()):
-        for key, value in names:
-            if key == "commonName":
-                return str(value)
-    return None
+def _parser_for(connection: Connection) -> httptools.HttpRequestParser:
+    parser = httptools.HttpRequestParser(connection)
+    # What follows a request that says "connection: close" is to be ignored, not an error.
+    parser.set_dangerous_leniencies(lenient_data_after_close=True)
+    return parser
