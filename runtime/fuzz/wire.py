@@ -120,15 +120,15 @@ class FakeEngine:
     def __init__(self) -> None:
         self._models = {model.name: _Served(model, is_slow=bool(index % 2)) for index, model in enumerate(MODELS)}
 
-    def model(self, name: str, version: str) -> _Served:
+    def model(self, name: str, version: str, _protocol: str | None = None) -> _Served:
         if name not in self._models or version not in ("", "1.0.0"):
             raise RequestError(Failure.NOT_FOUND, f"model '{name}' is not served here")
         return self._models[name]
 
-    def is_loaded(self, name: str, version: str) -> bool:
+    def is_loaded(self, name: str, version: str, _protocol: str | None = None) -> bool:
         return bool(self.model(name, version))
 
-    def versions(self, name: str) -> list[str]:
+    def versions(self, name: str, _protocol: str | None = None) -> list[str]:
         return [self.model(name, "").version]
 
 
