@@ -46,14 +46,14 @@ def test_preflight_refuses_before_anything_is_touched(fleet: Fleet, tmp_path: Pa
 
     def state(host: str) -> str:
         """Return the host's packages and files, with sizes and times."""
-        command = "dpkg-query --show && sudo find /etc /usr /var/lib/edgeml -xdev -printf '%p %s %T@\\n'"
+        command = "dpkg-query --show && sudo find /etc /usr /var/lib/edgeml -xdev ! -type d -printf '%p %s %T@\\n'"
         return fleet.lab.run(host, command, check=True).stdout
 
+    hosts = ["berlin-mirror", *DEVICES]
+    before = {host: state(host) for host in hosts}
     fleet.lab.fill_disk("berlin-arm64")
     fleet.lab.run("berlin-amd64", "sudo systemd-run --unit squatter python3 -m http.server 8001", check=True)
     fleet.lab.power_cut("berlin-spare")
-    hosts = ["berlin-mirror", *DEVICES]
-    before = {host: state(host) for host in hosts}
     report = tmp_path / "preflight.json"
     missing_device = {"digits": {"requires": {"devices": ["/dev/video9"]}}}
     try:
@@ -94,7 +94,7 @@ def test_site_converges_both_architectures(fleet: Fleet) -> None:
 
 
 def test_second_run_changes_nothing(fleet: Fleet) -> None:
-    for name in ("edgeml.fleet.store", "edgeml.fleet.publish", "edgeml.fleet.site"):
+    for name in ("edgeml.fleet.store", "edgeml.fleet.publish", "edgeml.fleet.preflight", "edgeml.fleet.site"):
         run = fleet.playbook(name, *WITHOUT_SPARE).must_succeed()
         assert set(run.changed.values()) == {0}, f"{name}: {run.changed}\n{run.output[-6000:]}"
 
