@@ -41,12 +41,12 @@ def runtime_demand(
     packages: list[str],
     settings: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return the options "problems", "content", "requires" and "ports" of host_preflight for a device.
+    """Return the options "problems", "content", "requires", "memory_mb" and "ports" of host_preflight for a device.
 
     The first five arguments are those of the filter host_models, `settings` are those of host_releases. What these two
     raise is in "problems". `packages` are those that the host needs whatever its models are.
     """
-    demand: dict[str, Any] = {"problems": [], "content": [], "requires": {}, "ports": []}
+    demand: dict[str, Any] = {"problems": [], "content": [], "requires": {}, "memory_mb": {}, "ports": []}
     try:
         placed = host_models(models, catalogue, variables, overrides, runtimes, check=True)
         demand["requires"] = _requires([{"packages": packages}, *(model["requires"] for model in placed)])
@@ -62,12 +62,15 @@ def runtime_demand(
         demand["content"] += [
             {**image, "size": release["image_size"]},
             *(
-                {"kind": "model", "name": f"model {model['name']} {model['version']}"}
+                {"kind": "model", "name": f"model {model['name']} {model['version']}", "runtime": release["name"]}
                 | {key: model[key] for key in ("repository", "digest", "size")}
                 for model in release["models"]
             ),
         ]
         demand["ports"] += _ports(release)
+        served = [model for model in placed if model.get("runtime", DEFAULT_RUNTIME) == release["name"]]
+        asked = sum(int(model["requires"].get("memory_mb", 0)) for model in served)
+        demand["memory_mb"][release["name"]] = release["limits"]["memory_mb"] or int(settings["base_memory_mb"]) + asked
     return demand
 
 
@@ -90,11 +93,8 @@ def _ports(release: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _requires(requires: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return what all models together require, as host_preflight takes it."""
     return {
-        "memory_mb": sum(int(entry.get("memory_mb", 0)) for entry in requires),
-        **{
-            name: sorted({item for entry in requires for item in entry.get(name, ())})
-            for name in ("packages", "devices", "kernel_modules", "sysctls")
-        },
+        name: sorted({item for entry in requires for item in entry.get(name, ())})
+        for name in ("packages", "devices", "kernel_modules", "sysctls")
     }
 
 

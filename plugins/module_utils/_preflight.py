@@ -44,8 +44,6 @@ ENGINE_DIRECTORY = "/var/lib/docker"
 SPACE_FACTORS = {"image": UNPACK_FACTOR, "model": 2, "mirrored": 1}
 ENGINE_BYTES = 350 << 20  # what Debian's packages of the engine unpack to
 BYTES_PER_FILE = 8 << 10  # transferred bytes of an image for each file in it, at least
-#: MiB that the inference server itself takes, without models.
-SERVER_MB = 128
 CLOCK_TOLERANCE = 300.0  # seconds; what TLS and logs of several hosts bear
 FIRST_PLAUSIBLE_TIME = 1735689600.0  # 2025: before this collection was made
 RENEW_CERTIFICATE = 30 * 86400.0  # seconds before its end
@@ -104,7 +102,6 @@ class Certificate:
 class Requires:
     """What all models of the host together require of it."""
 
-    memory_mb: int = 0
     packages: Sequence[str] = ()
     devices: Sequence[str] = ()
     kernel_modules: Sequence[str] = ()
@@ -113,14 +110,14 @@ class Requires:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is meant for the host. Sizes of memory are in MiB, times in seconds since the epoch; 0 is unknown."""
+    """What is meant for the host. `memory_mb` is MiB by runtime; times are seconds since the epoch, 0 is unknown."""
 
     architecture: str = ""
     content: Sequence[Content] = ()
     registry: RegistryAccess | None = None
     root: str = "/var/lib/edgeml"
     mirror_root: str = "/var/lib/edgeml/mirror"
-    memory_limit_mb: int = 0
+    memory_mb: Mapping[str, int] = field(default_factory=dict)
     ports: Sequence[Port] = ()
     certificates: Sequence[Certificate] = ()
     engine_packages: Sequence[str] = ()
@@ -330,16 +327,14 @@ def _kernel(host: Host, wanted: Wanted) -> Iterator[Finding]:
             "overlay, in the kernel or as a module",
             "install the kernel's modules, or a kernel with CONFIG_OVERLAY_FS",
         )
-    controllers = _controllers(host)
-    for name, limited in (("memory", wanted.memory_limit_mb > 0), ("pids", False), ("cpu", False)):
-        if name not in controllers:
-            yield Finding(
-                "cgroup",
-                REFUSE if limited else WARN,
-                f"controller {name} is off, so that the engine cannot limit it",
-                f"controller {name}",
-                "add cgroup_enable=memory to the kernel's command line" if name == "memory" else "use another kernel",
-            )
+    for name in sorted({"memory", "pids", "cpu"} - _controllers(host)):
+        yield Finding(
+            "cgroup",
+            WARN,
+            f"controller {name} is off: the engine cannot limit it",
+            f"controller {name}",
+            "add cgroup_enable=memory to the kernel's command line" if name == "memory" else "use another kernel",
+        )
     if wanted.serves_models and not hasattr(socket, "SO_REUSEPORT"):
         yield Finding("reuse_port", WARN, "no SO_REUSEPORT", "SO_REUSEPORT", "install a newer kernel and Python")
     if wanted.serves_models and not host.path("/proc/sys/net/ipv4/tcp_migrate_req").exists():
@@ -430,11 +425,17 @@ def _space(host: Host, engine: Engine, wanted: Wanted, missing: Sequence[Content
 
 
 def _memory(host: Host, engine: Engine, wanted: Wanted, missing: Sequence[Content]) -> Iterator[Finding]:
-    """The new release starts beside the old one, so all that it takes has to be available now."""
-    if not wanted.serves_models:
+    """Each new release starts beside the old one, and the next runtime's after that."""
+    if not wanted.memory_mb:
         return
-    running = sum(_resident(host, container["Id"]) for container in engine.containers) >> 20
-    need = wanted.memory_limit_mb or max(SERVER_MB + wanted.requires.memory_mb, running)
+    running = {container["Name"]: _resident(host, container["Id"]) >> 20 for container in engine.containers}
+    # What is measured counts where the inventory asks for less, or says nothing.
+    needs = [
+        max(size, running.get("/edgeml-runtime" + ("" if name == DEFAULT_RUNTIME else f"-{name}"), 0))
+        for name, size in wanted.memory_mb.items()
+    ]
+    taken = sum(running.values())
+    need = max(0, *needs, sum(needs) - taken + max(running.values(), default=0))
     figures = dict(re.findall(r"^(\w+):\s+(\d+) kB", host.text("/proc/meminfo"), re.M))
     available = int(figures.get("MemAvailable", 0)) >> 10
     total = int(figures.get("MemTotal", 0)) >> 10
@@ -446,7 +447,7 @@ def _memory(host: Host, engine: Engine, wanted: Wanted, missing: Sequence[Conten
         yield Finding(
             "memory",
             REFUSE if missing else WARN,
-            f"{available} of {total} MiB available, beside {running} MiB of the running release",
+            f"{available} of {total} MiB available, beside {taken} MiB of what runs",
             f"{need} MiB, so that old and new release run side by side",
             "stop other programs, place fewer models here, or correct requires.memory_mb",
         )

@@ -9,7 +9,6 @@ from typing import Any
 _NAMES = {"type": "list", "elements": "str", "default": []}
 _REQUIRED = {"type": "str", "required": True}
 _TEXT = {"type": "str", "default": ""}
-_NUMBER = {"type": "int", "default": 0}
 
 
 def _list_of(**options: Any) -> dict[str, Any]:
@@ -39,7 +38,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     },
     "root": {"type": "path", "default": "/var/lib/edgeml"},
     "mirror_root": {"type": "path", "default": "/var/lib/edgeml/mirror"},
-    "memory_limit_mb": _NUMBER,
+    "memory_mb": {"type": "dict", "default": {}},
     "ports": _list_of(address=_REQUIRED, port={"type": "int", "required": True}, variable=_REQUIRED),
     "certificates": _list_of(
         path=_REQUIRED,
@@ -52,7 +51,6 @@ ARGUMENT_SPEC: dict[str, Any] = {
         "type": "dict",
         "default": {},
         "options": {
-            "memory_mb": _NUMBER,
             "packages": _NAMES,
             "devices": _NAMES,
             "kernel_modules": _NAMES,

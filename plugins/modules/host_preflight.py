@@ -102,10 +102,10 @@ options:
     description: Directory of a site mirror.
     type: path
     default: /var/lib/edgeml/mirror
-  memory_limit_mb:
-    description: MiB that the runtime's container may take. V(0) is no limit.
-    type: int
-    default: 0
+  memory_mb:
+    description: MiB that each runtime with its models needs, by name of the runtime.
+    type: dict
+    default: {}
   ports:
     description: TCP ports to listen on. A port that one of this collection's containers holds is fine.
     type: list
@@ -156,10 +156,6 @@ options:
     type: dict
     default: {}
     suboptions:
-      memory_mb:
-        description: MiB.
-        type: int
-        default: 0
       packages:
         description: Debian packages that have to be installed or obtainable.
         type: list

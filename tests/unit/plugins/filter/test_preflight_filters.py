@@ -58,6 +58,7 @@ IMAGE = {
 MODEL = {
     "kind": "model",
     "name": "model digits 1.0.0",
+    "runtime": "runtime",
     "repository": "edgeml/models/digits",
     "digest": "sha256:" + "4" * 64,
     "size": 10,
@@ -68,7 +69,7 @@ SETTINGS = {
     "server_listen_address": "127.0.0.1",
     "ports": {"rest": 8000, "grpc": 8001, "metrics": 8002},
     "memory_mb": 0,
-    "base_memory_mb": 0,
+    "base_memory_mb": 192,
     "has_broker": False,
 }
 
@@ -86,8 +87,9 @@ def test_demand_of_a_device() -> None:
         {"address": "::1", "port": port, "variable": f"inference_runtime_{protocol}_port"}
         for protocol, port in (("rest", 8000), ("grpc", 8001), ("metrics", 8002))
     ]
+    base = int(str(SETTINGS["base_memory_mb"]))
+    assert found["memory_mb"] == {"runtime": base + 200}
     assert found["requires"] == {
-        "memory_mb": 200,
         "packages": ["libgomp1", "python3-grpcio"],
         "devices": ["/dev/video0"],
         "kernel_modules": [],
