@@ -3,7 +3,7 @@
 """gRPC listeners, and how they end without losing a request."""
 
 import asyncio
-import socket
+from collections.abc import Callable
 
 from edgeml_runtime.config import Address, Config
 from edgeml_runtime.engine.engine import Engine
@@ -14,9 +14,8 @@ from edgeml_runtime.transports.grpc_health import HEALTH_SERVICE, HealthService
 from edgeml_runtime.transports.grpc_reflection import REFLECTION_SERVICES, ReflectionService
 from edgeml_runtime.transports.grpc_service import SERVICE, InferenceService
 from edgeml_runtime.transports.http2 import Connection, Shared
-from edgeml_runtime.transports.listener import Listener, bind, remove_unix_socket
+from edgeml_runtime.transports.listener import Listener, accept, emptied, remove_unix_socket
 
-_BACKLOG = 2048
 _LARGEST_WINDOW = 2**31 - 1
 # For answers that are written when the time for a stop is over.
 _FLUSH_SECONDS = 0.5
@@ -43,45 +42,20 @@ async def listen(
         calls.add(name, {}, reflection.conversations())
     # A whole message fits, so that only streams have to be told that there is room for more.
     shared = Shared(calls.open, min(config.limits.body_bytes + PREFIX_BYTES, _LARGEST_WINDOW), config.limits, loop)
-    bound = bind(address, share_ports)
-    context = tls.http2 if tls and not address.path else None
-    server = await loop.create_server(
-        lambda: Connection(shared),
-        sock=bound,
-        ssl=context,
-        ssl_handshake_timeout=config.limits.receive_seconds if context else None,
-        backlog=_BACKLOG,
-    )
-    return Listener(f"gRPC {address.text}", lambda: _stop(server, bound, shared, calls, address, config.drain_seconds))
+    end = await accept(lambda: Connection(shared), address, tls.http2 if tls else None, config, share_ports)
+    return Listener(f"gRPC {address.text}", lambda: _stop(end, shared, calls, address, config.drain_seconds))
 
 
-async def _stop(
-    server: asyncio.AbstractServer,
-    bound: socket.socket,
-    shared: Shared,
-    calls: Calls,
-    address: Address,
-    drain_seconds: float,
-) -> None:
-    server.close()
-    bound.close()
+async def _stop(end: Callable[[], None], shared: Shared, calls: Calls, address: Address, drain_seconds: float) -> None:
+    end()
     shared.draining = True
     calls.draining.set_result(None)
     for connection in list(shared.connections):
         connection.drain()
-    if not await _emptied(shared, drain_seconds):
+    if not await emptied(shared.empty, drain_seconds):
         for connection in list(shared.connections):
             connection.give_up()
-        if not await _emptied(shared, _FLUSH_SECONDS):
+        if not await emptied(shared.empty, _FLUSH_SECONDS):
             for connection in list(shared.connections):
                 connection.abort()
     remove_unix_socket(address)
-
-
-async def _emptied(shared: Shared, seconds: float) -> bool:
-    """Wait until there is no connection, at most so long."""
-    try:
-        await asyncio.wait_for(shared.empty.wait(), seconds)
-    except TimeoutError:
-        return False
-    return True

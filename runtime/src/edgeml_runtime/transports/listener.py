@@ -2,16 +2,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every listener has in common: an address, a way to stop, and unix socket files."""
 
+import asyncio
 import errno
 import os
 import socket
+import ssl
 import stat
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeml_runtime.config import Address
+from edgeml_runtime.config import Address, Config
 from edgeml_runtime.errors import StartError
+
+_BACKLOG = 2048
 
 # Owner and group of the server: on a unix socket the file's permissions are the access control.
 SOCKET_MODE = 0o660
@@ -26,6 +30,46 @@ class Listener:
 
     name: str
     stop: Callable[[], Awaitable[None]]
+
+
+async def accept(
+    make: Callable[[], asyncio.Protocol],
+    address: Address,
+    context: ssl.SSLContext | None,
+    config: Config,
+    share_ports: bool,
+) -> Callable[[], None]:
+    """Accept connections, which ``make`` makes; what is given back ends that. TLS applies to TCP only.
+
+    ``share_ports``: see bind. Raises StartError.
+    """
+    bound = bind(address, share_ports)
+    if address.path:
+        context = None
+    server = await asyncio.get_running_loop().create_server(
+        make,
+        sock=bound,
+        ssl=context,
+        ssl_handshake_timeout=config.limits.receive_seconds if context else None,
+        backlog=_BACKLOG,
+    )
+
+    def end() -> None:
+        server.close()
+        bound.close()
+
+    return end
+
+
+async def emptied(empty: asyncio.Event, seconds: float) -> bool:
+    """Wait until ``empty`` says that there is no connection, at most so long; whether it did."""
+    if empty.is_set():
+        return True
+    try:
+        await asyncio.wait_for(empty.wait(), seconds)
+    except TimeoutError:
+        return False
+    return True
 
 
 def clear_unix_socket(address: Address) -> None:
