@@ -25,6 +25,8 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def config(tmp_path: Path, model_directories: dict[str, ModelDirectory]) -> str:
     models = [model_directories[name].config for name in ("perceptron", "every_type")]
+    perceptron = str(Path(models[0]["path"]) / "model.onnx")
+    models.insert(1, {"name": "perceptron", "version": "2.0.0", "path": perceptron})
     file = tmp_path / "runtime.json"
     file.write_text(json.dumps({"listen": {"rest": ["127.0.0.1:21000"]}, "models": models}))
     return str(file)
@@ -34,8 +36,11 @@ def test_bench(config: str) -> None:
     result = run("bench", "--config", config, "--samples", "30", "--warmup", "0")
     assert (result.returncode, result.stderr) == (0, "")
     measured = json.loads(result.stdout)["models"]
-    assert sorted(measured) == ["every_type", "perceptron"]
-    for of_model in measured.values():
+    assert {name: list(versions) for name, versions in measured.items()} == {
+        "perceptron": ["1.0.0", "2.0.0"],
+        "every_type": ["1.0.0"],
+    }
+    for of_model in (figures for versions in measured.values() for figures in versions.values()):
         assert of_model["samples"] == 30
         assert 0 < of_model["p50_us"] <= of_model["p95_us"] <= of_model["p99_us"]
 

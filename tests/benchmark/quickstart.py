@@ -34,6 +34,7 @@ def in_process(model: str) -> dict[str, float]:
     """Return p50 and p99 in ms of the engine alone, in a process of its own in the same container."""
     command = ["exec", CONTAINER, "python3.13", "-m", "edgeml_runtime", "bench", "--config", "/etc/edgeml/runtime.json"]
     found = json.loads(docker(*command, "--model", model, "--samples", str(SAMPLES)))["models"][model]
+    (found,) = found.values()  # one version
     return {"p50_ms": found["p50_us"] / 1000, "p99_ms": found["p99_us"] / 1000}
 
 

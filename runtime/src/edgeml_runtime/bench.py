@@ -10,12 +10,12 @@ from edgeml_runtime.config import Config
 from edgeml_runtime.engine.served_model import ServedModel
 
 
-def measure(config: Config, names: set[str], warmup: int, samples: int) -> dict[str, dict[str, float | int]]:
-    """Percentiles in microseconds of running each named model on its warm-up input.
+def measure(config: Config, names: set[str], warmup: int, samples: int) -> dict[str, dict[str, dict[str, float | int]]]:
+    """Percentiles in microseconds of running each named model on its warm-up input, by name and version.
 
     That is its first golden case, or zeros when it has none. Raises StartError.
     """
-    measured: dict[str, dict[str, float | int]] = {}
+    measured: dict[str, dict[str, dict[str, float | int]]] = {}
     for model_config in config.models:
         if model_config.name not in names:
             continue
@@ -27,5 +27,6 @@ def measure(config: Config, names: set[str], warmup: int, samples: int) -> dict[
             if index >= 0:
                 durations[index] = (perf_counter_ns() - started) / 1000
         p50, p95, p99 = (round(float(value), 2) for value in np.percentile(durations, (50, 95, 99)))
-        measured[model.name] = {"p50_us": p50, "p95_us": p95, "p99_us": p99, "samples": samples}
+        versions = measured.setdefault(model.name, {})
+        versions[model.version] = {"p50_us": p50, "p95_us": p95, "p99_us": p99, "samples": samples}
     return measured

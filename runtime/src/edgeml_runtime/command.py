@@ -196,7 +196,7 @@ def _bench(arguments: argparse.Namespace) -> int:
 
     from edgeml_runtime.bench import measure
 
-    served = [model.name for model in config.models]
+    served = list(dict.fromkeys(model.name for model in config.models))
     if arguments.model is not None and arguments.model not in served:
         raise ConfigurationError(
             "command line", "--model", repr(arguments.model), ", ".join(served), "name one of these models"
