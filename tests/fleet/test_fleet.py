@@ -135,6 +135,22 @@ def test_awx_layout_gives_the_same_result(fleet: Fleet, tmp_path: Path, monkeypa
         assert not run.stats["changed"], run.stats
 
 
+def test_what_models_require_comes_and_goes_with_them(fleet: Fleet) -> None:
+    seen = "dpkg-query --show hello; cat /proc/sys/net/ipv4/tcp_fin_timeout; cat /etc/sysctl.d/90-edgeml.conf"
+    before, release = fleet.lab.run("berlin-amd64", seen).stdout, fleet.release("berlin-amd64")
+    requires = {"packages": ["hello"], "sysctls": {"net.ipv4.tcp_fin_timeout": 31}}
+    arguments = ["-e", json.dumps({"edgeml_model_overrides": {"digits": {"requires": requires}}})]
+    fleet.playbook("edgeml.fleet.site", "--limit", "berlin-amd64", *arguments).must_succeed()
+    lines = fleet.lab.run("berlin-amd64", seen, check=True).stdout.splitlines()
+    assert lines[0].startswith("hello")
+    assert "31" in lines
+    assert "net.ipv4.tcp_fin_timeout = 31" in lines
+    run = fleet.playbook("edgeml.fleet.site", "--limit", "berlin-amd64").must_succeed()
+    assert run.changed["berlin-amd64"] > 0
+    assert fleet.lab.run("berlin-amd64", seen).stdout == before
+    assert fleet.release("berlin-amd64") == release, "no restart for what the host alone needs"
+
+
 class TestBadInput:
     """Each stops before the running service is touched, with one message that says what to do."""
 
