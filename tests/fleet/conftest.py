@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
-import shutil
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +20,6 @@ import yaml
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._health import ModelCheck, check_model, wait_until_ready
 from ansible_collections.edgeml.fleet.plugins.module_utils._oip import connect
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication import publication
 from ansible_collections.edgeml.fleet.tests.lab.lab import Lab
 from ansible_collections.edgeml.fleet.tests.lab.topology import Topology
 
@@ -101,29 +102,27 @@ class Fleet:
                 wait_until_ready(client, wait)
                 server = client.server_metadata()
                 for model, version, cases in models:
-                    golden = str(self.golden(model, version, cases))
+                    golden = str(self.golden(host, model, version, cases))
                     health = check_model(client, ModelCheck(model, version, golden), server)
                     assert not health.failures, [str(failure) for failure in health.failures]
                     labels[f"{scheme} {model}"] = [case.label or "" for case in health.golden]
         return labels
 
-    def golden(self, model: str, version: str, cases: int) -> Path:
-        """Return a directory with the first golden cases of a published model; an emulated host is slow."""
-        target = self.state / "golden" / f"{model}-{version}" / "golden"
+    def golden(self, host: str, model: str, version: str, cases: int) -> Path:
+        """Return a directory with the first golden cases of a model on a host; an emulated host is slow."""
+        target = self.state / "golden" / f"{model}-{version}-{cases}"
         if not target.exists():
-            placement = yaml.safe_load((self.inventories[0] / "20-placement.yml").read_text())
-            work = publication(placement["catalogue"], [], str(self.inventories[0]), str(ROOT / "build"))
-            (directory,) = (
-                Path(made["directory"])
-                for made in work["models"]
-                if (made["name"], made["version"]) == (model, version)
-            )
+            lock = yaml.safe_load((self.state / "fleet.lock.yml").read_text())
+            digests = [entry["blob"]["digest"] for entry in lock["models"][model][version]["variants"].values()]
+            directories = " ".join(f"/var/lib/edgeml/models/{digest.removeprefix('sha256:')}" for digest in digests)
+            command = f"cd $(ls -d {directories} 2> /dev/null) && sudo tar -c golden $(ls -d labels.txt) | base64"
+            archive = base64.b64decode(self.lab.run(host, command, check=True).stdout)
             target.mkdir(parents=True)
-            for case in sorted((directory / "golden").glob("*.json"))[:cases]:
-                shutil.copy(case, target)
-            if (directory / "labels.txt").exists():
-                shutil.copy(directory / "labels.txt", target.parent)
-        return target
+            with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+                tar.extractall(target, filter="data")
+            for case in sorted((target / "golden").glob("*.json"))[cases:]:
+                case.unlink()
+        return target / "golden"
 
     def release(self, host: str) -> str:
         """Return the committed state of a device, with the id of its container and when it was started."""
