@@ -90,6 +90,10 @@ bench: ## Compare the runtime with other inference servers (25 minutes; BENCH='-
 bench-quickstart: $(VENV)/controller ## Measure what the quickstart serves, against the bare engine
 	@$(BIN)/python tests/benchmark/quickstart.py
 
+.PHONY: bench-inventory
+bench-inventory: $(VENV)/controller ## Measure parsing and placing 100, 1,000 and 10,000 hosts of 50 models
+	@$(BIN)/python tests/benchmark/inventory.py
+
 build/environments/fuzz/installed: requirements/fuzz.txt
 	@echo "Making the environment for fuzzing (about a minute, once)"
 	@$(PYTHON) -m venv build/environments/fuzz

@@ -14,9 +14,9 @@ import bcrypt
 from ansible.errors import AnsibleFilterError
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.plugin_utils import placement
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.problem import Positions, report
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.problem import report
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication import next_lock, publication
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.schema import native, validate
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.schema import native, origins, validate
 
 _VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?")
 
@@ -63,18 +63,24 @@ def host_models(
     }
     if runtimes is None:
         del documents["edgeml_runtimes"]
-    positions = Positions("the inventory's variables")
-    problems = validate(documents, "variables", positions) if check else []
+    written: dict[str, Any] = {
+        "edgeml_runtimes": runtimes,
+        "edgeml_catalogue": catalogue,
+        "edgeml_models": models,
+        "edgeml_model_overrides": overrides,
+    }
+    problems = validate(documents, "variables") if check else []
     resolved: list[dict[str, Any]] = []
     if not problems:
         try:
             resolved, problems = placement.host_models(name, variables, **documents)
         except (AttributeError, KeyError, TypeError):
-            problems = validate(documents, "variables", positions)
+            problems = validate(documents, "variables")
             if not problems:
                 raise
     if problems:
-        raise AnsibleFilterError(report(replace(problem, hosts=(name,)) for problem in problems))
+        places = [replace(problem, hosts=(name,)).located(origins(written, problem.path)) for problem in problems]
+        raise AnsibleFilterError(report(places))
     return resolved
 
 

@@ -100,7 +100,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible.errors import AnsibleParserError
+from ansible.errors import AnsibleError, AnsibleParserError
 from ansible.inventory.data import InventoryData
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins import AnsiblePlugin
@@ -133,16 +133,22 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         """Place the models of the file at `path` on the inventory's hosts; raise AnsibleParserError if it is wrong."""
         super().parse(inventory, loader, path, cache=cache)
         document = native(loader.load_from_file(path, cache="none"))
-        BaseInventoryPlugin._read_config_data(self, path)
+        problems = validate(document, "placement")
+        file = Path(path)
+        try:
+            BaseInventoryPlugin._read_config_data(self, path)
+        except AnsibleError:
+            if problems:
+                raise AnsibleParserError(_message(problems, file)) from None
+            raise
         # Groups get their parents and `all` its children only now, which patterns need; Ansible does so again later.
         source = inventory.current_source
         inventory.reconcile_inventory()
         inventory.current_source = source
 
-        file = Path(path)
         sources = [*inventory.processed_sources, path] if self._option("use_vars_plugins") else []
         directories = list(dict.fromkeys(str(Path(item).parent) for item in sources if Path(item).exists()))
-        placer = Placer(document, validate(document, "placement"), self._digests(file, loader))
+        placer = Placer(document, problems, self._digests(file, loader))
         placed = placer.place(inventory, loader, directories)
         if placer.problems:
             raise AnsibleParserError(_message(placer.problems, file))

@@ -89,6 +89,11 @@ def is_template(value: object) -> bool:
     return isinstance(value, str) and ("{{" in value or "{%" in value)
 
 
+def is_unknown(value: object) -> bool:
+    """Return whether a variable's value is not known here: a template, or something encrypted."""
+    return is_template(value) or not isinstance(value, (str, int, float, list, Mapping, type(None)))
+
+
 def without_templates(value: Any) -> Any:
     """Return `value` without what is not known before Ansible templates it."""
     if isinstance(value, Mapping):
@@ -110,59 +115,61 @@ def describe_host(
 ) -> tuple[Host, list[Problem]]:
     """Return what is known of a host: its variables first, then what preflight learned, then Ansible's own facts.
 
-    Only what the catalogue's variants ask for is looked up, and the architecture. A template counts as not known.
+    Only what the catalogue's variants ask for is looked up, and the architecture. A template counts as not known, and
+    so does what makes no sense of what a host says of itself.
     """
     problems = []
     asked = catalogue.conditions
 
-    def first(variable: str, key: str, fact: str = "") -> Any:
-        for value in (variables.get(variable), _learned(variables).get(key)):
-            if value is not None and not is_template(value):
+    def known(key: str, fact: str, fits: Callable[[Any], bool], remedy: str) -> Any:
+        variable = f"edgeml_{key}"
+        value = variables.get(variable)
+        if value is not None and not is_unknown(value):
+            if fits(value):
                 return value
-        known = facts()
-        value = _learned(known).get(key)
-        return known.get(fact) if value is None and fact else value
+            hint = choices(ARCHITECTURES, value) if key == "architecture" else remedy
+            problems.append(Problem("Value not allowed", (variable,), shown(value), hint, hosts=(name,)))
+            return None
+        value = _learned(variables).get(key)
+        if not fits(value):
+            value = _learned(facts()).get(key)
+        if not fits(value) and fact:
+            value = facts().get(fact)
+        # What a host says of itself is not a person's mistake: if it makes no sense, nothing is known.
+        return value if fits(value) else None
 
-    machine = first("edgeml_architecture", "architecture", "architecture")
-    architecture = oci_architecture(machine)
-    if machine is not None and architecture is None:
-        problems.append(_wrong("edgeml_architecture", machine, choices(ARCHITECTURES, machine), name))
+    machine = known("architecture", "architecture", lambda value: oci_architecture(value) is not None, "")
     memory = features = accelerator = None
     if not asked.isdisjoint({"min_memory_mb", "max_memory_mb"}):
-        memory = first("edgeml_memory_mb", "memory_mb", "memtotal_mb")
-        if memory is not None and (not isinstance(memory, int) or isinstance(memory, bool) or memory < 1):
-            problems.append(_wrong("edgeml_memory_mb", memory, "give MiB as a whole number", name))
-            memory = None
+        memory = known("memory_mb", "memtotal_mb", _is_size, "give MiB as a whole number")
     if "cpu_features" in asked:
-        features = first("edgeml_cpu_features", "cpu_features")
-        if features is not None and not (isinstance(features, list) and all(isinstance(f, str) for f in features)):
-            problems.append(_wrong("edgeml_cpu_features", features, "give a list of text", name))
-            features = None
+        features = known("cpu_features", "", _is_list_of_text, "give a list of text")
     if "accelerator" in asked:
-        accelerator = first("edgeml_accelerator", "accelerator")
-        if accelerator is not None and not isinstance(accelerator, str):
-            problems.append(_wrong("edgeml_accelerator", accelerator, 'give its name as text, "" for none', name))
-            accelerator = None
+        accelerator = known("accelerator", "", lambda v: isinstance(v, str), 'give its name as text, "" for none')
     seen = {key: variables[key] for key in catalogue.variables if key in variables}
     return Host(
         name,
-        architecture,
+        oci_architecture(machine),
         memory,
         None if features is None else frozenset(features),
         accelerator,
         frozenset(groups),
-        {key: value for key, value in seen.items() if not is_template(value)},
-        frozenset(key for key, value in seen.items() if is_template(value)),
+        {key: value for key, value in seen.items() if not is_unknown(value)},
+        frozenset(key for key, value in seen.items() if is_unknown(value)),
     ), problems
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_list_of_text(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _learned(variables: Mapping[str, Any]) -> Mapping[str, Any]:
     learned = variables.get("edgeml_host")
     return learned if isinstance(learned, Mapping) else {}
-
-
-def _wrong(variable: str, value: object, remedy: str, host: str) -> Problem:
-    return Problem("Value not allowed", (variable,), shown(value), remedy, hosts=(host,))
 
 
 def choose_variant(model: Mapping[str, Any], host: Host) -> tuple[str | None, list[str]]:

@@ -23,14 +23,14 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement import (
     check_catalogue,
     describe_host,
     group_name,
-    is_template,
+    is_unknown,
     placed_twice,
     settle,
     unknown_overrides,
     without_templates,
 )
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.problem import Problem, choices, shown
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.schema import native, origin, validate
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.schema import native, origins, validate
 
 #: Host variables that placing models depends on, besides those that variants ask for.
 _VARIABLES = (
@@ -65,6 +65,7 @@ class _Overrides:
     problems: list[Problem]
     hosts: list[str] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
+    placed: bool = False
 
 
 class Placer:
@@ -131,6 +132,7 @@ class Placer:
                 models, found = self._resolver.models(selection, overrides.usable if overrides else {}, described)
                 problems += [*twice, *found, *_conflicts(variables)]
                 if overrides is not None:
+                    overrides.placed = True
                     overrides.used.update(request.name for request in selection)
             for problem in problems:
                 self.problems.append(_with_origin(replace(problem, hosts=(name,)), variables))
@@ -165,7 +167,7 @@ class Placer:
         return selected
 
     def _overrides_of(self, raw: Any) -> _Overrides | None:
-        if raw is None or is_template(raw):
+        if raw is None or is_unknown(raw):
             return None
         known = self._overrides.get(id(raw))
         if known is None:
@@ -179,9 +181,9 @@ class Placer:
         return known
 
     def _check_use_of_overrides(self) -> None:
-        """Report overrides of a model that none of their hosts has."""
+        """Report overrides of a model that none of their hosts has, unless rules reach none of these hosts at all."""
         for overrides in self._overrides.values():
-            for name in overrides.usable:
+            for name in overrides.usable if overrides.placed else ():
                 if name in self.catalogue.versions and name not in overrides.used and self._complete:
                     problem = Problem(
                         f"An override for model {name}, which no rule places there",
@@ -224,7 +226,8 @@ class InventoryPatterns:
         try:
             hosts = [host.name for host in self._manager.get_hosts(pattern) if host.name in self._inventory.hosts]
         except AnsibleError as error:
-            return [], [Problem("Not a host pattern", (), shown(pattern), str(error))]
+            remedy = "correct the pattern, or remove the rule"
+            return [], [Problem(str(error).rstrip("."), (), shown(pattern), remedy)]
         if not hosts:
             remedy = "correct the pattern, or remove the rule; ansible PATTERN --list-hosts shows what one matches"
             problems.append(Problem("The host pattern matches no host", (), shown(pattern), remedy))
@@ -234,7 +237,7 @@ class InventoryPatterns:
 def _site_group(site: Any, problems: list[Problem]) -> list[str]:
     if isinstance(site, str) and _SITE.fullmatch(site):
         return [group_name("site", site)]
-    if site is not None and not is_template(site):
+    if site is not None and not is_unknown(site):
         remedy = "use letters, digits, dashes and underscores"
         problems.append(Problem("Not the name of a site", ("edgeml_site",), shown(site), remedy))
     return []
@@ -250,6 +253,5 @@ def _conflicts(variables: Mapping[str, Any]) -> Iterator[Problem]:
 def _with_origin(problem: Problem, variables: Mapping[str, Any]) -> Problem:
     """Return a problem of a variable with the file and line that the variable comes from."""
     if problem.path[:1] and problem.path[0] in variables:
-        file, line = origin(variables, problem.path)
-        return replace(problem, file=file, line=line)
+        return problem.located(origins(variables, problem.path))
     return problem

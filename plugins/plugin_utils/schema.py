@@ -30,6 +30,7 @@ except ImportError:  # Ansible promises nothing about it; messages then lack fil
 
 SCHEMAS = FilePath(__file__).parents[2] / "meta" / "schemas"
 VAULTED = "(encrypted with Ansible Vault)"
+_MAY_BE_VAULTED = ("environment", "options")
 _KINDS = {
     "array": "a list",
     "boolean": "true or false",
@@ -58,12 +59,24 @@ def validate(
         The document's path in what it is a part of.
     """
     positions = positions or Positions()
-    found = [
+    found = [problem.located(positions, prefix) for problem in _vaulted(document)]
+    found += [
         problem.located(positions, prefix)
         for error in _validator(schema_name, part).iter_errors(native(document, vaulted=VAULTED))
         for problem in _problems(error)
     ]
     return sorted(dict.fromkeys(found), key=lambda problem: (problem.line or 0, path_text(problem.path)))
+
+
+def _vaulted(value: Any, path: Path = ()) -> Iterator[Problem]:
+    """Yield vaulted values that stand where the plugin itself would have to read them."""
+    if isinstance(value, EncryptedString):
+        remedy = f"write it in clear; only the values of {' and '.join(_MAY_BE_VAULTED)} may be vaulted"
+        yield Problem("A vaulted value cannot be used here", path, VAULTED, remedy)
+    elif isinstance(value, (Mapping, list)):
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            if key not in _MAY_BE_VAULTED:
+                yield from _vaulted(item, (*path, key))
 
 
 def native(value: Any, vaulted: str | None = None) -> Any:
@@ -88,22 +101,22 @@ def native(value: Any, vaulted: str | None = None) -> Any:
     return str(value)
 
 
-def origin(value: Any, path: Path) -> tuple[str, int | None]:
-    """Return file and line of what is at `path` in the variables `value`, or of the nearest thing around it.
+def origins(variables: Any, path: Path) -> Positions:
+    """Return the file and line of what is at `path` in `variables`, or of the nearest thing around it.
 
-    Ansible keeps them with what it reads from files. ("", None) if it does not tell.
+    Ansible keeps them with what it reads from files. There are none if it does not tell.
     """
-    found: tuple[str, int | None] = ("", None)
-    for step in (None, *path):
-        if step is not None:
+    places: dict[Path, tuple[str, int]] = {}
+    for length in range(len(path) + 1):
+        if length:
             try:
-                value = value[step]
+                variables = variables[path[length - 1]]
             except (KeyError, IndexError, TypeError):
                 break
-        tag = _Origin.get_tag(value) if _Origin is not None else None
-        if tag is not None and tag.path:
-            found = tag.path, tag.line_num
-    return found
+        tag = _Origin.get_tag(variables) if _Origin is not None else None
+        if tag is not None and tag.path and tag.line_num:
+            places[path[:length]] = tag.path, tag.line_num
+    return Positions(places=places)
 
 
 @functools.cache
@@ -158,23 +171,19 @@ def _problems(error: ValidationError) -> Iterator[Problem]:
 
 
 def _alternatives(error: ValidationError, path: Path, description: str) -> Iterator[Problem]:
-    """Yield what is wrong with the alternative that was meant, judged by type and then by keys."""
+    """Yield what is wrong with the alternative that was meant: the one of this type with the least wrong."""
     branches: dict[int, list[ValidationError]] = {}
     for child in error.context or ():
         branches.setdefault(int(child.relative_schema_path[0]), []).append(child)
     fitting = [
-        children
+        [problem for child in children for problem in _problems(child)]
         for children in branches.values()
         if not any(child.validator == "type" and not child.relative_path for child in children)
     ]
-    meant = [
-        children
-        for children in fitting
-        if not any(child.validator == "required" and not child.relative_path for child in children)
-    ]
-    if len(meant) == 1 or len(fitting) == 1:
-        for child in (meant if len(meant) == 1 else fitting)[0]:
-            yield from _problems(child)
+    fewest = min(map(len, fitting), default=0)
+    meant = [problems for problems in fitting if len(problems) == fewest]
+    if len(meant) == 1:
+        yield from meant[0]
     else:
         yield Problem("Value not allowed", path, shown(error.instance), _sentence(description))
 

@@ -43,7 +43,9 @@ def write_inventory(directory: Path, hosts: int) -> None:
         site["hosts"][f"device-{index:05}"] = variables
     for number, site in enumerate(sites.values()):
         site["vars"] = {"edgeml_model_overrides": {"model_03": {"slo": {"p95_ms": 30 + number % 50}}}}
-    lines = {f"line_{line}": {"hosts": {f"device-{i:05}": {} for i in range(line, hosts, 10)}} for line in range(10)}
+    lines: dict[str, Any] = {
+        f"line_{line}": {"hosts": {f"device-{i:05}": {} for i in range(line, hosts, 10)}} for line in range(10)
+    }
     inventory = {"all": {"children": {"devices": {"children": sites}, **lines}}}
     directory.mkdir(parents=True)
     # JSON is YAML; Ansible reads it faster, as it would an inventory script's answer.
@@ -155,7 +157,8 @@ def as_markdown(results: list[dict[str, float]]) -> str:
     head = {
         "hosts": "hosts", "hosts_seconds": "hosts' source, s", "plugin_seconds": "plugin, s",
         "reconcile_seconds": "Ansible's reconciliation, s", "plugin_mebibytes": "peak, MiB",
-        "list_seconds": "--list, s", "list_mebibytes": "--list peak, MiB", "list_output_mebibytes": "--list output, MiB",
+        "list_seconds": "--list, s", "list_mebibytes": "--list peak, MiB",
+        "list_output_mebibytes": "--list output, MiB",
         "export_seconds": "--list --export, s", "export_mebibytes": "--export peak, MiB",
         "export_output_mebibytes": "--export output, MiB",
     }  # fmt: skip

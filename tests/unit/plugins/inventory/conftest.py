@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from ansible.errors import AnsibleParserError
+from ansible.inventory.manager import InventoryManager
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import cache_loader, inventory_loader
 
 HOSTS = """
 all:
@@ -71,9 +74,18 @@ class Inventory:
         path.write_text(text.replace(old, new))
         return text[: text.index(old)].count("\n") + 1
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def remember(self, host: str, facts: dict[str, Any]) -> None:
+        """Put facts into a fact cache of the runs to come."""
+        directory = str(self.directory.parent / "facts")
+        cache_loader.get("ansible.builtin.jsonfile", _uri=directory).set(host, facts)
+        self.environment |= {
+            "ANSIBLE_CACHE_PLUGIN": "ansible.builtin.jsonfile",
+            "ANSIBLE_CACHE_PLUGIN_CONNECTION": directory,
+        }
+
+    def run(self, *arguments: str, program: str = "ansible-inventory") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [Path(sys.executable).with_name("ansible-inventory"), "-i", self.directory, *arguments],
+            [Path(sys.executable).with_name(program), "-i", self.directory, *arguments],
             env={**os.environ, "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "true", "COLUMNS": "10000"}
             | self.environment,
             cwd=self.directory.parent, capture_output=True, text=True, check=False,
@@ -88,11 +100,22 @@ class Inventory:
     def host(self, name: str) -> dict[str, Any]:
         return dict(self.listed()["_meta"]["hostvars"][name])
 
-    def errors(self) -> str:
-        """Return the message with which the inventory is refused."""
-        done = self.run("--list")
-        assert done.returncode != 0, "the inventory was accepted"
-        return done.stderr
+    def parse(self, **options: Any) -> InventoryManager:
+        """Parse the hosts' source and then the placement in this process; AnsibleParserError if it is refused."""
+        loader = DataLoader()
+        manager = InventoryManager(loader, sources=[str(self.directory / "10-hosts.yml")])
+        plugin = inventory_loader.get("edgeml.fleet.placement")
+        path = str(self.directory / "20-placement.yml")
+        assert plugin.verify_file(path)
+        manager._inventory.current_source = path
+        plugin.parse(manager._inventory, loader, path, **options)
+        return manager
+
+    def errors(self) -> list[str]:
+        """Return the problems for which the placement is refused."""
+        with pytest.raises(AnsibleParserError) as caught:
+            self.parse()
+        return [line.replace(f"{self.directory}/", "") for line in caught.value.message.splitlines()]
 
 
 def _unmarked(value: Any) -> Any:
@@ -106,7 +129,3 @@ def _unmarked(value: Any) -> Any:
 @pytest.fixture
 def inventory(tmp_path: Path) -> Inventory:
     return Inventory(tmp_path / "fleet")
-
-
-def to_yaml(value: Any) -> str:
-    return str(yaml.safe_dump(value))

@@ -1,10 +1,23 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The inventory plugin, through ansible-inventory."""
+"""The inventory plugin: what it gives to hosts, and what it refuses."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible.inventory.manager import InventoryManager
+
 from .conftest import Inventory
+
+SHA = "sha256:" + "a" * 64
+
+
+def models(manager: InventoryManager, host: str) -> dict[str, dict[str, Any]]:
+    return {item["name"]: item for item in manager.hosts[host].vars.get("edgeml_models", [])}
 
 
 def test_models_and_groups_of_each_host(inventory: Inventory) -> None:
@@ -31,11 +44,236 @@ def test_models_and_groups_of_each_host(inventory: Inventory) -> None:
     }
 
 
+def test_graph_and_export(inventory: Inventory) -> None:
+    graph = inventory.run("--graph", "model_sound_events")
+    assert graph.stdout == "@model_sound_events:\n  |--camera\n"
+    exported = inventory.listed("--export")
+    assert [model["name"] for model in exported["all"]["vars"]["edgeml_catalogue"]] == ["digits", "sound-events"]
+    assert "edgeml_catalogue" not in exported["_meta"]["hostvars"]["camera"]
+
+
 def test_paths_are_absolute(inventory: Inventory) -> None:
-    host = inventory.host("board")
+    inventory.change(
+        "source: models/sound",
+        "source: {lock: ../other.lock.yml}\n    build: {program: b.py, requirements: r.txt}\n    golden: g",
+    )
+    variables = inventory.parse().groups["all"].vars
     root = inventory.directory.parent
-    assert [model["source"] for model in host["edgeml_catalogue"]] == [
-        f"{root}/models/digits",
-        f"{root}/fleet/models/sound",
+    digits, sound = variables["edgeml_catalogue"]
+    assert digits["source"] == f"{root}/models/digits"
+    assert sound["source"] == {"lock": f"{root}/other.lock.yml"}
+    assert sound["build"] == {"program": "b.py", "requirements": f"{root}/fleet/r.txt"}
+    assert sound["golden"] == f"{root}/fleet/g"
+    assert [runtime.get("recipe") for runtime in variables["edgeml_runtimes"]] == [f"{root}/image.yml", None]
+
+
+def test_group_and_host_variables_are_seen(inventory: Inventory) -> None:
+    inventory.write("group_vars/site_oslo.yml", "edgeml_architecture: x86_64\nedgeml_site: oslo-2\n")
+    inventory.write("group_vars/all/models.yml", "edgeml_model_overrides: {digits: {slo: {p95_ms: 100}}}\n")
+    inventory.write("host_vars/camera.yml", "edgeml_model_overrides: {digits: {enabled: false}}\n")
+    manager = inventory.parse()
+    assert models(manager, "server")["digits"]["variant"] == "fp32"
+    assert models(manager, "board")["digits"]["slo"] == {"p95_ms": 100}
+    assert list(models(manager, "camera")) == ["sound-events"]
+    assert [host.name for host in manager.groups["site_oslo_2"].hosts] == ["server"]
+    inventory.change("placement:", "use_vars_plugins: false\nplacement:")
+    assert "variant" not in models(inventory.parse(), "server")["digits"]
+
+
+@pytest.mark.parametrize("files", [[], ["all", "devices"], ["devices"]])
+def test_variables_have_the_precedence_that_plays_give_them(inventory: Inventory, files: list[str]) -> None:
+    override = "edgeml_model_overrides: {{digits: {{slo: {{p95_ms: {}}}}}}}\n"
+    hosts = inventory.directory / "10-hosts.yml"
+    line = "    kinds: {children: {devices: {}}, vars: {" + override.format(1).strip() + "}}\n"
+    hosts.write_text(hosts.read_text() + line)
+    for number, name in enumerate(files):
+        inventory.write(f"group_vars/{name}.yml", override.format(number + 2))
+    host = inventory.host("board")
+    expected = {"p95_ms": len(files) + 1}
+    assert host["edgeml_models"][0]["slo"] == host["edgeml_model_overrides"]["digits"]["slo"] == expected
+
+
+def test_digests_come_from_the_lock(inventory: Inventory) -> None:
+    content = {"digest": SHA, "size": 1}
+    variant = {"repository": "r", "digest": SHA, "index": SHA, "platforms": {}, "blob": content, "golden_cases": 0}
+    lock: dict[str, Any] = {
+        "serial": 1, "registry": "r:1", "images": {},
+        "models": {"digits": {"1.0.0": {"platform": "p", "variants": {"int8": variant}}}},
+    }  # fmt: skip
+    inventory.write("../fleet.lock.yml", yaml.safe_dump(lock))
+    manager = inventory.parse()
+    assert models(manager, "board")["digits"]["digest"] == SHA
+    assert "digest" not in models(manager, "camera")["sound-events"]
+    lock["models"]["digits"]["1.0.0"]["variants"]["int8"]["digest"] = "sha256:a"
+    inventory.write("../fleet.lock.yml", yaml.safe_dump(lock))
+    done = inventory.run("--host", "board")
+    assert done.returncode == 0 and '"digest"' not in done.stdout
+    assert "fleet.lock.yml:" in done.stderr and "'sha256:a'" in done.stderr
+
+
+def test_facts_come_from_the_fact_cache(inventory: Inventory) -> None:
+    inventory.remember("server", {"ansible_architecture": "aarch64", "edgeml_host": {"accelerator": "npu"}})
+    inventory.change("{architecture: arm64}", "{architecture: arm64, accelerator: npu}")
+    assert inventory.host("server")["edgeml_models"][0]["variant"] == "int8"
+
+
+def test_constructed_options_see_what_is_placed(inventory: Inventory) -> None:
+    inventory.change(
+        "placement:",
+        "compose: {model_names: edgeml_models | map(attribute='name') | join('+')}\n"
+        "groups: {two_models: model_names == 'digits+sound-events'}\n"
+        "keyed_groups: [{key: model_names, prefix: runs}]\nplacement:",
+    )
+    manager = inventory.parse()
+    assert [host.name for host in manager.groups["two_models"].hosts] == ["camera"]
+    assert sorted(host.name for host in manager.groups["runs_digits"].hosts) == ["board", "server"]
+    inventory.change("groups: {two_models: model_names", "strict: true\ngroups: {two_models: model_nmes")
+    with pytest.raises(Exception, match="two_models"):
+        inventory.parse()
+
+
+def test_nothing_is_ever_a_template(inventory: Inventory) -> None:
+    trap = inventory.directory / "trapped"
+    attack = f"{{{{ lookup('pipe', 'touch {trap}') }}}}"
+    inventory.remember("server", {"ansible_architecture": attack, "edgeml_host": {"accelerator": attack}})
+    inventory.change("slo: {p95_ms: 25}", f'options: {{parameters: {{text: "{attack}"}}}}')
+    inventory.change("when: {architecture: arm64}", f'when: {{architecture: arm64, variables: {{line: "{attack}"}}}}')
+    inventory.write("host_vars/board.yml", f'line: "{attack}"\nedgeml_accelerator: "{attack}"\n')
+    inventory.write("host_vars/camera.yml", f'edgeml_model_overrides: {{digits: {{slo: {{p95_ms: "{attack}"}}}}}}\n')
+    host = inventory.host("board")
+    assert host["edgeml_models"][0]["options"]["parameters"]["text"] == attack
+    play = inventory.write(
+        "../play.yml",
+        "- hosts: all\n  gather_facts: false\n  tasks:\n"
+        "    - ansible.builtin.debug: {var: edgeml_models}\n"
+        "    - ansible.builtin.debug: {msg: '{{ edgeml_catalogue }}'}\n",
+    )
+    # Only what the plugin makes is shown: a variable file of the user's own is trusted by Ansible.
+    done = inventory.run(str(play), program="ansible-playbook")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "lookup('pipe'" in done.stdout
+    assert not trap.exists()
+
+
+def test_vaulted_values_pass_through_unread(inventory: Inventory) -> None:
+    vaulted = "!vault |\n        $ANSIBLE_VAULT;1.1;AES256\n        6162\n"
+    inventory.change("slo: {p95_ms: 25}", f"requires:\n      environment:\n       KEY: {vaulted}")
+    inventory.write("host_vars/server.yml", f"edgeml_architecture: {vaulted}")
+    manager = inventory.parse()
+    assert "variant" not in models(manager, "server")["digits"]
+    exported = inventory.host("board")["edgeml_models"][0]["requires"]["environment"]["KEY"]
+    assert exported == {"__ansible_vault": "$ANSIBLE_VAULT;1.1;AES256\n6162\n"}
+    line = inventory.change("source: models/sound", f"source: {vaulted}")
+    (problem,) = inventory.errors()
+    assert "vaulted value cannot be used here" in problem and f"20-placement.yml:{line}" in problem
+    assert "6162" not in problem
+
+
+MISTAKES = {
+    "unknown key": (
+        "version: 1.0.0", "verson: 1.0.0",
+        ["Unknown key", "catalogue[0].verson", "did you mean version"],
+    ),
+    "wrong type": ("slo: {p95_ms: 25}", "slo: {p95_ms: fast}", ["catalogue[0].slo.p95_ms", "'fast'", "give a number"]),
+    "version is a number": ("version: 1.0.0", "version: 1.0", ["catalogue[0].version", "1.0 (number)", "in quotes"]),
+    "unknown model": ("models: [digits]", "models: [digit]", ["placement[0]", "'digit'", "did you mean digits"]),
+    "unknown group": ("hosts: devices", "hosts: device", ["placement[0].hosts", "did you mean devices"]),
+    "unknown group to leave out": ("hosts: devices", 'hosts: "all:!mirror_"', ["called mirror_"]),
+    "no host": ("hosts: devices", 'hosts: "devices:&mirrors"', ["matches no host", "'devices:&mirrors'"]),
+    "no such index": ("hosts: devices", 'hosts: "devices[7]"', ["placement[0].hosts", "devices[7]"]),
+    "placed twice": (
+        "models: [sound-events]", "models: [digits]",
+        ["digits is placed twice", "placement[1]", "also by placement[0]", "host camera"],
+    ),
+    "unknown version": ("hosts: devices", "hosts: devices, version: 1.1.0", ["'1.1.0'", "1.0.0"]),
+    "unknown variant": ("hosts: devices", "hosts: devices, variant: int4", ["'int4'", "int8, fp32"]),
+    "unknown runtime": ("hosts: devices", "hosts: devices, runtime: visoin", ["'visoin'", "did you mean vision"]),
+    "half a source": ("source: models/sound", "source: {url: https://x}", ["sha256 is missing", "catalogue[1].source"]),
+    "no source": ("source: models/sound", "source: {}", ["catalogue[1].source", "{url, sha256}, {oci} or {lock}"]),
+    "template": ("source: models/sound", 'source: "{{ x }}"', ["'{{ x }}'", "Not a template"]),
+    "runtime of nothing": ("{name: runtime, recipe: ../image.yml}", "{name: runtime}", ["recipe, image and extends"]),
+    "whole part is wrong": ("placement:", "placement: 3\nx:", ["give a list", "placement", "3 (number)"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_each_mistake_is_named_with_file_and_line(inventory: Inventory, mistake: str) -> None:
+    old, new, words = MISTAKES[mistake]
+    line = inventory.change(old, new)
+    (problem,) = [text for text in inventory.errors() if words[0] in text]
+    assert [word for word in [f"20-placement.yml:{line},", *words] if word not in problem] == []
+
+
+def test_same_model_and_version_twice(inventory: Inventory) -> None:
+    inventory.change("name: sound-events\n    version: 2.0.0", "name: digits\n    version: 1.0.0")
+    assert any("stands in the catalogue twice at 20-placement.yml:15" in text for text in inventory.errors())
+
+
+def test_host_that_no_variant_fits(inventory: Inventory) -> None:
+    inventory.change("      - {name: fp32, file: fp32.onnx}\n", "")
+    inventory.write("host_vars/server.yml", "edgeml_architecture: amd64\n")
+    (problem,) = inventory.errors()
+    words = ["No variant of model digits 1.0.0 fits", "host server", "architecture 'amd64'", "int8 when"]
+    assert [word for word in words if word not in problem] == []
+
+
+def test_two_runtimes_on_one_port(inventory: Inventory) -> None:
+    inventory.change("rest: 8010", "rest: 8000")
+    inventory.parse()
+    inventory.change("name: sound-events", "name: sound-events\n    runtime: vision")
+    (problem,) = inventory.errors()
+    words = ["port 8000", "runtime (rest) and vision (rest)", "host camera", "20-placement.yml:3"]
+    assert [word for word in words if word not in problem] == []
+
+
+def test_mistakes_in_host_variables_name_their_own_file(inventory: Inventory) -> None:
+    inventory.write(
+        "group_vars/site_berlin.yml", "edgeml_site: berlin\nedgeml_model_overrides:\n  digits:\n    slo: {p95: 3}\n"
+    )
+    inventory.write(
+        "host_vars/server.yml", "edgeml_architecture: arm46\nedgeml_model_overrides: {sound-events: {enabled: false}}\n"
+    )
+    inventory.write("host_vars/mirror.yml", "edgeml_site: a b\nedgeml_model_overrides: {digit: {enabled: false}}\n")
+    expected = [
+        ["group_vars/site_berlin.yml:4, edgeml_model_overrides.digits.slo.p95", "host board, camera", "mean p95_ms"],
+        ["host_vars/server.yml:1, edgeml_architecture, host server", "did you mean arm64"],
+        ["host_vars/server.yml:2, edgeml_model_overrides.sound-events", "no rule places there"],
+        ["host_vars/mirror.yml:1, edgeml_site", "'a b'"],
+        ["host_vars/mirror.yml:2, edgeml_model_overrides.digit", "not in the catalogue", "did you mean digits"],
     ]
-    assert host["edgeml_runtimes"][0]["recipe"] == f"{root}/image.yml"
+    problems = inventory.errors()
+    assert [words for words in expected if not any(all(w in text for w in words) for text in problems)] == []
+    assert len(problems) == len(expected)
+
+
+@pytest.mark.parametrize("variable", ["edgeml_models", "edgeml_catalogue", "edgeml_runtimes"])
+def test_variables_that_would_win_over_the_plugin(inventory: Inventory, variable: str) -> None:
+    inventory.write("group_vars/devices.yml", f"{variable}: []\n")
+    (problem,) = inventory.errors()
+    assert f"{variable} would go before" in problem and "group_vars/devices.yml:1" in problem
+
+
+def test_all_mistakes_at_once_and_nothing_placed(inventory: Inventory) -> None:
+    inventory.change("version: 1.0.0", "version: 1.0")
+    inventory.change("hosts: devices", "hosts: device")
+    inventory.change("models: [sound-events]", "models: [sound-event]")
+    inventory.change("recipe: ../image.yml", "recipe: ../image.yml, image_: x")
+    problems = inventory.errors()
+    # Whether sound-event is a typo cannot be said while another model cannot be read.
+    assert [text.partition(",")[0].rpartition(":")[2] for text in problems] == ["4", "8", "20"]
+    done = inventory.run("--list")
+    assert done.returncode != 0
+    inventory.environment = {"ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "false"}
+    listed = inventory.listed()
+    assert not any("edgeml_models" in variables for variables in listed["_meta"]["hostvars"].values())
+    assert not any(name.startswith(("model_", "arch_")) for name in listed)
+
+
+def test_only_files_that_say_so_are_for_the_plugin(inventory: Inventory, tmp_path: Path) -> None:
+    from ansible.plugins.loader import inventory_loader
+
+    plugin = inventory_loader.get("edgeml.fleet.placement")
+    assert plugin.verify_file(str(inventory.directory / "20-placement.yml"))
+    assert not plugin.verify_file(str(inventory.directory / "10-hosts.yml"))
+    assert not plugin.verify_file(str(inventory.write("broken.yml", "plugin: [")))
+    assert not plugin.verify_file(str(tmp_path / "none.yml"))

@@ -169,6 +169,12 @@ def test_host_variable_goes_before_preflight_and_preflight_before_facts() -> Non
     assert describe_host("h", [], {}, lambda: facts, ASKING)[0] == Host("h", "amd64", 3000)
 
 
+def test_nonsense_that_a_host_says_of_itself_is_not_known() -> None:
+    attack = "{{ lookup('pipe', 'id') }}"
+    facts = {"architecture": attack, "memtotal_mb": "many", "edgeml_host": {"cpu_features": 3, "accelerator": [attack]}}
+    assert describe_host("h", [], {}, lambda: facts, ASKING) == (Host("h"), [])
+
+
 def test_templates_are_not_known() -> None:
     variables = {"edgeml_architecture": "{{ lookup('pipe', 'uname -m') }}", "line": "{{ x }}"}
     host, problems = describe_host("h", [], variables, dict, ASKING)
