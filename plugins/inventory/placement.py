@@ -22,6 +22,8 @@ description:
     nothing is known yet, the item has no C(variant), and the role decides when the host is known.
   - The host or group variable C(edgeml_model_overrides) goes before the rule, and the rule before the catalogue. What
     is a template there is left to the role.
+  - With O(cache) the result is kept, and used while the file, the lock, and what it depends on of the hosts stay the
+    same, so that it is never out of date. Nothing is kept if anything is vaulted.
   - Everything that is wrong is reported at once. No host gets anything then.
   - Nothing in the file and nothing that a host's variables or facts say is ever taken for a template.
 notes:
@@ -149,7 +151,13 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         sources = [*inventory.processed_sources, path] if self._option("use_vars_plugins") else []
         directories = list(dict.fromkeys(str(Path(item).parent) for item in sources if Path(item).exists()))
         placer = Placer(document, problems, self._digests(file, loader))
-        placed = placer.place(inventory, loader, directories)
+        kept: dict[str, Any] | None = None
+        if self._option("cache"):
+            key = self.get_cache_key(path)
+            kept = dict(self._cache.get(key, {})) if cache else {}
+        placed = placer.place(inventory, loader, directories, kept)
+        if kept:
+            self._cache[key] = kept
         if placer.problems:
             raise AnsibleParserError(_message(placer.problems, file))
         _apply(inventory, document, file.parent, placed)

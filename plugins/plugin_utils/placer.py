@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +20,7 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.host_variables import
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement import (
     SETTINGS,
     Catalogue,
+    Host,
     Request,
     Resolver,
     check_catalogue,
@@ -68,6 +71,17 @@ class _Overrides:
     placed: bool = False
 
 
+@dataclass(frozen=True)
+class _Look:
+    """What there is to know of one host."""
+
+    host: Host
+    rules: tuple[int, ...]
+    overrides: _Overrides | None
+    groups: tuple[str, ...]
+    variables: Mapping[str, Any]
+
+
 class Placer:
     """Applies one document of catalogue and rules to an inventory.
 
@@ -84,6 +98,7 @@ class Placer:
     def __init__(
         self, document: Mapping[str, Any], problems: Sequence[Problem], digests: Mapping[tuple[str, str, str], str]
     ) -> None:
+        self._document, self._digests = document, digests
         broken = {problem.path[:2] for problem in problems}
 
         def sound(key: str) -> list[Any]:
@@ -103,13 +118,36 @@ class Placer:
         self._overrides: dict[int, _Overrides] = {}
         self._selections: dict[tuple[int, ...], tuple[list[Request], list[Problem]]] = {}
 
-    def place(self, inventory: InventoryData, loader: DataLoader, directories: Sequence[str]) -> dict[str, Placed]:
-        """Return what each host gets. What is wrong is added to `problems`; nothing is to be used then."""
+    def place(
+        self,
+        inventory: InventoryData,
+        loader: DataLoader,
+        directories: Sequence[str],
+        cache: MutableMapping[str, Any] | None = None,
+    ) -> dict[str, Placed]:
+        """Return what each host gets. What is wrong is added to `problems`; nothing is to be used then.
+
+        `cache` keeps the result, under "placed", with a digest of everything that it depends on under "input". It is of
+        use only while nothing of that changes, and holds nothing if anything is vaulted.
+        """
         reader = HostVariables(loader, directories, (*_VARIABLES, *self.catalogue.variables))
         requests = [self._requests(index, rule) for index, rule in enumerate(self._rules)]
-        rules_of = self._select(InventoryPatterns(inventory, loader))
+        looks = self._look(inventory, reader, self._select(InventoryPatterns(inventory, loader)))
+        digest = None if cache is None or self.problems else self._digest(looks)
+        if cache is not None and digest is not None and cache.get("input") == digest:
+            return _unpacked(cache["placed"])
+        placed = {name: self._place_on(look, requests) for name, look in looks.items()}
+        self._check_use_of_overrides()
+        if cache is not None and digest is not None and not self.problems:
+            cache.update(input=digest, placed=_packed(placed))
+        return placed
+
+    def _look(
+        self, inventory: InventoryData, reader: HostVariables, rules_of: Mapping[str, list[int]]
+    ) -> dict[str, _Look]:
+        """Return what there is to know of each host."""
         asks_groups = "groups" in self.catalogue.conditions
-        placed = {}
+        looks = {}
         for name, host in inventory.hosts.items():
             variables = reader.of(host)
             groups = [group.name for group in host.get_groups()] if asks_groups else ()
@@ -122,23 +160,53 @@ class Placer:
             if overrides is not None:
                 overrides.hosts.append(name)
                 problems += overrides.problems
-            models = None
-            if name in rules_of:
-                rules = tuple(rules_of[name])
-                if rules not in self._selections:
-                    selection = [request for rule in rules for request in requests[rule]]
-                    self._selections[rules] = selection, placed_twice(selection)
-                selection, twice = self._selections[rules]
-                models, found = self._resolver.models(selection, overrides.usable if overrides else {}, described)
-                problems += [*twice, *found, *_conflicts(variables)]
-                if overrides is not None:
-                    overrides.placed = True
-                    overrides.used.update(request.name for request in selection)
-            for problem in problems:
-                self.problems.append(_with_origin(replace(problem, hosts=(name,)), variables))
-            placed[name] = Placed(models, tuple(joined))
-        self._check_use_of_overrides()
-        return placed
+            rules = tuple(rules_of.get(name, ()))
+            if rules:
+                problems += _conflicts(variables)
+            self._report(problems, name, variables)
+            looks[name] = _Look(described, rules, overrides, tuple(joined), variables)
+        return looks
+
+    def _place_on(self, look: _Look, requests: Sequence[Sequence[Request]]) -> Placed:
+        if not look.rules:
+            return Placed(None, look.groups)
+        if look.rules not in self._selections:
+            selection = [request for rule in look.rules for request in requests[rule]]
+            self._selections[look.rules] = selection, placed_twice(selection)
+        selection, twice = self._selections[look.rules]
+        overrides = look.overrides
+        models, found = self._resolver.models(selection, overrides.usable if overrides else {}, look.host)
+        if overrides is not None:
+            overrides.placed = True
+            overrides.used.update(request.name for request in selection)
+        self._report([*twice, *found], look.host.name, look.variables)
+        return Placed(models, look.groups)
+
+    def _report(self, problems: Iterable[Problem], host: str, variables: Mapping[str, Any]) -> None:
+        self.problems += (_with_origin(replace(problem, hosts=(host,)), variables) for problem in problems)
+
+    def _digest(self, looks: Mapping[str, _Look]) -> str | None:
+        """Return the SHA-256 of all that placing depends on, None if some of it is vaulted."""
+        sha256 = hashlib.sha256()
+        try:
+            part: Any
+            for part in (self._document, sorted(map(list, self._digests.items()))):
+                sha256.update(json.dumps(part, sort_keys=True).encode())
+            for name, look in looks.items():
+                host = look.host
+                known: list[Any] = [
+                    host.architecture,
+                    host.memory_mb,
+                    sorted(host.cpu_features or ()),
+                    host.accelerator,
+                ]
+                asked: list[Any] = [sorted(host.groups), host.variables, sorted(host.unknown)]
+                usable = look.overrides.usable if look.overrides else None
+                part = [name, known, asked, look.rules, usable, look.groups]
+                sha256.update(json.dumps(part, sort_keys=True).encode())
+        except TypeError:  # neither a digest nor a cache is a place for secrets
+            return None
+        return sha256.hexdigest()
 
     def _requests(self, index: int, rule: Mapping[str, Any] | None) -> list[Request]:
         """Return what a rule asks for, as far as it can be had on any host."""
@@ -232,6 +300,26 @@ class InventoryPatterns:
             remedy = "correct the pattern, or remove the rule; ansible PATTERN --list-hosts shows what one matches"
             problems.append(Problem("The host pattern matches no host", (), shown(pattern), remedy))
         return hosts, problems
+
+
+def _packed(placed: Mapping[str, Placed]) -> dict[str, Any]:
+    """Return the result for a cache: each distinct item once, and for each host the numbers of its items."""
+    items: dict[int, tuple[int, Any]] = {}
+    hosts = {}
+    for name, result in placed.items():
+        numbers = None
+        if result.models is not None:
+            numbers = [items.setdefault(id(item), (len(items), item))[0] for item in result.models]
+        hosts[name] = [numbers, list(result.groups)]
+    return {"items": [item for _, item in items.values()], "hosts": hosts}
+
+
+def _unpacked(cached: Mapping[str, Any]) -> dict[str, Placed]:
+    items, hosts = native(cached["items"]), native(cached["hosts"])
+    return {
+        name: Placed(None if numbers is None else [items[number] for number in numbers], tuple(groups))
+        for name, (numbers, groups) in hosts.items()
+    }
 
 
 def _site_group(site: Any, problems: list[Problem]) -> list[str]:

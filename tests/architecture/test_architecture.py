@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.schema import validate
+from jsonschema import Draft202012Validator
 
 from .role_readme import ROLES, render
 
@@ -106,6 +109,56 @@ def test_module_documentation_says_what_it_supports(module: str) -> None:
     assert all(text.strip() for text in (loaded.EXAMPLES, loaded.RETURN))
 
 
+def test_knowledge_goes_one_way_through_the_plugins() -> None:
+    """Inventory plugins, filters and actions know plugin_utils, these know module_utils, and never back."""
+    allowed = {
+        "module_utils": {"module_utils"},
+        "modules": {"module_utils"},
+        "plugin_utils": {"module_utils", "plugin_utils"},
+        "inventory": {"module_utils", "plugin_utils"},
+        "filter": {"module_utils", "plugin_utils", "filter"},
+        "action": {"module_utils", "plugin_utils", "filter"},
+    }
+    found = {
+        (str(path), used)
+        for path, text in texts("plugins")
+        for used in re.findall(r"ansible_collections\.edgeml\.fleet\.plugins\.(\w+)", text)
+        if used not in allowed.get(path.parts[1], set())
+    }
+    assert found == set()
+
+
+def test_inventory_plugin_and_schema_have_the_same_options() -> None:
+    program = Path(sys.executable).with_name("ansible-doc")
+    shown = subprocess.run(
+        [program, "--type", "inventory", "--json", "edgeml.fleet.placement"], check=True, capture_output=True, text=True
+    ).stdout
+    plugin = json.loads(shown)["edgeml.fleet.placement"]
+    schema = json.loads((ROOT / "meta" / "schemas" / "placement.schema.json").read_text())
+    options = plugin["doc"]["options"]
+    assert set(schema["properties"]) == set(options)
+    assert sorted(schema["required"]) == sorted(name for name, option in options.items() if option.get("required"))
+    for name, option in options.items():
+        assert schema["properties"][name].get("default") in (None, option.get("default")), name
+    assert validate(yaml.safe_load(plugin["examples"]), "placement") == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "meta" / "schemas").glob("*.json")), ids=lambda path: path.stem)
+def test_schemas_are_valid_and_say_what_everything_means(path: Path) -> None:
+    schema = json.loads(path.read_text())
+    Draft202012Validator.check_schema(schema)
+
+    def undescribed(part: Any, place: str) -> Iterator[str]:
+        if isinstance(part, dict):
+            for name, value in {**part.get("properties", {}), **part.get("$defs", {})}.items():
+                if "description" not in value and "$ref" not in value:
+                    yield f"{place}.{name}"
+            for key, value in part.items():
+                yield from undescribed(value, f"{place}.{key}")
+
+    assert list(undescribed(schema, "")) == []
+
+
 def test_collections_that_are_used_are_declared() -> None:
     declared = {"ansible.builtin", "edgeml.fleet", *load(ROOT / "galaxy.yml")["dependencies"]}
     used = set()
@@ -159,6 +212,8 @@ def test_the_collection_holds_only_the_collection(tmp_path: Path) -> None:
         [galaxy, "collection", "build", "--output-path", tmp_path], cwd=ROOT, check=True, capture_output=True
     )
     with tarfile.open(next(tmp_path.glob("edgeml-fleet-*.tar.gz"))) as archive:
-        folders = {name.split("/")[0] for name in archive.getnames()}
+        names = archive.getnames()
+    folders = {name.split("/")[0] for name in names}
+    assert "meta/schemas/placement.schema.json" in names
     assert folders <= {*COLLECTION, "LICENSES", "README.md", "CHANGELOG.md", "MANIFEST.json", "FILES.json"}
     assert set(COLLECTION) <= folders

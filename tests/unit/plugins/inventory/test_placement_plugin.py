@@ -4,9 +4,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
+import ansible_runner
 import pytest
 import yaml
 from ansible.inventory.manager import InventoryManager
@@ -115,6 +118,36 @@ def test_facts_come_from_the_fact_cache(inventory: Inventory) -> None:
     inventory.remember("server", {"ansible_architecture": "aarch64", "edgeml_host": {"accelerator": "npu"}})
     inventory.change("{architecture: arm64}", "{architecture: arm64, accelerator: npu}")
     assert inventory.host("server")["edgeml_models"][0]["variant"] == "int8"
+
+
+def test_cache_is_used_only_while_nothing_has_changed(inventory: Inventory) -> None:
+    directory = inventory.directory.parent / "cache"
+    inventory.change(
+        "placement:",
+        f"cache: true\ncache_plugin: ansible.builtin.jsonfile\ncache_connection: {directory}\nplacement:",
+    )
+    first = inventory.listed()
+    (file,) = directory.iterdir()
+    assert inventory.listed() == first
+    file.write_text(file.read_text().replace("int8", "made-up"))
+    assert inventory.host("board")["edgeml_models"][0]["variant"] == "made-up", "it comes from the cache"
+    inventory.write("host_vars/camera.yml", "edgeml_model_overrides: {digits: {slo: {p95_ms: 7}}}\n")
+    assert inventory.host("camera")["edgeml_models"][0] | {"slo": {}} == {
+        **first["_meta"]["hostvars"]["camera"]["edgeml_models"][0], "slo": {},
+    }  # fmt: skip
+    assert inventory.host("board")["edgeml_models"][0]["variant"] == "int8"
+
+
+def test_secrets_do_not_go_into_the_cache(inventory: Inventory) -> None:
+    directory = inventory.directory.parent / "cache"
+    inventory.change(
+        "placement:",
+        f"cache: true\ncache_plugin: ansible.builtin.jsonfile\ncache_connection: {directory}\nplacement:",
+    )
+    vaulted = "!vault |\n        $ANSIBLE_VAULT;1.1;AES256\n        6162\n"
+    inventory.change("slo: {p95_ms: 25}", f"requires:\n      environment:\n       KEY: {vaulted}")
+    inventory.listed()
+    assert not any("6162" in path.read_text() for path in directory.iterdir())
 
 
 def test_constructed_options_see_what_is_placed(inventory: Inventory) -> None:
@@ -277,3 +310,12 @@ def test_only_files_that_say_so_are_for_the_plugin(inventory: Inventory, tmp_pat
     assert not plugin.verify_file(str(inventory.directory / "10-hosts.yml"))
     assert not plugin.verify_file(str(inventory.write("broken.yml", "plugin: [")))
     assert not plugin.verify_file(str(tmp_path / "none.yml"))
+
+
+def test_an_inventory_of_a_project_as_awx_reads_it(inventory: Inventory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    found, errors = ansible_runner.get_inventory(
+        action="list", inventories=[str(inventory.directory)], export=True, response_format="json", quiet=True,
+        private_data_dir=str(inventory.directory.parent / "runner"),
+    )  # fmt: skip
+    assert found["model_sound_events"]["hosts"] == ["camera"], errors
