@@ -20,6 +20,7 @@ RELEASE = "inference_runtime_result"
 CONTENT = "site_mirror_result"
 SERVER = "site_mirror_plan"
 PACKAGES = "system_packages_plan"
+ENGINE = "docker_engine_plan"
 #: How fast a site's links are, as its hosts' variables say.
 RATES = {"uplink": "edgeml_site_uplink_mbit", "lan": "edgeml_site_lan_mbit"}
 
@@ -66,6 +67,7 @@ def _host(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
         "runtimes": [],
         "mirror": None,
         "server": None,
+        "engine": None,
         "packages": {"install": [], "remove": []},
         "bytes": {"uplink": 0, "lan": 0},
     }
@@ -89,13 +91,15 @@ def _host(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
     if host["mirror"] and isinstance(server := variables.get(SERVER), Mapping):
         host["server"] = dict(server)
         host["bytes"]["uplink"] += server["bytes"]
+    if isinstance(engine := variables.get(ENGINE), Mapping):
+        host["engine"] = dict(engine)
     for packages in (variables.get(PACKAGES) or {}).values():
         for action in ("install", "remove"):
             known = host["packages"][action]
             known += [package for package in packages.get(action, ()) if package not in known]
     changes = (
         any(plan["action"] != "none" or plan["removed_runtimes"] for plan in host["runtimes"])
-        or any(plan and plan["action"] != "none" for plan in (host["mirror"], host["server"]))
+        or any(plan and plan["action"] != "none" for plan in (host["mirror"], host["server"], host["engine"]))
         or any(host["packages"].values())
     )
     return {**host, "state": "changed" if changes else "unchanged"}
@@ -180,6 +184,8 @@ def _rows(host: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
             ("mirror", _image(server["before"]), f"{_image(server['after'])}, {server['action']}",
              _moves("uplink", server["bytes"]))
         )  # fmt: skip
+    if host["engine"]:
+        rows.append(("engine", "", host["engine"]["action"], ""))
     for action, word in (("install", "install packages"), ("remove", "remove packages")):
         if names := host["packages"][action]:
             rows.append((word, "", " ".join(names), ""))

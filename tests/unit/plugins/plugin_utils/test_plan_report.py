@@ -69,6 +69,7 @@ FLEET: dict[str, dict[str, Any]] = {
     "berlin-1": {
         **BERLIN,
         "inference_runtime_result": CHANGED,
+        "docker_engine_plan": {"action": "install"},
         "system_packages_plan": {"docker_engine": {"install": ["docker.io"]}, "model": {"remove": ["libgomp1"]}},
     },
     "berlin-2": {**BERLIN, "inference_runtime_result": release()},
@@ -144,7 +145,8 @@ Site berlin
   host           what                    before                after                         moves
   berlin-mirror  content                 serial 2              serial 3, 4 blobs come, 1 go  uplink 25.0 MB
                  mirror                  none                  mirror@{digest}, start    uplink 5.0 MB
-  berlin-1       install packages                              docker.io
+  berlin-1       engine                                        install
+                 install packages                              docker.io
                  remove packages                               libgomp1
                  image                   runtime@aaaaaaaaaaaa  runtime@bbbbbbbbbbbb          LAN 40.0 MB
                  model digits            1.0.0 cccccccccccc    1.1.0 int8 dddddddddddd
