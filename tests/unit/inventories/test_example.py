@@ -4,16 +4,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.schema import validate
 from ansible_collections.edgeml.fleet.tests.fleet.variables_only import EXAMPLE, write_example_without_plugin
 
+ROLES = EXAMPLE.parents[1] / "roles"
 #: As docs/inventory.md tells it.
 VAULT_PASSWORD = "correct horse battery staple"
 
@@ -59,14 +64,54 @@ def inventory(vault: list[str]) -> dict[str, Any]:
     return found
 
 
-def models_of_devices(inventory: Path, vault: list[str]) -> dict[str, list[dict[str, Any]]]:
-    """Return what the role makes of each device's models."""
-    playbook = Path(__file__).with_name("models_of_devices.yml")
+def lock_of_example() -> dict[str, Any]:
+    """Return a lock as edgeml.fleet.publish would write it, with digests made up from names."""
+    placement = yaml.safe_load((EXAMPLE / "20-placement.yml").read_text())
+
+    def content(*names: str) -> dict[str, Any]:
+        return {"digest": "sha256:" + hashlib.sha256(" ".join(names).encode()).hexdigest(), "size": 1000}
+
+    def platforms(*names: str) -> dict[str, Any]:
+        return {architecture: content(*names, architecture) for architecture in ("amd64", "arm64")}
+
+    images = {
+        name: {"repository": f"edgeml/{name}", "digest": content(name)["digest"], "platforms": platforms(name)}
+        for name in ("mirror", *(runtime["name"] for runtime in placement["runtimes"]))
+    }
+    models: dict[str, Any] = {}
+    for model in placement["catalogue"]:
+        variants = {}
+        for variant in model.get("variants", [{"name": "default"}]):
+            names = (model["name"], model["version"], variant["name"])
+            variants[variant["name"]] = {
+                "repository": f"edgeml/models/{model['name']}",
+                "digest": content(*names, "manifest")["digest"],
+                "index": content(*names, "index")["digest"],
+                "platforms": platforms(*names),
+                "blob": content(*names, "blob"),
+                "golden_cases": 1,
+            }
+        models.setdefault(model["name"], {})[model["version"]] = {"platform": model["platform"], "variants": variants}
+    lock = {"serial": 1, "registry": "registry.edgeml.internal:5443", "images": images, "models": models}
+    assert validate(lock, "lock") == []
+    return lock
+
+
+def of_devices(inventory: Path, vault: list[str], lock: Path) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """Return what the role makes of each device: ``models``, and ``releases``, all that their ids are made of."""
+    variables: dict[str, Any] = {}
+    for role in ("defaults", "inference_runtime"):
+        for folder in ("defaults", "vars"):
+            variables |= yaml.safe_load((ROLES / role / folder / "main.yml").read_text())
+    # Read before the inventory's own files, and so lowest, as a role's defaults are.
+    (inventory / "group_vars" / "all" / "00-roles.yml").write_text(yaml.safe_dump(variables))
+    playbook = Path(__file__).with_name("releases_of_devices.yml")
     output = run(
-        "ansible-playbook", "-i", inventory, *vault, playbook, ANSIBLE_STDOUT_CALLBACK="ansible.posix.json"
+        "ansible-playbook", "-i", inventory, *vault, playbook, "-e", f"edgeml_lock_file={lock}",
+        ANSIBLE_STDOUT_CALLBACK="ansible.posix.json",
     )  # fmt: skip
-    results = json.loads(output)["plays"][0]["tasks"][0]["hosts"]
-    return {host: result["__inference_runtime_models"] for host, result in results.items()}
+    results = json.loads(output)["plays"][0]["tasks"][-1]["hosts"]
+    return {host: result["msg"] for host, result in results.items()}
 
 
 def without_digest(models: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -114,12 +159,16 @@ def test_secrets_are_encrypted() -> None:
 
 
 def test_variables_alone_give_the_same(inventory: dict[str, Any], vault: list[str], tmp_path: Path) -> None:
-    by_plugin = models_of_devices(EXAMPLE, vault)
-    assert {host: len(models) for host, models in by_plugin.items()} == {
+    lock = tmp_path / "lock.yml"
+    lock.write_text(yaml.safe_dump(lock_of_example()))
+    by_plugin = of_devices(shutil.copytree(EXAMPLE, tmp_path / "plugin" / "example"), vault, lock)
+    assert {host: len(found["models"]) for host, found in by_plugin.items()} == {
         host: len(models) for host, models in EXPECTED.items()
     }
-    assert models_of_devices(write_example_without_plugin(tmp_path / "example"), vault) == by_plugin
+    assert [release["name"] for release in by_plugin["berlin-camera-1"]["releases"]] == ["runtime", "vision"]
+    assert by_plugin["lyon-camera-2"]["releases"][1]["devices"] == ["/dev/video0"]
+    assert of_devices(write_example_without_plugin(tmp_path / "variables" / "example"), vault, lock) == by_plugin
     listed = {host: inventory["_meta"]["hostvars"][host].get("edgeml_models", []) for host in EXPECTED}
     assert {host: without_digest(models) for host, models in listed.items()} == {
-        host: without_digest(models) for host, models in by_plugin.items()
+        host: without_digest(found["models"]) for host, found in by_plugin.items()
     }
