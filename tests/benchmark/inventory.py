@@ -18,10 +18,15 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "runtime" / "benchmarks"))
+from serving_bench.environments import make_environment  # noqa: E402  (which has matplotlib)
+
 RESULTS = ROOT / "build" / "bench"
 MODELS = 50
 SIZES = (100, 1_000, 10_000)
 HOSTS_PER_SITE = 50
+#: `--list` repeats the catalogue for each host: 10,000 hosts of 50 models would take 12 GB of memory.
+LIST_LIMIT = 1_000
 
 
 def write_inventory(directory: Path, hosts: int) -> None:
@@ -129,7 +134,7 @@ def run(command: list[str], output: Path) -> tuple[float, float]:
     return time.perf_counter() - started, usage.ru_maxrss / 1024
 
 
-def benchmark(sizes: list[int], list_all: bool) -> list[dict[str, float]]:
+def benchmark(sizes: list[int], with_lists: bool) -> list[dict[str, float]]:
     """Return the figures of each size."""
     results = []
     for size in sizes:
@@ -139,9 +144,11 @@ def benchmark(sizes: list[int], list_all: bool) -> list[dict[str, float]]:
             output = Path(temporary, "output")
             run([sys.executable, __file__, "--measure", str(directory)], output)
             figures: dict[str, float] = {"hosts": size, **json.loads(output.read_text())}
-            if list_all:
+            if with_lists:
                 command = [str(Path(sys.executable).with_name("ansible-inventory")), "-i", str(directory)]
                 for name, arguments in {"list": ["--list"], "export": ["--list", "--export"]}.items():
+                    if name == "list" and size > LIST_LIMIT:
+                        continue
                     seconds, memory = run([*command, *arguments], output)
                     figures |= {
                         f"{name}_seconds": seconds, f"{name}_mebibytes": memory,
@@ -166,12 +173,13 @@ def as_markdown(results: list[dict[str, float]]) -> str:
     lines = [f"# Inventories of {MODELS} models on each host", ""]
     lines += ["| " + " | ".join(head[key] for key in keys) + " |", "|" + "---:|" * len(keys)]
     for figures in results:
-        lines.append("| " + " | ".join(f"{figures[key]:,.{0 if key == 'hosts' else 2}f}" for key in keys) + " |")
+        cells = [f"{figures[key]:,.{0 if key == 'hosts' else 2}f}" if key in figures else "" for key in keys]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Measure all sizes and write build/bench/inventory.md and .json."""
+    """Measure all sizes and write build/bench/inventory.md, .json and .svg."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of hosts")
     parser.add_argument("--no-list", action="store_true", help="measure the plugin alone, not ansible-inventory")
@@ -185,6 +193,7 @@ def main() -> None:
     (RESULTS / "inventory.json").write_text(json.dumps(results, indent=2) + "\n")
     (RESULTS / "inventory.md").write_text(as_markdown(results))
     print(as_markdown(results))
+    subprocess.run([make_environment("driver"), Path(__file__).with_name("inventory_chart.py")], check=True)
 
 
 if __name__ == "__main__":
