@@ -14,7 +14,7 @@ import bcrypt
 from ansible.errors import AnsibleFilterError
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.plugin_utils import placement
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.problem import report
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.problem import Positions, report
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication import next_lock, publication
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.schema import native, origins, validate
 
@@ -84,6 +84,23 @@ def host_models(
     return resolved
 
 
+def _explaining_the_lock(function: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """Let a lock that `function` stumbles over be refused with everything that its schema forbids."""
+
+    @functools.wraps(function)
+    def explaining(lock: Any, *arguments: Any, **options: Any) -> dict[str, Any]:
+        try:
+            return function(lock, *arguments, **options)
+        except (AttributeError, KeyError, TypeError):
+            problems = validate(lock, "lock", Positions("the lock"))
+            if not problems:
+                raise
+            raise AnsibleFilterError(report(problems)) from None
+
+    return explaining
+
+
+@_explaining_the_lock
 def resolve_release(
     lock: dict[str, Any], models: list[dict[str, Any]], architecture: str, host: str, runtime: str = "runtime"
 ) -> dict[str, Any]:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -97,6 +98,17 @@ def test_each_mistake_is_named(models: list[dict[str, Any]], architecture: str, 
     with pytest.raises(AnsibleFilterError) as caught:
         resolve_release(LOCK, models, architecture, "camera-1")
     assert [word for word in words if word not in str(caught.value)] == []
+
+
+def test_a_malformed_lock_is_refused_with_all_that_is_wrong() -> None:
+    lock = copy.deepcopy(LOCK)
+    variant = lock["models"]["digits"]["1.10.0"]["variants"]["default"]
+    del variant["blob"]
+    variant["digest"] = "sha256:a"
+    with pytest.raises(AnsibleFilterError) as caught:
+        resolve_release(lock, [{"name": "digits"}], "amd64", "camera-1")
+    place = "the lock, models.digits.1.10.0.variants.default"
+    assert [word for word in (f"blob is missing at {place}", f"{place}.digest") if word not in str(caught.value)] == []
 
 
 def test_all_mistakes_are_named_at_once() -> None:
