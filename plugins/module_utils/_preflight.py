@@ -16,8 +16,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._preflight_registry import (
+    TIMEOUT,
     RegistryAccess,
     RegistryProblem,
     ask_registry,
@@ -47,6 +49,8 @@ BYTES_PER_FILE = 8 << 10  # transferred bytes of an image for each file in it, a
 CLOCK_TOLERANCE = 300.0  # seconds; what TLS and logs of several hosts bear
 FIRST_PLAUSIBLE_TIME = 1735689600.0  # 2025: before this collection was made
 RENEW_CERTIFICATE = 30 * 86400.0  # seconds before its end
+
+PORTS = {"http": 80, "https": 443}
 
 #: Runs a program: arguments -> (exit code, stdout, stderr), as AnsibleModule.run_command does.
 RunCommand = Callable[[list[str]], tuple[int, str, str]]
@@ -603,6 +607,8 @@ def _listeners(host: Host) -> dict[int, str]:
 
 def _registry(wanted: Wanted, missing: Sequence[Content]) -> Iterator[Finding]:
     """Whether what is missing can be had. A host that has everything needs no registry."""
+    if wanted.serves_models:  # what a mirror on the same host lacks comes from elsewhere
+        missing = [content for content in missing if content.kind != "mirrored"]
     if wanted.registry is None or not missing:
         return
     try:
@@ -650,6 +656,39 @@ def _packages(host: Host, engine: Engine, wanted: Wanted) -> Iterator[Finding]:
             "installed, or in a package source",
             "run apt-get update on the host, correct its package sources, or correct the name",
         )
+    unreachable = _unreachable_sources(host)
+    if unreachable:
+        yield Finding(
+            "package_source",
+            REFUSE,
+            f"{', '.join(absent)} to install, and no connection to {', '.join(unreachable)}",
+            "a package source that answers",
+            "give the host a source that it reaches (files in /etc/apt), or install the packages beforehand",
+        )
+
+
+def _unreachable_sources(host: Host) -> list[str]:
+    """Return the hosts of all package sources if none of them can be connected to (the proxy instead, if there is one).
+
+    apt says where it would read; nothing is read there.
+    """
+    _, out, _ = host.run(["apt-get", "--print-uris", "update"])
+    sources = {urlsplit(uri) for uri in re.findall(r"^'(\w+://[^/']+)", out, re.M)}
+    if any(source.scheme not in PORTS for source in sources):
+        return []  # a disk, or a way that only apt knows
+    _, proxies, _ = host.run(["apt-config", "dump"])
+    addresses = set()
+    for source in sources:
+        proxy = re.search(rf'^Acquire::{source.scheme}::Proxy "(\w+://[^"]+)"', proxies, re.M)
+        via = urlsplit(proxy[1] if proxy else os.environ.get(f"{source.scheme}_proxy") or source.geturl())
+        addresses.add((via.hostname or "", via.port or PORTS.get(via.scheme, 80)))
+    for address in sorted(addresses):
+        try:
+            socket.create_connection(address, timeout=TIMEOUT).close()
+        except OSError:
+            continue
+        return []
+    return sorted(f"{name}:{port}" for name, port in addresses)
 
 
 def _requirements(host: Host, wanted: Wanted) -> Iterator[Finding]:

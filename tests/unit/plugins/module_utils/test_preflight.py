@@ -8,7 +8,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -371,6 +371,34 @@ def test_packages(machine: Machine) -> None:
     finding = machine.findings(wanted)["package"]
     assert finding.severity == "refuse"
     assert finding.value.startswith("libgone:")
+
+
+def test_package_sources_that_nobody_reaches(machine: Machine, listener: socket.socket) -> None:
+    wanted = replace(DEVICE, requires=Requires(packages=["libgomp1"]))
+    machine.programs["dpkg-query"] = (1, "")
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        dead = closed.getsockname()[1]
+    machine.programs["apt-get --print-uris update"] = (0, f"'http://127.0.0.1:{dead}/debian/InRelease' a 0\n")
+    finding = machine.findings(wanted)["package_source"]
+    assert finding.severity == "refuse"
+    assert finding.value == f"libgomp1 to install, and no connection to 127.0.0.1:{dead}"
+    proxy = f'Acquire::http::Proxy "http://127.0.0.1:{listener.getsockname()[1]}/";'
+    machine.programs["apt-config dump"] = (0, proxy + "\n")
+    assert machine.findings(wanted) == {}, "the proxy is reached"
+    del machine.programs["apt-config dump"]
+    machine.programs["apt-get --print-uris update"] = (0, "'cdrom://disk/InRelease' a 0\n")
+    assert machine.findings(wanted) == {}
+    machine.programs["dpkg-query"] = (0, "libgomp1 installed\n")
+    assert machine.findings(wanted) == {}
+
+
+def test_a_mirror_on_the_same_host_takes_its_space_and_asks_elsewhere(machine: Machine, free: SimpleNamespace) -> None:
+    registry = {"address": "registry.invalid:5443", "ip_address": "127.0.0.1"}
+    both = Wanted.from_options({"content": [asdict(MODEL), asdict(MIRRORED)], "registry": registry})
+    free.f_bavail = (2 * 10 + 100 + 64 - 1) << 20
+    assert "disk_space" in machine.findings(both)
+    machine.write(f"var/lib/edgeml/models/{'b' * 64}/model.onnx", "")
+    assert "registry" not in machine.findings(both)
 
 
 def test_no_package_manager(machine: Machine) -> None:
