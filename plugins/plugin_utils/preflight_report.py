@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible_collections.edgeml.fleet.plugins.module_utils._preflight import REFUSE, WARN
+from ansible_collections.edgeml.fleet.plugins.module_utils._preflight_host import REFUSE, WARN
 
 MIRROR = "site_mirror_preflight"
 #: Variables in which the roles keep the results of host_preflight.

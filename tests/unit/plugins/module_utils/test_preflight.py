@@ -14,7 +14,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.edgeml.fleet.plugins.module_utils._preflight import (
+from ansible_collections.edgeml.fleet.plugins.module_utils._preflight import examine
+from ansible_collections.edgeml.fleet.plugins.module_utils._preflight_host import (
     Certificate,
     Content,
     Finding,
@@ -22,7 +23,6 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._preflight import (
     Port,
     Requires,
     Wanted,
-    examine,
 )
 
 NOW = 1_800_000_000.0
