@@ -91,4 +91,6 @@ def test_who_cannot_answer_hides_nobody(tmp_path: Path) -> None:
     assert report["totals"]["seconds"]["lan"] == 4.0
     assert "LAN 50.0 MB, about 4 s" in done.stdout
     assert "Hosts that cannot take their release: 1" in done.stdout + done.stderr
+    assert done.stdout.count("UNREACHABLE!") == 1
+    assert "Error while evaluating" not in done.stdout + done.stderr
     assert not (tmp_path / "root").exists()
