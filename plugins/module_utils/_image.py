@@ -8,7 +8,7 @@ import tarfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +19,8 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._image_files import c
 from ansible_collections.edgeml.fleet.plugins.module_utils._image_layer import LayerFile, PathPatterns, unpack
 from ansible_collections.edgeml.fleet.plugins.module_utils._image_python import (
     Interpreter,
+    LockedRequirement,
+    additional_requirements,
     controller_architecture,
     fetch_wheels,
     select_requirements,
@@ -45,7 +47,7 @@ CREATED = "1970-01-01T00:00:00Z"  # a real time would change the digest with eve
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of an image: base, python or files."""
+    """One layer of an image: base, python, flavour or files."""
 
     purpose: str
     file: LayerFile
@@ -114,15 +116,30 @@ class Assembly:
         What to build upon instead of the recipe's Debian packages.
     work : Path
         An empty directory for this assembly.
+    flavours : sequence of Path
+        Further locked requirements; each makes one more layer, of what the layers below have not.
     """
 
     def __init__(
-        self, recipe: Recipe, source_root: Path, cache: LayerCache, upstream: BaseSource | None, work: Path
+        self,
+        recipe: Recipe,
+        source_root: Path,
+        cache: LayerCache,
+        upstream: BaseSource | None,
+        work: Path,
+        flavours: Sequence[Path] = (),
     ) -> None:
         self._recipe = recipe
         self._source_root = source_root
         self._cache = cache
         self._work = work
+        self._flavours = flavours
+        if flavours and recipe.python is None:
+            raise FleetError(
+                "An image without Python gets no Python packages",
+                where="recipe.python",
+                remedy="leave requirements out, or add python to the recipe",
+            )
         self._known_interpreter: Interpreter | None = None
         self._interpreter_lock = threading.Lock()
         self._base: BaseSource
@@ -159,7 +176,12 @@ class Assembly:
         if self._recipe.python:
             wheels = self._wheels(self._recipe.python, architecture)
             layers.append(Layer("python", wheels.file))
-            packages.update(wheels.packages)
+            distributions = dict(wheels.packages)
+            for path in self._flavours:
+                flavour = self._flavour(self._recipe.python, path, architecture, distributions)
+                layers.append(Layer("flavour", flavour.file))
+                distributions.update(flavour.packages)
+            packages.update(distributions)
         if files:
             layers.append(Layer("files", files.file))
         config = _image_config(self._recipe.config, architecture, layers, self._base.config(architecture))
@@ -173,15 +195,7 @@ class Assembly:
 
     def _wheels(self, python: PythonPackages, architecture: str) -> CachedLayer:
         path = self._source_root / python.requirements
-        try:
-            lock = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise FleetError(
-                "The locked requirements cannot be read",
-                where=str(path),
-                seen=str(error),
-                remedy="give their path below source_root as recipe.python.requirements",
-            ) from error
+        lock = _read_lock(path, "give their path below source_root as recipe.python.requirements")
 
         def make(work: Path) -> Tree:
             interpreter = self._interpreter()
@@ -192,17 +206,39 @@ class Assembly:
                 architecture=architecture,
                 exclude=python.exclude,
             )
-            wheels = fetch_wheels(requirements, python, architecture, work / "wheels")
-            root = work / "root"
-            unpack_wheels(wheels, root / python.target.lstrip("/"), PathPatterns(python.remove))
-            interpreter.compile(root, [python.target.lstrip("/")])
-            return Tree(root, {item.name: item.version for item in requirements})
+            return _python_tree(interpreter, requirements, python, architecture, work)
 
         inputs = {
             "purpose": "python",
             "architecture": architecture,
             "python": asdict(python),
             "lock": sha256_digest(lock.encode()),
+            "base": self._base.identity(),
+        }
+        return self._cache.layer(inputs, make)
+
+    def _flavour(self, python: PythonPackages, path: Path, architecture: str, below: Mapping[str, str]) -> CachedLayer:
+        """Return the layer of what the lock file `path` adds to the distributions `below`."""
+        lock = _read_lock(path, "correct requirements")
+
+        def make(work: Path) -> Tree:
+            interpreter = self._interpreter()
+            requirements = additional_requirements(
+                select_requirements(
+                    lock, str(path), full_version=interpreter.full_version, architecture=architecture, exclude=()
+                ),
+                below,
+                str(path),
+            )
+            added = replace(python, requirements=str(path))
+            return _python_tree(interpreter, requirements, added, architecture, work)
+
+        inputs = {
+            "purpose": "flavour",
+            "architecture": architecture,
+            "python": {key: value for key, value in asdict(python).items() if key in ("version", "target", "remove")},
+            "lock": sha256_digest(lock.encode()),
+            "below": dict(below),
             "base": self._base.identity(),
         }
         return self._cache.layer(inputs, make)
@@ -278,6 +314,30 @@ class _DebianBase:
 
         inputs = {"purpose": "base", "architecture": architecture, "identity": self.identity()}
         return self._cache.layer(inputs, make)
+
+
+def _read_lock(path: Path, remedy: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FleetError(
+            "The locked requirements cannot be read", where=str(path), seen=str(error), remedy=remedy
+        ) from error
+
+
+def _python_tree(
+    interpreter: Interpreter,
+    requirements: list[LockedRequirement],
+    python: PythonPackages,
+    architecture: str,
+    work: Path,
+) -> Tree:
+    """Fetch the wheels of `requirements` and unpack them into `work` with their bytecode."""
+    root = work / "root"
+    wheels = fetch_wheels(requirements, python, architecture, work / "wheels") if requirements else []
+    unpack_wheels(wheels, root / python.target.lstrip("/"), PathPatterns(python.remove))
+    interpreter.compile(root, [python.target.lstrip("/")])
+    return Tree(root, {item.name: item.version for item in requirements})
 
 
 def _image_config(

@@ -7,11 +7,11 @@ from __future__ import annotations
 import io
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._image import Image, PlatformImage
-from ansible_collections.edgeml.fleet.plugins.module_utils._image_upstream import UpstreamImage
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci import (
     IMAGE_INDEX,
     IMAGE_MANIFEST,
@@ -30,17 +30,18 @@ def is_pushed(image: Image, registry: Registry, repository: str, tag: str) -> bo
     ) and all(registry.has_blob(repository, digest) for digest in _blobs(image))
 
 
-def push(image: Image, registry: Registry, repository: str, tag: str, upstream: UpstreamImage | None) -> bool:
+def push(image: Image, registry: Registry, repository: str, tag: str, near: Sequence[str] = ()) -> bool:
     """Send what the registry lacks, manifests last; return whether anything was sent. Raise FleetError.
 
-    Layers of the image that is built upon are not sent if they are in the same registry.
+    Layers that one of the repositories `near` of the same registry holds are not sent.
     """
     if is_pushed(image, registry, repository, tag):
         return False
     for digest, content in _blobs(image).items():
-        near = upstream is not None and upstream.address == registry.address and upstream.repository != repository
-        if near and upstream and not registry.has_blob(repository, digest) and not isinstance(content, bytes):
-            registry.mount_blob(repository, digest, upstream.repository)
+        if not isinstance(content, bytes) and not registry.has_blob(repository, digest):
+            for other in near:
+                if other != repository and registry.has_blob(other, digest):
+                    registry.mount_blob(repository, digest, other)
         registry.push_blob(repository, content, digest)
     for platform in image.platforms.values():
         registry.push_manifest(repository, sha256_digest(platform.manifest), platform.manifest, IMAGE_MANIFEST)

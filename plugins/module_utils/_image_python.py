@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -201,6 +201,23 @@ def select_requirements(
             remedy="take them out of python.exclude",
         )
     return [selected[name] for name in sorted(selected)]
+
+
+def additional_requirements(
+    requirements: Iterable[LockedRequirement], below: Mapping[str, str], where: str
+) -> list[LockedRequirement]:
+    """Return those that the distributions `below` (name to version) lack; raise FleetError where versions differ."""
+    requirements = list(requirements)
+    other = [f"{item.name} {item.version}, not {below[item.name]}" for item in requirements
+             if below.get(item.name, item.version) != item.version]  # fmt: skip
+    if other:
+        raise FleetError(
+            "Locked requirements disagree with those of the runtime that they extend",
+            where=where,
+            seen=", ".join(other),
+            remedy="lock them again with the runtime's own file as a constraint (pip-compile --constraint)",
+        )
+    return [item for item in requirements if item.name not in below]
 
 
 def _logical_lines(text: str) -> list[str]:

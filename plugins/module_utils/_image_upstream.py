@@ -18,7 +18,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._oci import (
     DOCKER_LAYER_TAR_GZIP,
     LAYER_TAR_GZIP,
     check_digest,
-    check_repository,
+    split_reference,
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._registry import Registry
 
@@ -35,19 +35,8 @@ class UpstreamImage:
     """
 
     def __init__(self, reference: str, cache: LayerCache, *, username: str, password: str, ca_file: str) -> None:
-        name, _, digest = reference.partition("@")
-        address, _, repository = name.partition("/")
-        if not repository or not digest:
-            raise FleetError(
-                "The base image is not named by digest",
-                where="base_image",
-                seen=reference,
-                remedy="give it as registry/repository@sha256:<digest of the image index>",
-            )
-        self.digest = check_digest(digest, "base_image")
-        self.address = address
-        self.repository = check_repository(repository, "base_image")
-        self._registry = Registry(address, username, password, ca_file)
+        self.address, self.repository, self.digest = split_reference(reference, "base_image")
+        self._registry = Registry(self.address, username, password, ca_file)
         self._cache = cache
         self._where = reference
         self._one_at_a_time = threading.Lock()

@@ -6,7 +6,7 @@ The tree, which a web server delivers as a read-only registry::
 
     cas/sha256/<hex>                                                       blobs, complete and verified
     staging/                                                               unfinished work, continued by the next run
-    generations/<serial>/v2/<repository>/manifests/<digest>.oci-manifest   or .oci-index
+    generations/<serial>/v2/<repository>/manifests/<digest>.oci-manifest   or another of EXTENSIONS
     generations/<serial>/v2/<repository>/tags/list
     current -> generations/<serial>
 """
@@ -35,6 +35,8 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._content_store import
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci import (
+    DOCKER_INDEX,
+    DOCKER_MANIFEST,
     IMAGE_INDEX,
     IMAGE_MANIFEST,
     canonical_json,
@@ -44,7 +46,14 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._oci import (
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._registry import Registry
 
-EXTENSIONS = {IMAGE_INDEX: "oci-index", IMAGE_MANIFEST: "oci-manifest"}
+EXTENSIONS = {
+    IMAGE_INDEX: "oci-index",
+    IMAGE_MANIFEST: "oci-manifest",
+    DOCKER_INDEX: "docker-index",
+    DOCKER_MANIFEST: "docker-manifest",
+}
+INDEXES = (IMAGE_INDEX, DOCKER_INDEX)
+MANIFESTS = (IMAGE_MANIFEST, DOCKER_MANIFEST)
 
 
 @dataclass(frozen=True)
@@ -190,17 +199,16 @@ def _resolve(tree: _Tree, store: Registry, lock: Mapping[str, Any], architecture
     content = Content()
     local = tree.manifests()
 
-    def manifest(repository: str, digest: str, media_type: str) -> dict[str, Any]:
-        data = local.get(digest)
-        if data is None:
-            data, _ = store.get_manifest(repository, digest)
+    def manifest(repository: str, digest: str, allowed: Sequence[str]) -> dict[str, Any]:
+        data, media_type = local.get(digest) or store.get_manifest(repository, digest)
         where = f"{store.address}/{repository}@{digest}"
         document = _document(data, where)
-        if document.get("mediaType") != media_type:
+        media_type = document.get("mediaType") or media_type  # optional in OCI's manifests
+        if media_type not in allowed:
             raise FleetError(
                 "The store holds something else under this digest than the lock says",
                 where=where,
-                seen=f"mediaType {document.get('mediaType')!r} instead of {media_type}",
+                seen=f"mediaType {media_type!r} instead of {allowed[0]}",
                 remedy="publish again with this version of the collection",
             )
         content.manifests[repository, digest] = (media_type, data)
@@ -209,7 +217,7 @@ def _resolve(tree: _Tree, store: Registry, lock: Mapping[str, Any], architecture
         return document
 
     def image(repository: str, index_digest: str, entry: Mapping[str, Any], where: str) -> None:
-        index = manifest(repository, index_digest, IMAGE_INDEX)
+        index = manifest(repository, index_digest, INDEXES)
         listed = {child.get("digest") for child in _list(index, "manifests", where)}
         platforms = _mapping(entry, "platforms", where)
         for architecture in architectures:
@@ -228,14 +236,14 @@ def _resolve(tree: _Tree, store: Registry, lock: Mapping[str, Any], architecture
                     seen=f"{child} is not in {index_digest}",
                     remedy="publish again, do not edit the lock by hand",
                 )
-            manifest(repository, child, IMAGE_MANIFEST)
+            manifest(repository, child, MANIFESTS)
 
     for entry, where in _images(lock):
         repository = check_repository(entry.get("repository"), f"{where}.repository")
         image(repository, _digest(entry, "digest", where), entry, where)
     for entry, where in _models(lock):
         repository = check_repository(entry.get("repository"), f"{where}.repository")
-        model = manifest(repository, _digest(entry, "digest", where), IMAGE_MANIFEST)
+        model = manifest(repository, _digest(entry, "digest", where), MANIFESTS[:1])
         blob = _digest(_mapping(entry, "blob", where), "digest", f"{where}.blob")
         if blob not in {layer.get("digest") for layer in _list(model, "layers", where)}:
             raise FleetError(
@@ -302,13 +310,15 @@ class _Tree:
             if path.is_file()
         }
 
-    def manifests(self) -> dict[str, bytes]:
-        """Return the intact manifests of all generations, by digest."""
+    def manifests(self) -> dict[str, tuple[bytes, str]]:
+        """Return the intact manifests of all generations and their media types, by digest."""
+        media_types = {extension: media_type for media_type, extension in EXTENSIONS.items()}
         found = {}
-        for path in self.generations.glob("*/v2/**/manifests/*.oci-*"):
+        for path in self.generations.glob("*/v2/**/manifests/sha256:*"):
+            digest, _, extension = path.name.partition(".")
             data = path.read_bytes()
-            if sha256_digest(data) == path.name.partition(".")[0]:
-                found[sha256_digest(data)] = data
+            if sha256_digest(data) == digest and extension in media_types:
+                found[digest] = data, media_types[extension]
         return found
 
     def switch(self, serial: int, files: Mapping[str, bytes]) -> None:
@@ -380,7 +390,7 @@ def _serial(name: str) -> int:
 
 def _blobs_of_generation(generation: Path) -> set[str]:
     digests = set()
-    for path in generation.glob("v2/**/manifests/*.oci-manifest"):
+    for path in generation.glob("v2/**/manifests/*-manifest"):
         digests |= {blob.digest for blob in _blobs(_document(path.read_bytes(), str(path)), "", str(path))}
     return digests
 

@@ -9,9 +9,9 @@ import io
 import re
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
@@ -33,13 +33,34 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._registry import Regi
 
 DESCRIPTION = "model.json"
 SERVING = "serving.json"
-#: Platform of the Open Inference Protocol to format of ModelPack.
-FORMATS = {"onnxruntime_onnx": "onnx", "python": "python", "pipeline": "pipeline"}
-#: The file that a platform loads when none is named.
+GOLDEN = "golden"
+#: Platform of the Open Inference Protocol to format of ModelPack; of any other platform, its own name.
+FORMATS = {"onnxruntime_onnx": "onnx"}
+#: Platforms of the collection's own runtime, and the file that they load when none is named.
 DEFAULT_FILES = {"onnxruntime_onnx": "model.onnx", "python": "model.py", "pipeline": SERVING}
 
 _NAME = re.compile(r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*")
 _VERSION = re.compile(r"(?:0|[1-9][0-9]*)\.(?:0|[1-9][0-9]*)\.(?:0|[1-9][0-9]*)")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One form of a model, such as one of less precision.
+
+    Attributes
+    ----------
+    name : str
+        Ends the tag of the artifact.
+    file : str
+        The file in the source that becomes ``model.onnx``, or whatever its own suffix is. Empty if the source holds
+        this variant alone.
+    others : tuple of str
+        Files of the other variants, which are left out.
+    """
+
+    name: str
+    file: str
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,11 +72,15 @@ class Model:
     name, version : str
         As clients ask for them in the Open Inference Protocol; the version has three parts.
     platform : str
-        One of FORMATS.
+        One of DEFAULT_FILES, or what another server takes.
     source : pathlib.Path
         Directory whose whole content becomes the model.
     file : str
-        The file in `source` that the platform loads.
+        The file that the platform loads; empty if another server finds it by itself.
+    variant : Variant or None
+        Which of several forms in `source` it is.
+    golden : pathlib.Path or None
+        Directory that becomes ``golden`` in the model.
     """
 
     name: str
@@ -63,6 +88,13 @@ class Model:
     platform: str
     source: Path
     file: str
+    variant: Variant | None = None
+    golden: Path | None = None
+
+    @property
+    def tag(self) -> str:
+        """The tag of the artifact."""
+        return f"{self.version}-{self.variant.name}" if self.variant else self.version
 
 
 def check_version(version: object) -> str:
@@ -84,10 +116,10 @@ def write_model_tar(model: Model, output: IO[bytes] | io.RawIOBase) -> None:
     Entries are sorted and carry no owner and no time; modes are 0644 and 0755. Raises FleetError for anything that is
     not a regular file or directory.
     """
-    description = canonical_json(
-        {"name": model.name, "version": model.version, "platform": model.platform, "file": model.file}
-    )
-    entries: dict[str, Path | bytes] = dict(_files(model.source))
+    entries: dict[str, Path | bytes] = dict(model_files(model))
+    description = {"name": model.name, "version": model.version, "platform": model.platform}
+    if model.file:
+        description["file"] = model.file
     if DESCRIPTION in entries:
         raise FleetError(
             "The model directory holds a file that this module writes",
@@ -95,20 +127,22 @@ def write_model_tar(model: Model, output: IO[bytes] | io.RawIOBase) -> None:
             remedy="remove it; name, version, platform and file are the module's options",
         )
     found = entries.get(model.file)
-    if not isinstance(found, Path) or not found.is_file():
+    if (model.file or model.platform in DEFAULT_FILES or not entries) and not (
+        isinstance(found, Path) and found.is_file()
+    ):
         raise FleetError(
             "The model directory lacks the model's file",
             where=str(model.source / model.file),
             seen="the directory holds " + (", ".join(sorted(entries)[:20]) or "nothing"),
             remedy="correct source or file",
         )
-    if model.platform != "onnxruntime_onnx" and SERVING not in entries:
+    if model.platform in ("python", "pipeline") and SERVING not in entries:
         raise FleetError(
             f"A model of platform {model.platform} declares its inputs and outputs in a file {SERVING}",
             where=str(model.source / SERVING),
             remedy="add it to the model's directory",
         )
-    entries[DESCRIPTION] = description
+    entries[DESCRIPTION] = canonical_json(description)
     with tarfile.open(fileobj=output, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8", errors="strict") as tar:
         for name, content in sorted(entries.items()):
             member = tarfile.TarInfo(name)
@@ -124,14 +158,58 @@ def write_model_tar(model: Model, output: IO[bytes] | io.RawIOBase) -> None:
                     tar.addfile(member, file)
 
 
-def publish_model(
-    model: Model, architectures: Sequence[str], registry: Registry, repository: str, *, send: bool
-) -> tuple[bool, dict[str, Any], dict[str, str | None]]:
-    """Make the registry hold `model` in `repository`, tagged ``<version>`` and ``<version>-image``.
+def model_files(model: Model) -> dict[str, Path]:
+    """Return the files and directories that make the model, by their name in it. Raise FleetError."""
+    entries = dict(_files(model.source))
+    if model.golden:
+        if any(PurePosixPath(name).parts[0] == GOLDEN for name in entries):
+            raise FleetError(
+                "The model has two directories of golden cases",
+                where=str(model.source / GOLDEN),
+                seen=f"the other one is {model.golden}",
+                remedy="remove one of them",
+            )
+        entries |= {GOLDEN: model.golden, **{f"{GOLDEN}/{name}": path for name, path in _files(model.golden)}}
+    return _of_variant(entries, model.variant, model.source) if model.variant and model.variant.file else entries
 
-    Returns whether anything was (`send`) or would be sent, the model's entry of the lock, and the digests under the
-    two tags before. Raises FleetError.
-    """
+
+def _of_variant(entries: Mapping[str, Path], variant: Variant, source: Path) -> dict[str, Path]:
+    """Return the files without those of other variants, and the variant's own under its common name."""
+    own = entries.get(variant.file)
+    if own is None or not own.is_file():
+        raise FleetError(
+            f"The file of variant {variant.name} is missing",
+            where=str(source / variant.file),
+            seen="the directory holds " + (", ".join(sorted(entries)[:20]) or "nothing"),
+            remedy="correct the variant's file",
+        )
+    left = {name: path for name, path in entries.items() if name not in (variant.file, *variant.others)}
+    common = "model" + PurePosixPath(variant.file).suffix
+    if common in left:
+        raise FleetError(
+            f"Variant {variant.name} takes a name that another file has",
+            where=str(source / common),
+            seen=f"{variant.file} becomes {common}",
+            remedy=f"name {common} as the file of another variant, or rename it",
+        )
+    for name in (variant.file, *variant.others):  # directories that held nothing else
+        for directory in PurePosixPath(name).parents:
+            if not any(other.startswith(f"{directory}/") for other in left):
+                left.pop(str(directory), None)
+    return {**left, common: own}
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a registry holds of a model beside its tar, by digest: configurations, image manifests; and by tag."""
+
+    configs: Mapping[str, bytes]
+    images: Mapping[str, bytes]
+    tagged: Mapping[str, tuple[bytes, str]]
+
+
+def describe_model(model: Model, architectures: Sequence[str], repository: str) -> tuple[dict[str, Any], Content]:
+    """Return the model's entry of the lock, and all that a registry holds of it but the tar. Raise FleetError."""
     _check(model)
     check_repository(repository, "repository")
     sink = _HashingSink()
@@ -139,7 +217,7 @@ def publish_model(
     blob_digest, blob_size = "sha256:" + sink.sha256.hexdigest(), sink.size
 
     configs: dict[str, bytes] = {}
-    children: dict[str, bytes] = {}
+    images: dict[str, bytes] = {}
     platforms = {}
     manifests = []
     for architecture in architectures:
@@ -151,7 +229,7 @@ def publish_model(
                 "rootfs": {"type": "layers", "diff_ids": [blob_digest]},
             }
         )
-        child = canonical_json(
+        image = canonical_json(
             {
                 "schemaVersion": 2,
                 "mediaType": IMAGE_MANIFEST,
@@ -160,16 +238,16 @@ def publish_model(
             }
         )
         configs[sha256_digest(config)] = config
-        children[sha256_digest(child)] = child
-        platforms[architecture] = {"digest": sha256_digest(child), "size": len(child) + len(config) + blob_size}
+        images[sha256_digest(image)] = image
+        platforms[architecture] = {"digest": sha256_digest(image), "size": len(image) + len(config) + blob_size}
         platform = {"architecture": architecture, "os": "linux"}
-        manifests.append(descriptor(IMAGE_MANIFEST, child, platform=platform))
+        manifests.append(descriptor(IMAGE_MANIFEST, image, platform=platform))
     index = canonical_json({"schemaVersion": 2, "mediaType": IMAGE_INDEX, "manifests": manifests})
 
     config = canonical_json(
         {
             "descriptor": {"name": model.name, "version": model.version},
-            "config": {"format": FORMATS[model.platform]},
+            "config": {"format": FORMATS.get(model.platform, model.platform)},
             "modelfs": {"type": "layers", "diffIds": [blob_digest]},
         }
     )
@@ -187,35 +265,53 @@ def publish_model(
             ],
         }
     )
+    cases = [name for name in model_files(model) if PurePosixPath(name).match(f"{GOLDEN}/*.json")]
     entry = {
-        "version": model.version,
         "repository": repository,
         "digest": sha256_digest(manifest),
         "index": sha256_digest(index),
         "platforms": platforms,
         "blob": {"digest": blob_digest, "size": blob_size},
+        "golden_cases": len(cases),
     }
+    tagged = {model.tag: (manifest, IMAGE_MANIFEST), f"{model.tag}-image": (index, IMAGE_INDEX)}
+    return entry, Content(configs, images, tagged)
 
-    tagged = {model.version: (manifest, IMAGE_MANIFEST), f"{model.version}-image": (index, IMAGE_INDEX)}
-    before = {tag: registry.manifest_digest(repository, tag) for tag in tagged}
+
+def push_model(
+    model: Model, entry: Mapping[str, Any], content: Content, registry: Registry, *, send: bool
+) -> tuple[bool, dict[str, str | None]]:
+    """Make the registry hold what `describe_model` returned for `model`, tagged ``<tag>`` and ``<tag>-image``.
+
+    Returns whether anything was (`send`) or would be sent, and the digests under the two tags before. Raises
+    FleetError.
+    """
+    repository = entry["repository"]
+    blob_digest = entry["blob"]["digest"]
+    before = {tag: registry.manifest_digest(repository, tag) for tag in content.tagged}
     blob_missing = not registry.has_blob(repository, blob_digest)
-    missing_configs = {digest: data for digest, data in configs.items() if not registry.has_blob(repository, digest)}
-    missing_children = {
-        digest: data for digest, data in children.items() if not registry.has_manifest(repository, digest)
-    }
-    other_tags = [tag for tag, (data, _) in tagged.items() if before[tag] != sha256_digest(data)]
-    changed = bool(blob_missing or missing_configs or missing_children or other_tags)
+    configs = {digest: data for digest, data in content.configs.items() if not registry.has_blob(repository, digest)}
+    images = {digest: data for digest, data in content.images.items() if not registry.has_manifest(repository, digest)}
+    tags = [tag for tag, (data, _) in content.tagged.items() if before[tag] != sha256_digest(data)]
     if send:
         if blob_missing:
             _push_tar(model, registry, repository, blob_digest)
-        for digest, data in missing_configs.items():
+        for digest, data in configs.items():
             registry.push_blob(repository, data, digest)
         # A tag appears last, when all that it leads to is there.
-        for digest, data in missing_children.items():
+        for digest, data in images.items():
             registry.push_manifest(repository, digest, data, IMAGE_MANIFEST)
-        for tag in other_tags:
-            registry.push_manifest(repository, tag, *tagged[tag])
-    return changed, entry, before
+        for tag in tags:
+            registry.push_manifest(repository, tag, *content.tagged[tag])
+    return bool(blob_missing or configs or images or tags), before
+
+
+def publish_model(
+    model: Model, architectures: Sequence[str], registry: Registry, repository: str
+) -> tuple[bool, dict[str, Any]]:
+    """Make the registry hold `model`; return whether anything was sent, and the model's entry of the lock."""
+    entry, content = describe_model(model, architectures, repository)
+    return push_model(model, entry, content, registry, send=True)[0], entry
 
 
 class _HashingSink(io.RawIOBase):
@@ -266,6 +362,12 @@ def _check(model: Model) -> None:
             "The model's directory does not exist",
             where=str(model.source),
             remedy="give the directory that holds the model's files as source",
+        )
+    if model.golden and not model.golden.is_dir():
+        raise FleetError(
+            "The directory of golden cases does not exist",
+            where=str(model.golden),
+            remedy="correct golden",
         )
 
 

@@ -77,6 +77,20 @@ def check_tag(text: object, where: str) -> str:
     )
 
 
+def split_reference(reference: str, where: str) -> tuple[str, str, str]:
+    """Return address, repository and digest of ``registry/repository@sha256:<digest>``; raise FleetError otherwise."""
+    name, _, digest = reference.partition("@")
+    address, _, repository = name.partition("/")
+    if not repository or not digest:
+        raise FleetError(
+            "Content of a registry is not named by digest",
+            where=where,
+            seen=reference,
+            remedy="give it as registry/repository@sha256:<digest>",
+        )
+    return address, check_repository(repository, where), check_digest(digest, where)
+
+
 def canonical_json(value: object) -> bytes:
     """Return the one UTF-8 encoding of `value` that digests are made of: sorted keys, no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()

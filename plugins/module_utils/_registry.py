@@ -162,6 +162,9 @@ class Registry:
     ip_address : str
         Where to connect to, instead of asking a name service for `address`.
 
+    patient : bool
+        Whether a failed call is repeated.
+
     Every method raises FleetError. After lost connections and answers of an overloaded or failing server a call is
     repeated with a growing pause. An instance serves one thread at a time.
     """
@@ -175,6 +178,7 @@ class Registry:
         timeout: float = 60,
         ca_certificate: str = "",
         ip_address: str = "",
+        patient: bool = True,
     ) -> None:
         if not re.fullmatch(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?", address):
             raise FleetError(
@@ -187,6 +191,7 @@ class Registry:
         self._password = password
         self._timeout = timeout
         self._ip_address = ip_address
+        self._patient = patient
         self._idle: dict[str, list[http.client.HTTPSConnection]] = {}
         self._basic = ""
         self._tokens: dict[tuple[str, bool], str] = {}  # by repository and whether it may write
@@ -202,7 +207,7 @@ class Registry:
         self._tls.minimum_version = ssl.TLSVersion.TLSv1_2
 
     @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> Registry:
+    def from_options(cls, options: Mapping[str, Any], *, patient: bool = True) -> Registry:
         """Return the registry that a module's option with REGISTRY_ARGUMENT names."""
         return cls(
             options["address"],
@@ -211,6 +216,7 @@ class Registry:
             options.get("ca_file") or "",
             ca_certificate=options.get("ca_certificate") or "",
             ip_address=options.get("ip_address") or "",
+            patient=patient,
         )
 
     def close(self) -> None:
@@ -352,7 +358,7 @@ class Registry:
                     raise self._failure(response.status, response.headers, data, response.url)
                 return response.status, response.headers, data
 
-        return _repeat(attempt)
+        return _repeat(attempt) if self._patient else attempt()
 
     def _exchange(
         self,

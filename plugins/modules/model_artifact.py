@@ -24,6 +24,8 @@ attributes:
   check_mode:
     description: Can run in check mode and return changed status without modifying the target.
     support: full
+    details:
+      - Predicts the entry of the lock also while the registry cannot be reached, with a warning.
   diff_mode:
     description: Returns the digests behind the two tags before and after.
     support: full
@@ -49,15 +51,37 @@ options:
   platform:
     description:
       - Platform of the Open Inference Protocol that loads the file.
-      - V(onnxruntime_onnx) is an ONNX file, V(python) code with C(infer), V(pipeline) steps of both.
+      - V(onnxruntime_onnx) is an ONNX file, V(python) code with C(infer), V(pipeline) steps of both. Other servers have
+        names of their own.
     type: str
-    choices: [onnxruntime_onnx, python, pipeline]
     default: onnxruntime_onnx
   file:
     description:
       - The file in O(source) that the platform loads.
-      - If omitted, C(model.onnx), C(model.py) or C(serving.json), as O(platform) says.
+      - If omitted, C(model.onnx), C(model.py) or C(serving.json), as O(platform) says; with another platform, none is
+        named.
     type: str
+  variant:
+    description: Which one of several forms in O(source) is published.
+    type: dict
+    suboptions:
+      name:
+        description: Name of the variant. It ends the tags, C(1.4.0-int8) and C(1.4.0-int8-image).
+        type: str
+        required: true
+      file:
+        description:
+          - The variant's file in O(source). It becomes C(model.onnx), or C(model) with its own suffix.
+          - Omit it if O(source) holds this variant alone.
+        type: str
+      others:
+        description: Files of the other variants, which are left out.
+        type: list
+        elements: str
+        default: []
+  golden:
+    description: Directory that becomes C(golden) in the model, if O(source) holds none.
+    type: path
   repository:
     description: Repository in the registry.
     type: str
@@ -86,11 +110,6 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-version:
-  description: Version of the model.
-  returned: success
-  type: str
-  sample: 1.0.0
 repository:
   description: Repository in the registry.
   returned: success
@@ -145,15 +164,17 @@ remedy:
   sample: correct the user name or the password
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._model_artifact import (
     DEFAULT_FILES,
-    FORMATS,
     Model,
-    publish_model,
+    Variant,
+    describe_model,
+    push_model,
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._registry import REGISTRY_ARGUMENT, Registry
 
@@ -164,8 +185,17 @@ def main() -> None:
             "source": {"type": "path", "required": True},
             "name": {"type": "str", "required": True},
             "version": {"type": "raw", "required": True},
-            "platform": {"type": "str", "choices": list(FORMATS), "default": "onnxruntime_onnx"},
+            "platform": {"type": "str", "default": "onnxruntime_onnx"},
             "file": {"type": "str"},
+            "variant": {
+                "type": "dict",
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "file": {"type": "str"},
+                    "others": {"type": "list", "elements": "str", "default": []},
+                },
+            },
+            "golden": {"type": "path"},
             "repository": {"type": "str", "required": True},
             "registry": REGISTRY_ARGUMENT,
             "architectures": {
@@ -178,25 +208,35 @@ def main() -> None:
         supports_check_mode=True,
     )
     options = module.params
-    file = options["file"] or DEFAULT_FILES[options["platform"]]
-    model = Model(options["name"], options["version"], options["platform"], Path(options["source"]), file)
+    variant = options["variant"]
+    model = Model(
+        options["name"],
+        options["version"],
+        options["platform"],
+        Path(options["source"]),
+        options["file"] or DEFAULT_FILES.get(options["platform"], ""),
+        Variant(variant["name"], variant["file"] or "", tuple(variant["others"])) if variant else None,
+        Path(options["golden"]) if options["golden"] else None,
+    )
+    architectures, repository = options["architectures"], options["repository"]
+    send = not module.check_mode
     try:
-        changed, entry, before = publish_model(
-            model,
-            options["architectures"],
-            Registry.from_options(options["registry"]),
-            options["repository"],
-            send=not module.check_mode,
-        )
+        entry, content = describe_model(model, architectures, repository)
+        try:
+            registry = Registry.from_options(options["registry"], patient=send)
+            changed, before = push_model(model, entry, content, registry, send=send)
+        except FleetError as error:
+            if send:
+                raise
+            module.warn(f"What the registry lacks is not known. {error}")
+            changed, before = True, {}
     except FleetError as error:
         module.fail_json(**error.as_result())
-    after = {model.version: entry["digest"], f"{model.version}-image": entry["index"]}
-    diff = {"before": _lines(before), "after": _lines(after)}
-    golden_cases = len(list(model.source.glob("golden/*.json")))
-    module.exit_json(changed=changed, diff=diff, golden_cases=golden_cases, **entry)
+    after = {model.tag: entry["digest"], f"{model.tag}-image": entry["index"]}
+    module.exit_json(changed=changed, diff={"before": _lines(before), "after": _lines(after)}, **entry)
 
 
-def _lines(tags: dict[str, str | None]) -> str:
+def _lines(tags: Mapping[str, str | None]) -> str:
     return "".join(f"{tag}: {digest}\n" for tag, digest in tags.items() if digest)
 
 

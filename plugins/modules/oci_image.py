@@ -18,7 +18,9 @@ description:
     architecture.
   - The same inputs give the same digests, on any machine with the same zlib. What was built before is found in the
     cache; Debian packages newer than those in the cache are taken only with O(rebuild=true) or a changed recipe.
-  - Layers are V(base), V(python) and V(files). They are compressed with gzip, which every Docker Engine reads.
+  - Layers are V(base), V(python), V(flavour) and V(files). They are compressed with gzip, which every Docker Engine
+    reads.
+  - Or copies a finished image from another registry, with all its digests.
 requirements:
   - The programs mmdebstrap and dpkg-deb, unless O(base_image) is given.
   - The Python library packaging, and pip or venv, for images with Python. The Python that runs Ansible has them, see
@@ -28,6 +30,7 @@ attributes:
     support: partial
     description: Can check the registry and the archive.
     details:
+      - Predicts also while the registry cannot be reached, with a warning.
       - Nothing is built, pushed or written; only a base image's content may be fetched into the cache. An image that is
         not in the cache counts as changed, without digests.
   diff_mode:
@@ -53,7 +56,17 @@ options:
       - In path patterns C(*) stays within one name, C(**) does not, a pattern without C(/) matches a name anywhere,
         and what matches a directory matches all that is in it.
     type: dict
-    required: true
+  image:
+    description:
+      - Copy this image, C(registry/repository@sha256:<digest of the index>), instead of assembling one. It must have
+        all O(architectures).
+    type: str
+  requirements:
+    description:
+      - Further lock files with hashes. Each makes one more layer, of the distributions that the layers below have not.
+    type: list
+    elements: path
+    default: []
   source_root:
     description: Directory where relative paths of the recipe begin.
     type: path
@@ -77,13 +90,13 @@ options:
         packages. It must have all O(architectures), and Python of the recipe's version if the recipe has Python.
     type: str
   base_username:
-    description: User name for the registry of O(base_image).
+    description: User name for the registry of O(base_image) or O(image).
     type: str
   base_password:
-    description: Password for the registry of O(base_image).
+    description: Password for the registry of O(base_image) or O(image).
     type: str
   base_ca_file:
-    description: PEM file of the certificate authorities to trust for the registry of O(base_image).
+    description: PEM file of the certificate authorities to trust for the registry of O(base_image) or O(image).
     type: path
   registry:
     description: Registry to push the image to.
@@ -105,6 +118,11 @@ options:
   repository:
     description: Repository that the image is pushed to.
     type: str
+  mount_from:
+    description: Repositories of the same registry that may hold layers of the image already; these are not sent.
+    type: list
+    elements: str
+    default: []
   tag:
     description: Tag that the image index gets in O(repository).
     type: str
@@ -174,13 +192,13 @@ image:
         size: 51234567
 image_ids:
   description: Digest of the image's configuration by architecture, which is the image's ID in a Docker Engine.
-  returned: as image
+  returned: as RV(image), unless O(image) is copied
   type: dict
   sample:
     amd64: sha256:1a2b3c4d5e6f1a2b3c4d5e6f1a2b3c4d5e6f1a2b3c4d5e6f1a2b3c4d5e6f1a2b
 layers:
   description: The layers by architecture, lowest first; sizes in bytes, RV(ignore:uncompressed_size) null if unknown.
-  returned: as image
+  returned: as RV(image), unless O(image) is copied
   type: dict
   sample:
     amd64:
@@ -190,7 +208,7 @@ layers:
         uncompressed_size: 38123456
 packages:
   description: Versions of the Debian packages and Python distributions in the image, by architecture.
-  returned: as image
+  returned: as RV(image), unless O(image) is copied
   type: dict
   sample:
     amd64:
@@ -209,7 +227,9 @@ def main() -> None:
     architectures = ["amd64", "arm64"]
     module = AnsibleModule(
         argument_spec={
-            "recipe": {"type": "dict", "required": True},
+            "recipe": {"type": "dict"},
+            "image": {"type": "str"},
+            "requirements": {"type": "list", "elements": "path", "default": []},
             "source_root": {"type": "path"},
             "architectures": {
                 "type": "list",
@@ -225,6 +245,7 @@ def main() -> None:
             "base_ca_file": {"type": "path"},
             "registry": {**REGISTRY_ARGUMENT, "required": False},
             "repository": {"type": "str"},
+            "mount_from": {"type": "list", "elements": "str", "default": []},
             "tag": {"type": "str", "default": "latest"},
             "archive": {
                 "type": "dict",
@@ -235,12 +256,14 @@ def main() -> None:
                 },
             },
         },
-        required_one_of=[("registry", "archive")],
+        required_one_of=[("registry", "archive"), ("recipe", "image")],
+        mutually_exclusive=[("recipe", "image"), ("base_image", "image"), ("archive", "image")],
         required_together=[("registry", "repository"), ("base_username", "base_password")],
         supports_check_mode=True,
     )
     try:
-        module.exit_json(**assemble_and_deliver(module.params, check_mode=module.check_mode))
+        result = assemble_and_deliver(module.params, check_mode=module.check_mode, warn=module.warn)
+        module.exit_json(**result)
     except FleetError as error:
         module.fail_json(**error.as_result())
 

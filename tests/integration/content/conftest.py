@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shutil
@@ -65,9 +66,9 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return found
 
 
-@pytest.fixture(scope="session")
-def store(programs: Path, authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    directory = tmp_path_factory.mktemp("store")
+@contextlib.contextmanager
+def running_store(programs: Path, authority: Authority, directory: Path) -> Iterator[Store]:
+    """Run an empty registry."""
     port = free_port()
     found = Store(f"127.0.0.1:{port}", str(authority.ca_file), directory / "storage")
     secret = bcrypt.hashpw(found.password.encode(), bcrypt.gensalt(4)).decode()
@@ -93,6 +94,12 @@ def store(programs: Path, authority: Authority, tmp_path_factory: pytest.TempPat
     finally:
         process.terminate()
         process.wait(10)
+
+
+@pytest.fixture(scope="session")
+def store(programs: Path, authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    with running_store(programs, authority, tmp_path_factory.mktemp("store")) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

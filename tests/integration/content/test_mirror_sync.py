@@ -52,7 +52,7 @@ def lock_of(serial: int, images: dict[str, Any], models: dict[str, Any] | None =
 
 def publish_digits(store: Store, directory: Path) -> dict[str, Any]:
     model = Model("digits", "1.0.0", "onnxruntime_onnx", write_model(directory / "digits"), "model.onnx")
-    return publish_model(model, ARCHITECTURES, store.registry(), "edgeml/models/digits", send=True)[1]
+    return publish_model(model, ARCHITECTURES, store.registry(), "edgeml/models/digits")[1]
 
 
 def model_of(variant: dict[str, Any]) -> dict[str, Any]:

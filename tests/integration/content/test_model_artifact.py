@@ -122,7 +122,7 @@ def test_only_the_missing_part_is_sent_again(store: Store, tmp_path: Path) -> No
     model = Model("digits", "1.0.0", "onnxruntime_onnx", write_model(tmp_path / "digits"), "model.onnx")
 
     def publish() -> bool:
-        return publish_model(model, ARCHITECTURES, store.registry(), repository, send=True)[0]
+        return publish_model(model, ARCHITECTURES, store.registry(), repository)[0]
 
     assert publish()
     tag = store.storage / "docker/registry/v2/repositories" / repository / "_manifests/tags/1.0.0-image/current/link"

@@ -12,6 +12,8 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.edgeml.fleet.plugins.module_utils._image_layer import PathPatterns
 from ansible_collections.edgeml.fleet.plugins.module_utils._image_python import (
     Interpreter,
+    LockedRequirement,
+    additional_requirements,
     select_requirements,
     unpack_wheels,
 )
@@ -106,3 +108,13 @@ def test_a_wheel_cannot_write_elsewhere(tmp_path: Path) -> None:
 def test_a_base_without_python_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FleetError, match=r"no Python 3\.13"):
         Interpreter(tmp_path, "3.13")
+
+
+def test_a_flavour_adds_what_the_layers_below_lack() -> None:
+    locked = [
+        LockedRequirement("numpy", "2.4.6", ("sha256:aa",)),
+        LockedRequirement("pillow", "13.0.0", ("sha256:ba",)),
+    ]
+    assert additional_requirements(locked, {"numpy": "2.4.6"}, "vision.txt") == locked[1:]
+    with pytest.raises(FleetError, match=r"disagree.*vision\.txt.*numpy 2\.4\.6, not 2\.5\.5.*--constraint"):
+        additional_requirements(locked, {"numpy": "2.5.5"}, "vision.txt")

@@ -15,7 +15,9 @@ import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._model_artifact import (
     Model,
+    Variant,
     check_version,
+    describe_model,
     write_model_tar,
 )
 
@@ -150,3 +152,84 @@ def test_versions(version: str) -> None:
 def test_what_is_no_version(version: object) -> None:
     with pytest.raises(FleetError, match="quoted text"):
         check_version(version)
+
+
+def names_in(model: Model) -> list[str]:
+    with tarfile.open(fileobj=io.BytesIO(tar_of(model))) as tar:
+        return tar.getnames()
+
+
+def with_variants(directory: Path) -> Model:
+    model = make(directory)
+    (model.source / "int8").mkdir()
+    (model.source / "int8/model.onnx").write_bytes(b"small")
+    return model
+
+
+def test_a_variant_is_the_model_with_one_file_of_several(tmp_path: Path) -> None:
+    model = with_variants(tmp_path / "a")
+    int8 = replace(model, variant=Variant("int8", "int8/model.onnx", ("model.onnx",)))
+    fp32 = replace(model, variant=Variant("fp32", "model.onnx", ("int8/model.onnx",)))
+    assert names_in(int8) == names_in(fp32) == names_in(make(tmp_path / "alone"))
+    with tarfile.open(fileobj=io.BytesIO(tar_of(int8))) as tar:
+        assert tar.extractfile("model.onnx").read() == b"small"  # type: ignore[union-attr]
+    assert tar_of(fp32) == tar_of(make(tmp_path / "again")), "as if the other variants did not exist"
+    entry, content = describe_model(int8, ["amd64"], "edgeml/models/digits")
+    assert set(content.tagged) == {"1.0.0-int8", "1.0.0-int8-image"}
+    assert entry["golden_cases"] == 1
+
+
+def test_a_variant_alone_in_its_directory_keeps_its_files(tmp_path: Path) -> None:
+    model = replace(make(tmp_path / "a"), variant=Variant("int8", ""))
+    assert tar_of(model) == tar_of(make(tmp_path / "b"))
+    assert model.tag == "1.0.0-int8"
+
+
+def test_a_variant_keeps_the_suffix_of_its_file(tmp_path: Path) -> None:
+    model = make(tmp_path / "a")
+    (model.source / "small.joblib").write_bytes(b"x")
+    foreign = replace(model, platform="sklearn", file="", variant=Variant("small", "small.joblib", ("model.onnx",)))
+    assert "model.joblib" in names_in(foreign)
+    assert not {"small.joblib", "model.onnx"} & set(names_in(foreign))
+
+
+@pytest.mark.parametrize(
+    ("variant", "message"),
+    [
+        (Variant("int4", "model.int4.onnx"), "The file of variant int4 is missing"),
+        (Variant("int8", "int8/model.onnx"), "takes a name that another file has"),
+    ],
+)
+def test_variants_that_cannot_be(tmp_path: Path, variant: Variant, message: str) -> None:
+    with pytest.raises(FleetError, match=message):
+        tar_of(replace(with_variants(tmp_path / "a"), variant=variant))
+
+
+def test_golden_cases_from_elsewhere(tmp_path: Path) -> None:
+    model = python_model(tmp_path / "a")
+    golden = tmp_path / "cases"
+    golden.mkdir()
+    (golden / "one.json").write_text("{}")
+    (golden / "notes.txt").write_text("")
+    found = replace(model, golden=golden)
+    assert names_in(found) == [
+        "golden",
+        "golden/notes.txt",
+        "golden/one.json",
+        "model.json",
+        "model.py",
+        "serving.json",
+    ]
+    assert describe_model(found, ["amd64"], "a")[0]["golden_cases"] == 1
+    (model.source / "golden").mkdir()
+    with pytest.raises(FleetError, match="two directories of golden cases"):
+        tar_of(found)
+    with pytest.raises(FleetError, match="does not exist"):
+        describe_model(replace(model, golden=tmp_path / "none"), ["amd64"], "a")
+
+
+def test_the_platform_of_another_server_names_no_file(tmp_path: Path) -> None:
+    model = replace(make(tmp_path / "a"), platform="sklearn", file="")
+    with tarfile.open(fileobj=io.BytesIO(tar_of(model))) as tar:
+        description = tar.extractfile("model.json").read()  # type: ignore[union-attr]
+    assert b'"file"' not in description
