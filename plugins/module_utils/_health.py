@@ -19,6 +19,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._golden import (
     load_labels,
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._oip_client import (
+    BINARY_EXTENSION,
     Client,
     ServerMetadata,
     UnreachableError,
@@ -26,7 +27,6 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._oip_client import (
 )
 
 POLL_INTERVAL_SECONDS = 0.25
-BINARY_EXTENSION = "binary_tensor_data"
 
 
 @dataclass(frozen=True)

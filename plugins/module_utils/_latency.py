@@ -12,7 +12,12 @@ from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._golden import load_cases
-from ansible_collections.edgeml.fleet.plugins.module_utils._oip_client import Client, PreparedRequest, model_subject
+from ansible_collections.edgeml.fleet.plugins.module_utils._oip_client import (
+    BINARY_EXTENSION,
+    Client,
+    PreparedRequest,
+    model_subject,
+)
 from ansible_collections.edgeml.fleet.plugins.module_utils._oip_tensor import Tensor
 
 #: Requests that are measured however slow the model is.
@@ -134,7 +139,8 @@ def measure_model(
     FleetError
         The golden cases cannot be read, or the server refused a request or did not answer.
     """
-    request = _request(client, model, binary)
+    # A server that does not name the extension need not know it; gRPC is binary anyway.
+    request = _request(client, model, binary and BINARY_EXTENSION in client.server_metadata().extensions)
     client.decode(client.send(request))  # What is not an answer must not be measured.
     ordered = sorted(duration / 1e6 for duration in measure(client, request, samples, warmup, max_seconds))
     return Latency(

@@ -20,6 +20,9 @@ class UnreachableError(FleetError):
     """The server gave no answer: it may still be starting, so that asking again can help."""
 
 
+BINARY_EXTENSION = "binary_tensor_data"
+
+
 @dataclass(frozen=True)
 class Access:
     """How to reach a server and be let in.

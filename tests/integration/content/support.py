@@ -226,10 +226,17 @@ def write_model(directory: Path) -> Path:
     return directory
 
 
-def run_module(name: str, arguments: dict[str, Any], *, check: bool = False, fails: bool = False) -> dict[str, Any]:
-    """Run a module of the collection as Ansible does, with the system's Python, and return its result."""
+def run_module(
+    name: str,
+    arguments: dict[str, Any],
+    *,
+    check: bool = False,
+    fails: bool = False,
+    interpreter: str = "/usr/bin/python3",
+) -> dict[str, Any]:
+    """Run a module of the collection as Ansible does, by default with the system's Python, and return its result."""
     command = [str(Path(sys.executable).parent / "ansible"), "localhost", "--connection", "local", "--diff"]
-    command += ["--extra-vars", "ansible_python_interpreter=/usr/bin/python3", "--inventory", "localhost,"]
+    command += ["--extra-vars", f"ansible_python_interpreter={interpreter}", "--inventory", "localhost,"]
     command += ["--module-name", f"edgeml.fleet.{name}", "--args", json.dumps(arguments)] + ["--check"] * check
     environment = {**os.environ, "ANSIBLE_LOAD_CALLBACK_PLUGINS": "1", "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"}
     run = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
