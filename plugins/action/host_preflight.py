@@ -16,6 +16,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.edgeml.fleet.plugins.filter import preflight  # noqa: F401
 from ansible_collections.edgeml.fleet.plugins.module_utils._preflight_host import (
     REFUSE,
+    WARN,
     Finding,
     inventory_finding,
     judge,
@@ -47,13 +48,13 @@ class ActionModule(ActionBase):
 
 
 def unreachable(reason: str) -> Finding:
-    """Return the finding for a host that no connection reaches."""
+    """Return the finding for a host that no connection reaches: what is away must not hold up the others."""
     return Finding(
         "unreachable",
-        REFUSE,
+        WARN,
         _line(reason),
         "a connection to the host",
-        "switch the host on, correct ansible_host, user and key, or leave it out with --limit",
+        "run again when the host is back; or correct ansible_host, user and key",
     )
 
 

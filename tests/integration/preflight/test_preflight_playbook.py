@@ -170,7 +170,7 @@ def refusals(report: dict[str, Any], host: str) -> list[str]:
         ("no_name", ["name_resolution"], "registry.invalid"),
         ("no_python", ["python"], "/nowhere/python3"),
         ("old_python", ["python"], "Python 3.9.2"),
-        ("gone", ["unreachable"], "port"),
+        ("gone", [], "port"),
         ("misspelt", ["inventory"], "Model digit is not in the catalogue"),
         ("in_clear", ["inventory"], "in clear or without a token"),
         ("undefined", ["inventory"], "nobody_knows"),
