@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -71,6 +74,35 @@ class Fleet:
         print(f"{name} {' '.join(arguments)}: code {done.returncode} after {time.monotonic() - started:.0f} s")
         output = done.stdout + done.stderr
         return Run(done.returncode, output, {match[1]: int(match[3]) for match in RECAP.finditer(done.stdout)})
+
+    def told(self, name: str, *arguments: str) -> dict[tuple[str, str], dict[str, Any]]:
+        """Run a playbook that succeeds; return what each module of the collection answered last, by host and module."""
+        command = [str(Path(sys.executable).with_name("ansible-playbook")), *self.arguments, name, *arguments]
+        environment = {**os.environ, "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.jsonl"}
+        started = time.monotonic()
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800)
+        print(f"{name} {' '.join(arguments)}: code {done.returncode} after {time.monotonic() - started:.0f} s")
+        assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+        events = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        return {
+            (host, answer["action"].rpartition(".")[2]): answer.get("results", [answer])[-1]
+            for event in events
+            if event["_event"] == "v2_runner_on_ok"
+            for host, answer in event["hosts"].items()
+            if answer["action"].startswith("edgeml.fleet.")
+        }
+
+    def plan(self, *arguments: str) -> dict[str, dict[str, Any]]:
+        """Return what the playbook plan reports of each host, and under "" the totals; table and Markdown name all."""
+        report = self.state / "plan"
+        run = self.playbook("edgeml.fleet.plan", "-e", f"edgeml_plan_report={report}", *arguments).must_succeed()
+        written = json.loads((report / "plan.json").read_text())
+        hosts = {host["name"]: host for site in written["sites"] for host in site["hosts"]}
+        page = (report / "plan.md").read_text()
+        for name in hosts:
+            assert name in run.output
+            assert name in page
+        return {**hosts, "": written["totals"]}
 
     def address(self, host: str) -> str:
         return self.lab.topology.host(host).address

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import ansible_runner
 import pytest
@@ -34,11 +35,65 @@ def test_store_and_publish(fleet: Fleet) -> None:
     assert set(lock["images"]["runtime"]["platforms"]) == {"amd64", "arm64"}
 
 
-def test_check_mode_predicts_on_pristine_hosts(fleet: Fleet) -> None:
-    run = fleet.playbook("edgeml.fleet.site", "--check", "--diff", *WITHOUT_SPARE).must_succeed()
-    assert all(run.changed[host] > 0 for host in [*DEVICES, "berlin-mirror"]), run.changed
+@pytest.fixture(scope="module")
+def predicted(fleet: Fleet) -> dict[str, dict[str, Any]]:
+    """What plan says of the pristine hosts."""
+    return fleet.plan(*WITHOUT_SPARE, "-e", "edgeml_site_uplink_mbit=20")
+
+
+def test_plan_of_pristine_hosts(predicted: dict[str, dict[str, Any]]) -> None:
+    lock = yaml.safe_load((STATE / "fleet.lock.yml").read_text())
+    variants = {name: lock["models"][name]["1.0.0"]["variants"]["default"] for name in ("digits", "file_type")}
+    for host, architecture in zip(DEVICES, ["amd64", "arm64"], strict=True):
+        said = predicted[host]
+        (plan,) = said["runtimes"]
+        assert (said["state"], plan["action"]) == ("changed", "start")
+        assert said["engine"] == {"action": "install"}
+        assert {"docker.io", "python3-grpcio"} <= set(said["packages"]["install"])
+        platform = lock["images"]["runtime"]["platforms"][architecture]
+        assert plan["image"] == {
+            "before": None,
+            "after": f"registry.edgeml.internal:5443/edgeml/runtime@{platform['digest']}",
+        }
+        assert {model["name"]: model["after"]["digest"] for model in plan["models"]} == {
+            name: variant["blob"]["digest"] for name, variant in variants.items()
+        }
+        models = sum(variant["blob"]["size"] for variant in variants.values())
+        assert plan["bytes"] == {"image": platform["size"], "models": models}
+    mirror = predicted["berlin-mirror"]
+    assert mirror["mirror"]["generation"] == {"before": None, "after": 1}
+    assert {"docker.io", "python3-requests"} <= set(mirror["packages"]["install"])
+    assert mirror["server"]["action"] == "start"
+    totals = predicted[""]
+    assert totals["hosts"] == {"changed": 3, "unchanged": 0, "unknown": 0, "failed": 0}
+    assert totals["seconds"]["lan"] is None
+    assert totals["seconds"]["uplink"] == pytest.approx(totals["bytes"]["uplink"] * 8 / 20e6, abs=0.1)
+
+
+def agree(predicted: dict[str, dict[str, Any]], told: dict[tuple[str, str], dict[str, Any]]) -> None:
+    """Check that the modules of another run told what was predicted."""
+    for (host, module), answer in told.items():
+        if module == "mirror_sync":
+            assert answer["plan"] == predicted[host]["mirror"]
+            assert answer["bytes_fetched"] == predicted[host]["mirror"]["bytes"]
+        if module == "runtime_release":
+            assert [answer["plan"]] == predicted[host]["runtimes"]
+            assert answer["bytes_fetched"] == predicted[host]["runtimes"][0]["bytes"]["models"]
+    asked = {host for host, _ in told}
+    assert asked == set(predicted) - {""}
+
+
+def test_check_mode_predicts_on_pristine_hosts(fleet: Fleet, predicted: dict[str, dict[str, Any]]) -> None:
+    told = fleet.told("edgeml.fleet.site", "--check", "--diff", *WITHOUT_SPARE)
+    agree(predicted, told)
     for host in DEVICES:
+        diff = told[host, "runtime_release"]["diff"]
+        assert diff["before"] == {}
+        assert set(diff["after"]["models"]) == {"digits", "file_type"}
+        for model in diff["after"]["models"].values():
+            assert set(model) == {"digest", "options", "protocols", "variant", "version"}
         assert fleet.lab.run(host, "command -v dockerd").returncode != 0, f"check mode touched {host}"
+    assert fleet.lab.run("berlin-mirror", "test -e /var/lib/edgeml/mirror").returncode != 0
 
 
 def test_preflight_refuses_before_anything_is_touched(fleet: Fleet, tmp_path: Path) -> None:
@@ -84,8 +139,17 @@ def test_preflight_refuses_before_anything_is_touched(fleet: Fleet, tmp_path: Pa
     assert {host: state(host) for host in hosts} == before
 
 
-def test_site_converges_both_architectures(fleet: Fleet) -> None:
-    fleet.playbook("edgeml.fleet.site", *WITHOUT_SPARE).must_succeed()
+def test_site_converges_both_architectures(fleet: Fleet, predicted: dict[str, dict[str, Any]]) -> None:
+    told = fleet.told("edgeml.fleet.site", *WITHOUT_SPARE)
+    agree(predicted, told)
+    for host in DEVICES:
+        committed = json.loads(fleet.lab.run(host, "cat /var/lib/edgeml/state.json", check=True).stdout)["active"]
+        (plan,) = predicted[host]["runtimes"]
+        assert committed == told[host, "runtime_release"]["release"]
+        assert committed["image"] == plan["image"]["after"]
+        assert {model.pop("name"): model for model in committed["models"]} == {
+            model["name"]: model["after"] for model in plan["models"]
+        }
     for host, machine in zip(DEVICES, ["x86_64", "aarch64"], strict=True):
         seen = fleet.lab.run(
             host, "sudo docker exec edgeml-runtime python3.13 -c 'import os; print(os.uname().machine)'", check=True
