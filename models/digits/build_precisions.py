@@ -25,8 +25,9 @@ from build import LABELS, LICENCE, as_onnx, choose_cases, data, train
 
 UNITS = 512
 LEARNING_RATE = 0.003
-TOLERANCE: dict[str, float] = {"absolute": 0.02, "relative": 0.0}
-"""In probability. Eight bits move it by up to 0.012 on the held-out images; a case leads by 0.5 or more."""
+TOLERANCE: dict[str, float] = {"absolute": 0.15, "relative": 0.0}
+"""In probability. Eight bits move it by up to 0.012 on amd64, by more on arm64, whose kernels round otherwise (0.04 was
+seen). The label has to be right, and a case leads by 0.5 or more."""
 LEAST_ACCURACY = 0.975
 """On the held-out images, of either precision; below, nothing is written."""
 
