@@ -3,7 +3,7 @@
 """Train a wider network for handwritten digits and write it in two precisions: one model directory, two variants.
 
 model.onnx has its weights in single precision. model.int8.onnx has them in 8 bits, a quarter of the bytes to move and
-to keep, for boards. Both compute in single precision, so that every processor gives the same answers, and both answer the
+to keep, for boards. Both compute in single precision, so that every processor gives the same answers; both answer the
 same golden cases.
 """
 
