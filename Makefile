@@ -128,3 +128,5 @@ lock: ## Renew the hash-locked requirements from requirements/*.in
 	@cd runtime/benchmarks/requirements && for file in *.in; do \
 		../../../build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --no-annotate \
 			--no-header $$file --output-file $${file%.in}.txt; done
+	@cd tests/integration/server && ../../../build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 \
+		--generate-hashes --no-annotate --no-header mlserver.in --output-file mlserver.txt

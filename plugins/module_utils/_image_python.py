@@ -301,8 +301,10 @@ def unpack_wheels(wheels: Iterable[Path], target: Path, remove: PathPatterns) ->
     for wheel in wheels:
         with zipfile.ZipFile(wheel) as archive:
             for entry in archive.infolist():
+                if entry.is_dir():
+                    continue
                 name = _installed_name(PurePosixPath(entry.filename))
-                if entry.is_dir() or name is None:
+                if name is None:
                     continue
                 path = target / name
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -317,5 +319,5 @@ def _installed_name(name: PurePosixPath) -> PurePosixPath | None:
     if name.is_absolute() or ".." in name.parts:
         raise FleetError("A wheel holds a path that leads out of it", where=str(name), remedy="use another version")
     if name.parts[0].endswith(".data"):
-        return PurePosixPath(*name.parts[2:]) if name.parts[1] in ("purelib", "platlib") else None
+        return PurePosixPath(*name.parts[2:]) if name.parts[1:2] in (("purelib",), ("platlib",)) else None
     return name

@@ -163,6 +163,27 @@ def test_second_run_changes_nothing(fleet: Fleet) -> None:
         assert set(run.changed.values()) == {0}, f"{name}: {run.changed}\n{run.output[-6000:]}"
 
 
+def test_plan_of_a_change(fleet: Fleet) -> None:
+    """A model goes and a setting changes; what stays is told in one word, and nothing is moved."""
+    change = json.dumps({"edgeml_models": [{"name": "digits"}], "inference_runtime_engine": {"threads": 2}})
+    hosts = ("--limit", "berlin-mirror,berlin-amd64")
+    before = fleet.release("berlin-amd64")
+    predicted = fleet.plan(*hosts, "-e", change)
+    (plan,) = predicted["berlin-amd64"]["runtimes"]
+    assert plan["action"] == "restart"
+    assert plan["image"] is None
+    assert [(model["name"], model["after"]) for model in plan["models"]] == [("file_type", None)]
+    assert plan["settings"] == [{"key": "engine.threads", "before": None, "after": 2}]
+    assert predicted["berlin-mirror"]["state"] == "unchanged"
+    assert predicted[""]["bytes"] == {"uplink": 0, "lan": 0}
+    told = fleet.told("edgeml.fleet.site", "--check", "--diff", *hosts, "-e", change)
+    agree(predicted, told)
+    diff = told["berlin-amd64", "runtime_release"]["diff"]
+    assert set(diff["before"]["models"]) == {"digits", "file_type"}
+    assert set(diff["after"]["models"]) == {"digits"}
+    assert fleet.release("berlin-amd64") == before
+
+
 @pytest.mark.parametrize("host", DEVICES)
 def test_models_answer_on_the_lan(fleet: Fleet, host: str) -> None:
     labels = fleet.check(host)

@@ -89,7 +89,7 @@ def test_wheels_share_one_directory_of_libraries(tmp_path: Path) -> None:
     first = make_wheel(
         tmp_path / "first.whl",
         *("space/one.py", "space/tests/test_one.py", "first.data/platlib/space/native.so", "first.data/scripts/run"),
-        *("first.data/headers/one.h", "first.dist-info/METADATA", "first.dist-info/RECORD"),
+        *("first.data/", "first.data/headers/one.h", "first.dist-info/METADATA", "first.dist-info/RECORD"),
     )
     second = make_wheel(tmp_path / "second.whl", "space/two.py")
     unpack_wheels([first, second], tmp_path / "target", PathPatterns(["tests", "*.dist-info/RECORD"]))
