@@ -146,8 +146,12 @@ class Fleet:
         if not target.exists():
             lock = yaml.safe_load((self.state / "fleet.lock.yml").read_text())
             digests = [entry["blob"]["digest"] for entry in lock["models"][model][version]["variants"].values()]
-            directories = " ".join(f"/var/lib/edgeml/models/{digest.removeprefix('sha256:')}" for digest in digests)
-            command = f"cd $(ls -d {directories} 2> /dev/null) && sudo tar -c golden $(ls -d labels.txt) | base64"
+            names = [digest.removeprefix("sha256:") for digest in digests]
+            # Each runtime keeps the models that it serves.
+            places = " ".join(f"models/{name} runtimes/*/models/{name}" for name in names)
+            find = f"cd /var/lib/edgeml && cd $(ls -d {places} 2> /dev/null)"
+            pack = "tar -c golden $(ls -d labels.txt 2> /dev/null) | base64"
+            command = f"sudo sh -c '{find} && {pack}'"
             archive = base64.b64decode(self.lab.run(host, command, check=True).stdout)
             target.mkdir(parents=True)
             with tarfile.open(fileobj=io.BytesIO(archive)) as tar:

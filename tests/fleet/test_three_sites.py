@@ -1,0 +1,121 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One site of inventories/example in the lab. Its hosts are pristine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from .conftest import ROOT, STATE, Fleet, Run
+from .variables_only import EXAMPLE, write_example_without_plugin
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(1200)]
+
+LAB = Path(__file__).with_name("three_sites_lab")
+OWN_STATE = STATE.with_name("three_sites")
+# Name in the inventory: name in the lab.
+HOSTS = {"berlin-camera-1": "berlin-amd64", "berlin-camera-2": "berlin-arm64", "berlin-gateway-1": "berlin-spare"}
+BERLIN = ("--limit", "controllers:stores:site_berlin")
+DIGITS = [str(digit) for digit in range(10)]
+
+
+@pytest.fixture(scope="module")
+def vault(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What a user adds to the command line, with the password that docs/inventory.md tells."""
+    file = tmp_path_factory.mktemp("vault") / "password"
+    file.write_text("correct horse battery staple\n")
+    return ["--vault-password-file", str(file)]
+
+
+@pytest.fixture(scope="module")
+def berlin(fleet: Fleet, vault: list[str]) -> Iterator[Fleet]:
+    """The site Berlin of the example, published but not there yet."""
+    fleet.lab.down()
+    fleet.lab.up()
+    view: list[str | Path] = [
+        Path(sys.executable).with_name("ansible-vault"),
+        "view",
+        *vault,
+        EXAMPLE / "group_vars/all/vault.yml",
+    ]
+    secrets = yaml.safe_load(subprocess.run(view, capture_output=True, check=True).stdout)
+    berlin = Fleet(fleet.lab, (EXAMPLE, LAB), OWN_STATE, vault, secrets["vault_inference_token"])
+    for name in ("certificates", "store", "publish"):
+        run = berlin.playbook(f"edgeml.fleet.{name}", *BERLIN).must_succeed()
+        assert not [secret for secret in secrets.values() if secret in run.output]
+    yield berlin
+
+
+def releases(fleet: Fleet) -> dict[str, str]:
+    return {name: fleet.release(host) for name, host in HOSTS.items()}
+
+
+def test_lock_holds_both_versions_and_both_variants(berlin: Fleet) -> None:
+    del berlin
+    lock = yaml.safe_load((OWN_STATE / "fleet.lock.yml").read_text())
+    assert {version: set(entry["variants"]) for version, entry in lock["models"]["digits"].items()} == {
+        "1.0.0": {"default"},
+        "1.1.0": {"int8", "fp32"},
+    }
+    int8, fp32 = (lock["models"]["digits"]["1.1.0"]["variants"][name]["blob"]["size"] for name in ("int8", "fp32"))
+    assert int8 < fp32
+    assert {"runtime", "vision", "mirror"} <= set(lock["images"])
+
+
+def test_plan_tells_what_comes(berlin: Fleet, tmp_path: Path) -> None:
+    run = berlin.playbook("edgeml.fleet.plan", *BERLIN, "-e", f"edgeml_plan_report={tmp_path}").must_succeed()
+    for text in ("berlin-camera-1", "berlin-camera-2", "digits", "1.1.0", "int8", "fp32", "photo"):
+        assert text in run.output, run.output[-6000:]
+
+
+def test_site_answers_with_both_variants(berlin: Fleet) -> None:
+    berlin.playbook("edgeml.fleet.site", *BERLIN).must_succeed()
+    files = {
+        name: berlin.lab.run(HOSTS[name], "sudo sh -c 'ls /var/lib/edgeml/models/*/*.onnx'", check=True).stdout
+        for name in ("berlin-camera-1", "berlin-camera-2")
+    }
+    assert all(text.count("model.onnx") == 1 and "int8" not in text for text in files.values()), files
+    # Both precisions answer the same golden cases.
+    digits = [("digits", "1.1.0", 10)]
+    assert set(map(tuple, berlin.answers("berlin-amd64", "berlin-camera-1", digits).values())) == {tuple(DIGITS)}
+    few = [("digits", "1.1.0", 4)]
+    assert set(map(tuple, berlin.answers("berlin-arm64", "berlin-camera-2", few).values())) == {tuple(DIGITS[:4])}
+    # The flavour with Pillow, at its own ports of the same host.
+    berlin.answers("berlin-amd64", "berlin-camera-1", [("photo", "1.0.0", 2)], ports=(8010, 8011))
+    berlin.answers("berlin-spare", "berlin-gateway-1", [("file_type", "1.0.0", 3)])
+
+
+def test_requirements_are_met(berlin: Fleet) -> None:
+    for host in ("berlin-amd64", "berlin-arm64"):
+        assert berlin.lab.run(host, "cat /proc/sys/net/core/somaxconn", check=True).stdout.strip() == "1024"
+
+
+def test_variables_alone_are_the_same_release(berlin: Fleet, vault: list[str], tmp_path: Path) -> None:
+    before = releases(berlin)
+    without_plugin = write_example_without_plugin(tmp_path / "inventories" / "example")
+    # Paths of the lab begin at the example's own directory.
+    directories = {"edgeml_build_directory": str(ROOT / "build"), "lab_directory": str(OWN_STATE.parent)}
+    fleet = Fleet(berlin.lab, (without_plugin, LAB), OWN_STATE, vault, berlin.token)
+    # Without the emulated host, which takes minutes to answer all its golden cases once more.
+    run = fleet.playbook(
+        "edgeml.fleet.site", "--limit", "site_berlin:!berlin-camera-2", "-e", json.dumps(directories)
+    ).must_succeed()
+    assert nothing_changed(run), run.output[-6000:]
+    assert releases(berlin) == before
+
+
+def nothing_changed(run: Run) -> bool:
+    return bool(run.changed) and set(run.changed.values()) == {0}
+
+
+def test_plan_has_nothing_left(berlin: Fleet) -> None:
+    run: Any = berlin.playbook("edgeml.fleet.site", "--check", *BERLIN).must_succeed()
+    assert nothing_changed(run), run.output[-6000:]
