@@ -112,8 +112,14 @@ class Placer:
         self.problems = [*problems, *check_catalogue(models, runtimes)]
         known = None if runtimes is None or None in runtimes or not runtimes else runtimes
         self.catalogue = Catalogue([model for model in models if model], known)
-        #: Where an entry of the catalogue cannot be read, a model that is missed may be the one.
-        self._complete = bool(models) and None not in models
+        #: Names of the catalogue's entries that are wrong, None for one whose name cannot be read.
+        self._broken_models = {
+            model["name"] if isinstance(model, Mapping) and isinstance(model.get("name"), str) else None
+            for model, read in zip(document.get("catalogue") or (), models, strict=False)
+            if read is None
+        }
+        if not models:
+            self._broken_models.add(None)
         self._resolver = Resolver(self.catalogue, digests, final=False)
         self._overrides: dict[int, _Overrides] = {}
         self._selections: dict[tuple[int, ...], tuple[list[Request], list[Problem]]] = {}
@@ -218,9 +224,13 @@ class Placer:
                 settled = settle(request, {}, self.catalogue)
                 if not isinstance(settled, tuple):
                     requests.append(request)
-                elif self._complete:
+                elif not self._may_be_broken(name):
                     self.problems += settled
         return requests
+
+    def _may_be_broken(self, name: str) -> bool:
+        """Return whether the catalogue may hold this model in an entry that is wrong."""
+        return name in self._broken_models or None in self._broken_models
 
     def _select(self, patterns: InventoryPatterns) -> dict[str, list[int]]:
         """Return the indexes of the rules that select each host."""
@@ -243,8 +253,9 @@ class Placer:
             problems = validate(usable, "variables", part="overrides", prefix=("edgeml_model_overrides",))
             if problems:
                 usable = {}
-            elif self._complete:
-                problems = unknown_overrides(usable, self.catalogue)
+            else:
+                concerned = {name: value for name, value in usable.items() if not self._may_be_broken(name)}
+                problems = unknown_overrides(concerned, self.catalogue)
             known = self._overrides[id(raw)] = _Overrides(raw, usable, problems)
         return known
 
@@ -252,7 +263,7 @@ class Placer:
         """Report overrides of a model that none of their hosts has, unless rules reach none of these hosts at all."""
         for overrides in self._overrides.values():
             for name in overrides.usable if overrides.placed else ():
-                if name in self.catalogue.versions and name not in overrides.used and self._complete:
+                if name in self.catalogue.versions and name not in overrides.used and not self._broken_models:
                     problem = Problem(
                         f"An override for model {name}, which no rule places there",
                         ("edgeml_model_overrides", name),

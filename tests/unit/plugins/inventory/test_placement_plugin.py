@@ -292,8 +292,7 @@ def test_all_mistakes_at_once_and_nothing_placed(inventory: Inventory) -> None:
     inventory.change("models: [sound-events]", "models: [sound-event]")
     inventory.change("recipe: ../image.yml", "recipe: ../image.yml, image_: x")
     problems = inventory.errors()
-    # Whether sound-event is a typo cannot be said while another model cannot be read.
-    assert [text.partition(",")[0].rpartition(":")[2] for text in problems] == ["4", "8", "20"]
+    assert [text.partition(",")[0].rpartition(":")[2] for text in problems] == ["4", "8", "20", "21"]
     done = inventory.run("--list")
     assert done.returncode != 0
     inventory.environment = {"ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "false"}
