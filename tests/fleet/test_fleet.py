@@ -329,19 +329,23 @@ class TestWithoutUplink:
         assert run.changed["berlin-amd64"] == 1
         assert set(fleet.check("berlin-amd64")) == PROTOCOLS_AND_MODELS
 
-    def test_unreachable_mirror(self, fleet: Fleet) -> None:
+    def test_unreachable_mirror(self, fleet: Fleet, tmp_path: Path) -> None:
         before = fleet.release("berlin-amd64")
+        report = tmp_path / "preflight.json"
+        change = {"inference_runtime_engine": {"threads": 2}, "edgeml_preflight_report": str(report)}
         fleet.lab.power_cut("berlin-mirror")
         try:
-            arguments = ["--limit", "berlin-amd64", "-e", json.dumps({"inference_runtime_engine": {"threads": 2}})]
+            arguments = ["--limit", "berlin-amd64", "-e", json.dumps(change)]
             fleet.lab.run("berlin-amd64", "sudo mv /var/lib/edgeml/models /var/lib/edgeml/models.away", check=True)
             run = fleet.playbook("edgeml.fleet.site", *arguments)
         finally:
             fleet.lab.run("berlin-amd64", "sudo mv /var/lib/edgeml/models.away /var/lib/edgeml/models")
             fleet.lab.power_on("berlin-mirror")
-        words = " ".join(run.output.split())
         assert run.code != 0
-        assert "registry.edgeml.internal:5443" in words
+        # Without the mirror this network's name service does not know its name either.
+        refusals = [f for f in json.loads(report.read_text())["findings"] if f["severity"] == "refuse"]
+        assert {refusal["name"] for refusal in refusals} & {"name_resolution", "registry"}, refusals
+        assert any("registry.edgeml.internal" in refusal["value"] for refusal in refusals), refusals
         assert fleet.release("berlin-amd64") == before
 
 
