@@ -79,7 +79,7 @@ test-quick: lint ## Lint, unit, architecture, contract and runtime tests (no lab
 	@$(BIN)/pytest -q $(QUICK_TESTS)
 
 .PHONY: test
-test: lint engine ## Everything, with the fleet in the lab (under half an hour)
+test: lint engine ## Everything, with the fleet in the lab (about 35 minutes)
 	@$(BIN)/pytest --durations 15 $(FULL_TESTS)
 
 .PHONY: bench
