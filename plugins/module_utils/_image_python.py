@@ -22,8 +22,9 @@ from pathlib import Path, PurePosixPath
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._image_layer import PathPatterns, prune, resolve
 from ansible_collections.edgeml.fleet.plugins.module_utils._image_recipe import PythonPackages
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci import ARCHITECTURES
 
-MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+MACHINES = {architecture: machine for machine, architecture in ARCHITECTURES.items()}
 LOADERS = {"amd64": "lib64/ld-linux-x86-64.so.2", "arm64": "lib/ld-linux-aarch64.so.1"}
 PROGRAM_DIRECTORIES = ("usr/local/bin", "usr/bin", "bin")
 # glibc of the wheels: at most 2.28, which every supported base has.

@@ -11,6 +11,9 @@ from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 
+#: Names of machines (``uname -m``) as OCI names them.
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
 IMAGE_INDEX = "application/vnd.oci.image.index.v1+json"
 IMAGE_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 IMAGE_CONFIG = "application/vnd.oci.image.config.v1+json"

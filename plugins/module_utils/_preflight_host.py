@@ -14,13 +14,12 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci import ARCHITECTURES
 from ansible_collections.edgeml.fleet.plugins.module_utils._preflight_registry import RegistryAccess
+from ansible_collections.edgeml.fleet.plugins.module_utils._runtime_names import DEFAULT_RUNTIME
 
-DEFAULT_RUNTIME = "runtime"
 REFUSE = "refuse"
 WARN = "warn"
-#: Names of machines (``uname -m``) as OCI names them.
-ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 #: Names of accelerators and the device files by which their drivers show them.
 ACCELERATORS = {
     "nvidia": ("dev/nvidia0", "dev/nvhost-gpu"),

@@ -9,9 +9,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci import ARCHITECTURES
 from ansible_collections.edgeml.fleet.plugins.module_utils._preflight_host import (
-    ARCHITECTURES,
-    DEFAULT_RUNTIME,
     REFUSE,
     WARN,
     Content,
@@ -22,6 +21,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._preflight_host impor
     can_load,
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._release_content import SPARE_BYTES, UNPACK_FACTOR
+from ansible_collections.edgeml.fleet.plugins.module_utils._runtime_names import container_name, runtime_root
 
 MINIMUM_ENGINE = (20, 10)
 MINIMUM_KERNEL = (4, 0)  # overlay2, the engine's storage driver; SO_REUSEPORT came with 3.9
@@ -34,8 +34,7 @@ BYTES_PER_FILE = 8 << 10  # transferred bytes of an image for each file in it, a
 def is_present(host: Host, engine: Engine, wanted: Wanted, content: Content) -> bool:
     digest = content.digest.removeprefix("sha256:")
     if content.kind == "model":
-        root = wanted.root if content.runtime == DEFAULT_RUNTIME else f"{wanted.root}/runtimes/{content.runtime}"
-        return host.path(f"{root}/models/{digest}").is_dir()
+        return (runtime_root(host.path(wanted.root), content.runtime) / "models" / digest).is_dir()
     if content.kind == "mirrored":
         manifest = f"*/v2/{content.repository}/manifests/{content.digest}.oci-manifest"
         return any(host.path(f"{wanted.mirror_root}/generations").glob(manifest))
@@ -178,10 +177,7 @@ def memory(host: Host, engine: Engine, wanted: Wanted, missing: Sequence[Content
         return
     running = {container["Name"]: _resident(host, container["Id"]) >> 20 for container in engine.containers}
     # What is measured counts where the inventory asks for less, or says nothing.
-    needs = [
-        max(size, running.get("/edgeml-runtime" + ("" if name == DEFAULT_RUNTIME else f"-{name}"), 0))
-        for name, size in wanted.memory_mb.items()
-    ]
+    needs = [max(size, running.get(f"/{container_name(name)}", 0)) for name, size in wanted.memory_mb.items()]
     taken = sum(running.values())
     need = max(0, *needs, sum(needs) - taken + max(running.values(), default=0))
     figures = dict(re.findall(r"^(\w+):\s+(\d+) kB", host.text("/proc/meminfo"), re.M))

@@ -49,9 +49,12 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release_plan import 
     make_diff,
     make_plan,
 )
+from ansible_collections.edgeml.fleet.plugins.module_utils._runtime_names import (
+    DEFAULT_RUNTIME,
+    container_name,
+    runtime_root,
+)
 
-#: The runtime that has the host's root and the plain name for itself; others are below ``runtimes/``.
-DEFAULT_RUNTIME = "runtime"
 #: Requests for a latency objective, before the release takes traffic.
 GATE_WARMUP = 20
 GATE_SAMPLES = 200
@@ -83,8 +86,8 @@ class Release:
         self.start_timeout = start_timeout
         self.name = name
         self.runtimes = runtimes
-        self.root = host_root if name == DEFAULT_RUNTIME else host_root / "runtimes" / name
-        self.active = "edgeml-runtime" if name == DEFAULT_RUNTIME else f"edgeml-runtime-{name}"
+        self.root = runtime_root(host_root, name)
+        self.active = container_name(name)
         self.candidate = f"{self.active}.candidate"
         self.previous = f"{self.active}.previous"
         self.models = self.root / "models"

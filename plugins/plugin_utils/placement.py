@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ansible_collections.edgeml.fleet.plugins.module_utils import _oci
+from ansible_collections.edgeml.fleet.plugins.module_utils._runtime_names import DEFAULT_RUNTIME
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.problem import Path, Problem, choices, shown
 
-ARCHITECTURES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
-DEFAULT_RUNTIME = "runtime"
+#: OCI names of architectures by themselves and by the machine names of the kernel.
+ARCHITECTURES = {name: oci for machine, oci in _oci.ARCHITECTURES.items() for name in (machine, oci)}
 #: The variant of a model that has none, as the lock calls it.
 DEFAULT_VARIANT = "default"
 PROTOCOLS = ["rest", "grpc"]

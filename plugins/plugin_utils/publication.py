@@ -14,8 +14,8 @@ import yaml
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._image_python import select_requirements
 from ansible_collections.edgeml.fleet.plugins.module_utils._image_recipe import Recipe, parse_recipe
+from ansible_collections.edgeml.fleet.plugins.module_utils._runtime_names import DEFAULT_RUNTIME
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement import (
-    DEFAULT_RUNTIME,
     DEFAULT_VARIANT,
     check_catalogue,
 )
