@@ -12,6 +12,7 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.plan_report import collect, markdown, table
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.report_files import write_reports
 
 
 class ActionModule(ActionBase):
@@ -28,7 +29,7 @@ class ActionModule(ActionBase):
         directory = str(self._task.args.get("directory", ""))
         try:
             report = collect(variables["hostvars"], variables["ansible_play_hosts_all"])
-            files = _write(Path(directory), report) if directory else []
+            files = write_reports(_texts(Path(directory), report), "edgeml_plan_report") if directory else []
         except FleetError as error:
             return {**result, "failed": True, **error.as_result()}
         Display().display("\n" + table(report) + "\n")
@@ -42,17 +43,5 @@ class ActionModule(ActionBase):
         return result
 
 
-def _write(directory: Path, report: dict[str, Any]) -> list[str]:
-    files = {"plan.json": json.dumps(report, indent=2) + "\n", "plan.md": markdown(report)}
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            (directory / name).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise FleetError(
-            "The plan cannot be written",
-            where=error.filename or str(directory),
-            seen=error.strerror or str(error),
-            remedy="set edgeml_plan_report to a directory that can be written on the controller",
-        ) from error
-    return [str(directory / name) for name in files]
+def _texts(directory: Path, report: dict[str, Any]) -> dict[Path, str]:
+    return {directory / "plan.json": json.dumps(report, indent=2) + "\n", directory / "plan.md": markdown(report)}

@@ -10,7 +10,9 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.preflight_report import collect, refused, table
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.report_files import write_reports
 
 
 class ActionModule(ActionBase):
@@ -30,7 +32,10 @@ class ActionModule(ActionBase):
         hosts_refused = refused(findings)
         if path:
             report = {"hosts": len(hosts), "refused": hosts_refused, "findings": findings}
-            Path(path).write_text(json.dumps(report, indent=2) + "\n")
+            try:
+                write_reports({Path(path): json.dumps(report, indent=2) + "\n"}, "edgeml_preflight_report")
+            except FleetError as error:
+                return {**result, "failed": True, **error.as_result()}
         if findings:
             Display().display("\n" + table(findings) + "\n")
         if not hosts_refused:

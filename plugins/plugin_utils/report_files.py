@@ -1,0 +1,29 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reports that the controller writes to files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+
+
+def write_reports(texts: Mapping[Path, str], variable: str) -> list[str]:
+    """Write each text to its file, and return the paths; `variable` is the one that says where they go.
+
+    Directories that are missing are made. Raise FleetError for what cannot be written.
+    """
+    for path, text in texts.items():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise FleetError(
+                "The report cannot be written",
+                where=error.filename or str(path),
+                seen=error.strerror or str(error),
+                remedy=f"set {variable} to a path that can be written on the controller",
+            ) from error
+    return [str(path) for path in texts]
