@@ -37,7 +37,7 @@ class KernelSettings:
         *,
         check_mode: bool,
     ) -> dict[str, Any]:
-        """Make exactly these the settings of ours; return {"changed", "diff", "skipped"}.
+        """Make exactly these the settings of ours; return {"changed", "diff", "plan", "skipped"}.
 
         An optional parameter that this kernel lacks, or that cannot be written here, is skipped and named.
 
@@ -59,18 +59,32 @@ class KernelSettings:
         changes = {name: value for name, value in wanted.items() if self._read(name, check_mode) != _normal(value)}
         restored = {name: value for name, value in record["sysctls"].items() if name not in wanted}
         unloaded = [name for name in record["modules"] if name not in modules]
+        plan = [
+            *({"kind": "module", "name": name, "before": "not loaded", "after": "loaded"} for name in missing),
+            *({"kind": "module", "name": name, "before": "loaded", "after": "not loaded"} for name in unloaded),
+            *(
+                {"kind": "sysctl", "name": name, "before": self._read(name, True), "after": _normal(value)}
+                for name, value in sorted({**changes, **restored}.items())
+            ),
+        ]
         files = {
             MODULES_FILE: "".join(f"{name}\n" for name in sorted(modules)),
             SYSCTLS_FILE: "".join(f"{name} = {value}\n" for name, value in sorted(wanted.items())),
         }
         before = {path: self._text(path) for path in files}
         after = {path: HEADER + text if text else "" for path, text in files.items()}
+        differing = [path for path in files if before[path] != after[path]]
+        if not plan:  # else the files follow what is listed
+            plan = [{"kind": "file", "name": f"/{path}", "before": "differs", "after": "written"} for path in differing]
         result = {
-            "changed": bool(changes or restored or unloaded or missing or before != after),
-            "diff": [{"before_header": path, "after_header": path, "before": before[path], "after": after[path]}
-                     for path in files if before[path] != after[path]],
+            "changed": bool(plan),
+            "diff": [
+                {"before_header": path, "after_header": path, "before": before[path], "after": after[path]}
+                for path in differing
+            ],
+            "plan": plan,
             "skipped": skipped,
-        }  # fmt: skip
+        }
         if check_mode or not result["changed"]:
             return result
         for name in wanted:

@@ -53,6 +53,25 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+plan:
+  description: What changed, or would in check mode.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    kind:
+      description: C(module), C(sysctl), or C(file) if only a file that says what is set at the start differs.
+      type: str
+    name:
+      description: Name of the module or parameter, path of the file.
+      type: str
+    before:
+      description: The parameter's value, C(loaded) or C(not loaded); null for a parameter that its module brings.
+      type: str
+    after:
+      description: The same afterwards.
+      type: str
+  sample: [{"kind": "sysctl", "name": "vm.swappiness", "before": "60", "after": "10"}]
 skipped:
   description: Optional parameters that cannot be set on this host, and why.
   returned: success

@@ -21,6 +21,7 @@ CONTENT = "site_mirror_result"
 SERVER = "site_mirror_plan"
 PACKAGES = "system_packages_plan"
 ENGINE = "docker_engine_plan"
+KERNEL = "inference_runtime_kernel"
 #: How fast a site's links are, as its hosts' variables say.
 RATES = {"uplink": "edgeml_site_uplink_mbit", "lan": "edgeml_site_lan_mbit"}
 
@@ -69,6 +70,7 @@ def _host(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
         "server": None,
         "engine": None,
         "packages": {"install": [], "remove": []},
+        "kernel": [],
         "bytes": {"uplink": 0, "lan": 0},
     }
     answers = [
@@ -93,6 +95,10 @@ def _host(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
         host["bytes"]["uplink"] += server["bytes"]
     if isinstance(engine := variables.get(ENGINE), Mapping):
         host["engine"] = dict(engine)
+    for answer in _answers(variables.get(KERNEL)):
+        if answer.get("failed"):
+            return {**host, "state": "failed", "reason": _FRAME.sub("", str(answer.get("msg", "")))}
+        host["kernel"] += answer.get("plan", [])
     for packages in (variables.get(PACKAGES) or {}).values():
         for action in ("install", "remove"):
             known = host["packages"][action]
@@ -101,6 +107,7 @@ def _host(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
         any(plan["action"] != "none" or plan["removed_runtimes"] for plan in host["runtimes"])
         or any(plan and plan["action"] != "none" for plan in (host["mirror"], host["server"], host["engine"]))
         or any(host["packages"].values())
+        or bool(host["kernel"])
     )
     return {**host, "state": "changed" if changes else "unchanged"}
 
@@ -189,9 +196,16 @@ def _rows(host: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     for action, word in (("install", "install packages"), ("remove", "remove packages")):
         if names := host["packages"][action]:
             rows.append((word, "", " ".join(names), ""))
+    rows += [
+        (f"{_KERNEL_WORDS[entry['kind']]} {entry['name']}", _value(entry["before"]), _value(entry["after"]), "")
+        for entry in host["kernel"]
+    ]
     for plan in host["runtimes"]:
         rows += _runtime_rows(plan)
     return rows
+
+
+_KERNEL_WORDS = {"module": "kernel module", "sysctl": "sysctl", "file": "file"}
 
 
 def _runtime_rows(plan: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:

@@ -79,6 +79,8 @@ def agree(predicted: dict[str, dict[str, Any]], told: dict[tuple[str, str], dict
         if module == "runtime_release":
             assert [answer["plan"]] == predicted[host]["runtimes"]
             assert answer["bytes_fetched"] == predicted[host]["runtimes"][0]["bytes"]["models"]
+        if module == "kernel_settings":
+            assert answer["plan"] == predicted[host]["kernel"]
     asked = {host for host, _ in told}
     assert asked == set(predicted) - {""}
 
@@ -225,7 +227,12 @@ def test_what_models_require_comes_and_goes_with_them(fleet: Fleet) -> None:
     before, release = fleet.lab.run("berlin-amd64", seen).stdout, fleet.release("berlin-amd64")
     requires = {"packages": ["hello"], "sysctls": {"net.ipv4.tcp_fin_timeout": 31}}
     arguments = ["-e", json.dumps({"edgeml_model_overrides": {"digits": {"requires": requires}}})]
-    fleet.playbook("edgeml.fleet.site", "--limit", "berlin-amd64", *arguments).must_succeed()
+    predicted = fleet.plan("--limit", "berlin-amd64", *arguments)
+    assert predicted["berlin-amd64"]["packages"] == {"install": ["hello"], "remove": []}
+    assert predicted["berlin-amd64"]["kernel"] == [
+        {"kind": "sysctl", "name": "net.ipv4.tcp_fin_timeout", "before": "60", "after": "31"}
+    ]
+    agree(predicted, fleet.told("edgeml.fleet.site", "--limit", "berlin-amd64", *arguments))
     lines = fleet.lab.run("berlin-amd64", seen, check=True).stdout.splitlines()
     assert lines[0].startswith("hello")
     assert "31" in lines

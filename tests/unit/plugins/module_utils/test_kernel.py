@@ -49,6 +49,7 @@ class Host:
     ) -> bool:
         result = self.settings.apply(modules or [], sysctls or {}, optional or {}, check_mode=check_mode)
         self.skipped: list[str] = result["skipped"]
+        self.plan: list[tuple[str | None, ...]] = [tuple(entry.values()) for entry in result["plan"]]
         return bool(result["changed"])
 
     def value(self, name: str) -> str:
@@ -79,6 +80,26 @@ def test_set_now_and_at_every_start_and_put_back(host: Host) -> None:
     assert (host.value("vm/swappiness"), host.loaded()) == ("60", set())
     assert not any((host.root / path).exists() for path in (SYSCTLS_FILE, MODULES_FILE, RECORD_FILE))
     assert not host.apply([], {})
+
+
+def test_the_plan_is_the_same_before_and_for_what_was_done(host: Host) -> None:
+    wanted = (["snd-dummy"], {"vm.swappiness": "10"})
+    expected: list[tuple[str | None, ...]] = [
+        ("module", "snd-dummy", "not loaded", "loaded"),
+        ("sysctl", "vm.swappiness", "60", "10"),
+    ]
+    for check_mode in (True, False):
+        host.apply(*wanted, check_mode=check_mode)
+        assert host.plan == expected
+    (host.root / MODULES_FILE).write_text("# by hand\n")
+    for check_mode in (True, False):
+        assert host.apply(*wanted, check_mode=check_mode)
+        assert host.plan == [("file", f"/{MODULES_FILE}", "differs", "written")]
+    for check_mode in (True, False):
+        host.apply(check_mode=check_mode)
+        assert host.plan == [(kind, name, after, before) for kind, name, before, after in expected]
+    host.apply()
+    assert host.plan == []
 
 
 def test_drift_is_repaired_and_the_first_value_remembered(host: Host) -> None:

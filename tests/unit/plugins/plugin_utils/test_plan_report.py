@@ -70,6 +70,12 @@ FLEET: dict[str, dict[str, Any]] = {
         **BERLIN,
         "inference_runtime_result": CHANGED,
         "docker_engine_plan": {"action": "install"},
+        "inference_runtime_kernel": {
+            "plan": [
+                {"kind": "module", "name": "v4l2loopback", "before": "not loaded", "after": "loaded"},
+                {"kind": "sysctl", "name": "vm.swappiness", "before": "60", "after": "10"},
+            ]
+        },
         "system_packages_plan": {"docker_engine": {"install": ["docker.io"]}, "model": {"remove": ["libgomp1"]}},
     },
     "berlin-2": {**BERLIN, "inference_runtime_result": release()},
@@ -142,19 +148,21 @@ def test_table(report: dict[str, Any]) -> None:
 Plan for the lock with serial 3: 3 of 6 hosts change
 
 Site berlin
-  host           what                    before                after                         moves
-  berlin-mirror  content                 serial 2              serial 3, 4 blobs come, 1 go  uplink 25.0 MB
-                 mirror                  none                  mirror@{digest}, start    uplink 5.0 MB
-  berlin-1       engine                                        install
-                 install packages                              docker.io
-                 remove packages                               libgomp1
-                 image                   runtime@aaaaaaaaaaaa  runtime@bbbbbbbbbbbb          LAN 40.0 MB
-                 model digits            1.0.0 cccccccccccc    1.1.0 int8 dddddddddddd
-                 model faces             none                  2.0.0 eeeeeeeeeeee
-                 model sounds            1.0.0 ffffffffffff    none
-                 models                                        fetched                       LAN 10.0 MB
-                 setting engine.threads  1                     2
-                 server                                        restart
+  host           what                        before                after                         moves
+  berlin-mirror  content                     serial 2              serial 3, 4 blobs come, 1 go  uplink 25.0 MB
+                 mirror                      none                  mirror@{digest}, start    uplink 5.0 MB
+  berlin-1       engine                                            install
+                 install packages                                  docker.io
+                 remove packages                                   libgomp1
+                 kernel module v4l2loopback  not loaded            loaded
+                 sysctl vm.swappiness        60                    10
+                 image                       runtime@aaaaaaaaaaaa  runtime@bbbbbbbbbbbb          LAN 40.0 MB
+                 model digits                1.0.0 cccccccccccc    1.1.0 int8 dddddddddddd
+                 model faces                 none                  2.0.0 eeeeeeeeeeee
+                 model sounds                1.0.0 ffffffffffff    none
+                 models                                            fetched                       LAN 10.0 MB
+                 setting engine.threads      1                     2
+                 server                                            restart
   unchanged: berlin-2
   unknown: berlin-3: unreachable
   total: 2 changed, 1 unchanged, 1 unknown; models: 1 added, 1 changed, 1 removed; starts: 1, restarts: 1; \
@@ -169,6 +177,19 @@ Site paris
 Fleet: 3 changed, 1 unchanged, 1 unknown, 1 failed; models: 1 added, 1 changed, 1 removed; starts: 2, restarts: 1; \
 packages: 1 to install, 1 to remove; uplink 30.0 MB, about 30 s; LAN 50.0 MB, about 4 s"""
     )
+
+
+def test_a_host_whose_kernel_alone_changes_is_changed() -> None:
+    file = {"kind": "file", "name": "/etc/sysctl.d/90-edgeml.conf", "before": "differs", "after": "written"}
+    answers = {"inference_runtime_result": release(), "inference_runtime_kernel": {"plan": [file]}}
+    report = collect({"one": answers}, ["one"])
+    assert host(report, "one")["state"] == "changed"
+    assert "file /etc/sysctl.d/90-edgeml.conf  differs  written" in table(report)
+
+
+def test_a_kernel_that_cannot_give_what_is_asked_for_is_the_reason() -> None:
+    answers = {"inference_runtime_result": release(), "inference_runtime_kernel": {"failed": True, "msg": "No such"}}
+    assert host(collect({"one": answers}, ["one"]), "one")["reason"] == "No such"
 
 
 def test_options_of_a_model_that_change() -> None:
