@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -17,83 +18,81 @@ from typing import Any
 
 import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._image_base import fetch_packages, unpack_base
+from ansible_collections.edgeml.fleet.plugins.module_utils._image_python import Interpreter
 from ansible_collections.edgeml.fleet.plugins.module_utils._image_recipe import Base, parse_recipe
-from ansible_collections.edgeml.fleet.tests.integration.content import support
-from ansible_collections.edgeml.fleet.tests.integration.content.support import REPOSITORY_ROOT, Store
-from ansible_collections.edgeml.fleet.tests.integration.image.conftest import Options, recipe, run_module
+from ansible_collections.edgeml.fleet.tests.integration.content.support import REPOSITORY_ROOT
+from ansible_collections.edgeml.fleet.tests.integration.image.conftest import recipe
 from ansible_collections.edgeml.fleet.tests.lab.machine import ensure_arm64_emulation, ensure_tools
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
+# What the modules oci_image and model_artifact do before they push; prints what the lock would say.
+PUBLISH = """
+import json, platform, shutil, sys
+from pathlib import Path
+from ansible_collections.edgeml.fleet.plugins.module_utils._image import Assembly
+from ansible_collections.edgeml.fleet.plugins.module_utils._image_cache import LayerCache
+from ansible_collections.edgeml.fleet.plugins.module_utils._image_layer import write_layer
+from ansible_collections.edgeml.fleet.plugins.module_utils._image_python import Interpreter
+from ansible_collections.edgeml.fleet.plugins.module_utils._image_recipe import parse_recipe
+from ansible_collections.edgeml.fleet.plugins.module_utils._model_artifact import Model, describe_model
 
-class Arm64Controller:
-    """Runs modules with Debian's arm64 Python, on this machine's files and network."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        packages = root.with_name("packages")
-        base = parse_recipe(recipe("runtime/image/image.yml")).base
-        assert isinstance(base, Base)
-        unpack_base(base, fetch_packages(base, "arm64", packages), root)
-
-    def python(self, *arguments: str) -> str:
-        """Run the arm64 Python with the pure Python libraries of this environment; return what it printed."""
-        # The emulator looks for the program's loader and libraries there, in child processes too.
-        environment = {**os.environ, "QEMU_LD_PREFIX": str(self._root), "PYTHONPATH": sysconfig.get_path("purelib")}
-        command = [str(self._root / "usr/bin/python3.13"), *arguments]
-        ran = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
-        assert ran.stdout, ran.stderr
-        return ran.stdout
-
-    def run_module(self, name: str, options: Options) -> dict[str, Any]:
-        """Return a module's result."""
-        arguments = self._root.with_name(f"{name}.json")
-        arguments.write_text(json.dumps({"ANSIBLE_MODULE_ARGS": options}))
-        module = f"ansible_collections.edgeml.fleet.plugins.modules.{name}"
-        result: dict[str, Any] = json.loads(self.python("-m", module, str(arguments)))
-        assert not result.get("failed"), result
-        return result
+recipe, source, model, root, cache = json.loads(sys.argv[1])
+layers = LayerCache(Path(cache))
+with layers.locked(), layers.work_directory() as work:
+    image = Assembly(parse_recipe(recipe), Path(source), layers, None, work).image(["amd64", "arm64"])
+    shutil.copytree(source, work / "python")
+    Interpreter(Path(root), "3.13").compile(work / "python", ["application"])
+    python = write_layer(work / "python", work / "layer")
+photo = Model("photo", "1.0.0", "python", Path(model), "model.py")
+print(json.dumps({
+    "machine": platform.machine(),
+    "image": image.lock_entry("edgeml/test"),
+    "bytecode": python.digest,
+    "model": describe_model(photo, ["amd64", "arm64"], "edgeml/models/photo")[0],
+}))
+"""
 
 
-@pytest.fixture(scope="module")
-def controller(tmp_path_factory: pytest.TempPathFactory) -> Arm64Controller:
+def publish(python: Path, arguments: list[Any], **environment: str) -> dict[str, Any]:
+    """Run PUBLISH with a Python; return what it says."""
+    command = [str(python), "-c", PUBLISH, json.dumps(arguments)]
+    ran = subprocess.run(command, env=os.environ | environment, check=False, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    result: dict[str, Any] = json.loads(ran.stdout)
+    return result
+
+
+def test_an_arm64_controller_makes_the_same_digests(tmp_path: Path) -> None:
+    """Debian packages, files, bytecode made by the image's Python for the controller's architecture, a model."""
     ensure_tools()
     ensure_arm64_emulation()
-    found = Arm64Controller(tmp_path_factory.mktemp("arm64") / "root")
-    assert found.python("-c", "import platform; print(platform.machine())").strip() == "aarch64"
-    return found
-
-
-def test_the_mirrors_image(
-    mirror_image: tuple[Options, dict[str, Any]], controller: Arm64Controller, tmp_path: Path
-) -> None:
-    options, here = mirror_image
-    there = controller.run_module("oci_image", {"recipe": options["recipe"], "cache": str(tmp_path / "cache")})
-    assert there["image"] == here["image"]
-
-
-def test_an_image_with_python(controller: Arm64Controller, tmp_path: Path) -> None:
-    """The bytecode is made by the image's Python for the controller's architecture, so by two different programs."""
-    python = recipe("runtime/image/image.yml")
-    lock = (REPOSITORY_ROOT / "requirements/runtime.txt").read_text().replace("\\\n", "")
-    few = [line for line in lock.splitlines() if line.startswith(("hpack==", "httptools==", "orjson=="))]
-    (tmp_path / "lock.txt").write_text("\n".join(few))  # all of them would take minutes under emulation
-    python["python"] |= {"requirements": str(tmp_path / "lock.txt"), "exclude": {}}
-    options = {"recipe": python, "source_root": str(REPOSITORY_ROOT)}
-    here = run_module({**options, "cache": str(tmp_path / "here")})
-    there = controller.run_module("oci_image", {**options, "cache": str(tmp_path / "there")})
-    assert there["image"] == here["image"]
-
-
-def test_a_model(controller: Arm64Controller, store: Store) -> None:
-    options = {
-        "name": "photo",
-        "version": "1.0.0",
-        "platform": "python",
-        "source": str(REPOSITORY_ROOT / "models" / "photo"),
-        "registry": store.options(),
+    base = parse_recipe(recipe("runtime/image/image.yml")).base
+    assert isinstance(base, Base)
+    for architecture in ("amd64", "arm64"):
+        packages = fetch_packages(base, architecture, tmp_path / f"{architecture}-packages")
+        unpack_base(base, packages, tmp_path / architecture)
+    # Emulated, it would take half a minute at each start.
+    Interpreter(tmp_path / "amd64", "3.13").compile(tmp_path / "arm64", ["usr/lib/python3.13"])
+    application = tmp_path / "source" / "application"
+    shutil.copytree(REPOSITORY_ROOT / "models" / "photo", application)
+    # Without Python in the image: its standard library takes minutes to compile under emulation.
+    image = {
+        "base": {"suite": "trixie", "packages": ["base-files", "zlib1g"]},
+        "files": [{"source": "application", "target": "/opt/application"}],
+        "config": {"user": "65532", "entrypoint": ["/x"]},
     }
-    here = support.run_module("model_artifact", {**options, "repository": "here"}, interpreter=sys.executable)
-    there = controller.run_module("model_artifact", {**options, "repository": "there"})
-    for key in ("digest", "index", "platforms", "blob", "golden_cases"):
-        assert there[key] == here[key], key
+    model = REPOSITORY_ROOT / "models" / "photo"
+    arguments = {
+        architecture: [
+            image,
+            *map(str, (application.parent, model, tmp_path / architecture, tmp_path / f"{architecture}-cache")),
+        ]
+        for architecture in ("amd64", "arm64")
+    }
+    here = publish(Path(sys.executable), arguments["amd64"])
+    # The emulator looks for loader and libraries of the program, and of its child processes, below QEMU_LD_PREFIX.
+    libraries = {"QEMU_LD_PREFIX": str(tmp_path / "arm64"), "PYTHONPATH": sysconfig.get_path("purelib")}
+    there = publish(tmp_path / "arm64/usr/bin/python3.13", arguments["arm64"], **libraries)
+    assert there.pop("machine") == "aarch64" != here.pop("machine")
+    assert there == here
