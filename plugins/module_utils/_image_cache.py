@@ -27,7 +27,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._image_layer import L
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci import canonical_json, sha256_digest
 
 # Part of every key: raise it when the same inputs give other bytes than before.
-LAYER_FORMAT = 1
+LAYER_FORMAT = 2
 
 
 class NotBuiltError(Exception):

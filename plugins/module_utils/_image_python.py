@@ -35,11 +35,24 @@ SHOWN_OUTPUT = 600  # characters
 # Runs inside the image's Python. Names in the bytecode are the image's. One process and one order, so that equal
 # sources give equal bytes; unchecked, because time stamps in an image say nothing about its sources. Links are left
 # alone: here, absolute ones lead out of the image.
+# What the compiler writes also depends on what else the process holds: a constant equal to a string that is interned
+# already is written as another type. Copies of the constants leave that behind.
 COMPILE = """
-import os, py_compile, sys
+import marshal, os, py_compile, sys, types
 root, *directories = sys.argv[1:]
 mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
 os.umask(0o022)
+
+def copied(value, filename):
+    if isinstance(value, types.CodeType):
+        constants = tuple(copied(item, filename) for item in value.co_consts)
+        return value.replace(co_consts=constants, co_filename=filename)
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogatepass").decode("utf-8", "surrogatepass")
+    if isinstance(value, (tuple, frozenset)):
+        return type(value)(copied(item, filename) for item in value)
+    return value
+
 for directory in directories:
     for here, names, files in os.walk(os.path.join(root, directory)):
         names.sort()
@@ -48,9 +61,15 @@ for directory in directories:
             if name.endswith(".py") and not os.path.islink(path):
                 shown = "/" + os.path.relpath(path, root)
                 try:
-                    py_compile.compile(path, dfile=shown, doraise=True, invalidation_mode=mode)
+                    written = py_compile.compile(path, dfile=shown, doraise=True, invalidation_mode=mode)
                 except py_compile.PyCompileError as error:
                     sys.exit(f"{shown}: {error.exc_value}")
+                with open(written, "r+b") as file:
+                    header = file.read(16)
+                    code = marshal.dumps(copied(marshal.load(file), sys.intern(shown)))
+                    file.seek(0)
+                    file.write(header + code)
+                    file.truncate()
 """
 
 

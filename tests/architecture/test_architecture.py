@@ -64,6 +64,14 @@ def test_defaults_and_argument_specs_agree(role: str) -> None:
 
 
 @pytest.mark.parametrize("role", ROLE_NAMES)
+def test_what_was_never_published_can_be_removed(role: str) -> None:
+    specs = load(ROLES / role / "meta" / "argument_specs.yml")["argument_specs"]
+    defaults = load(ROLES / role / "defaults" / "main.yml") or {}
+    for name in specs.get("remove", {"options": {}})["options"]:
+        assert "lookup(" not in str(defaults[name]), f"{name} reads a file"
+
+
+@pytest.mark.parametrize("role", ROLE_NAMES)
 def test_role_readme_is_current(role: str) -> None:
     assert (ROLES / role / "README.md").read_text() == render(ROLES / role), (
         "run: python tests/architecture/role_readme.py"

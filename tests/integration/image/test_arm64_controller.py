@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.edgeml.fleet.plugins.module_utils import _image_python
 from ansible_collections.edgeml.fleet.plugins.module_utils._image_base import fetch_packages, unpack_base
 from ansible_collections.edgeml.fleet.plugins.module_utils._image_python import Interpreter
 from ansible_collections.edgeml.fleet.plugins.module_utils._image_recipe import Base, parse_recipe
@@ -63,19 +64,27 @@ def publish(python: Path, arguments: list[Any], **environment: str) -> dict[str,
     return result
 
 
-def test_an_arm64_controller_makes_the_same_digests(tmp_path: Path) -> None:
-    """Debian packages, files, bytecode made by the image's Python for the controller's architecture, a model."""
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory with the runtime's base for each architecture, which this machine can run."""
     ensure_tools()
     ensure_arm64_emulation()
     base = parse_recipe(recipe("runtime/image/image.yml")).base
     assert isinstance(base, Base)
+    directory = tmp_path_factory.mktemp("roots")
     for architecture in ("amd64", "arm64"):
-        packages = fetch_packages(base, architecture, tmp_path / f"{architecture}-packages")
-        unpack_base(base, packages, tmp_path / architecture)
+        packages = fetch_packages(base, architecture, directory / f"{architecture}-packages")
+        unpack_base(base, packages, directory / architecture)
     # Emulated, it would take half a minute at each start.
-    Interpreter(tmp_path / "amd64", "3.13").compile(tmp_path / "arm64", ["usr/lib/python3.13"])
+    Interpreter(directory / "amd64", "3.13").compile(directory / "arm64", ["usr/lib/python3.13"])
+    return directory
+
+
+def test_an_arm64_controller_makes_the_same_digests(roots: Path, tmp_path: Path) -> None:
+    """Debian packages, files, bytecode made by the image's Python for the controller's architecture, a model."""
     application = tmp_path / "source" / "application"
     shutil.copytree(REPOSITORY_ROOT / "models" / "photo", application)
+    shutil.copy(roots / "amd64/usr/lib/python3.13/functools.py", application)
     # Without Python in the image: its standard library takes minutes to compile under emulation.
     image = {
         "base": {"suite": "trixie", "packages": ["base-files", "zlib1g"]},
@@ -86,13 +95,31 @@ def test_an_arm64_controller_makes_the_same_digests(tmp_path: Path) -> None:
     arguments = {
         architecture: [
             image,
-            *map(str, (application.parent, model, tmp_path / architecture, tmp_path / f"{architecture}-cache")),
+            *map(str, (application.parent, model, roots / architecture, tmp_path / f"{architecture}-cache")),
         ]
         for architecture in ("amd64", "arm64")
     }
     here = publish(Path(sys.executable), arguments["amd64"])
     # The emulator looks for loader and libraries of the program, and of its child processes, below QEMU_LD_PREFIX.
-    libraries = {"QEMU_LD_PREFIX": str(tmp_path / "arm64"), "PYTHONPATH": sysconfig.get_path("purelib")}
-    there = publish(tmp_path / "arm64/usr/bin/python3.13", arguments["arm64"], **libraries)
+    libraries = {"QEMU_LD_PREFIX": str(roots / "arm64"), "PYTHONPATH": sysconfig.get_path("purelib")}
+    there = publish(roots / "arm64/usr/bin/python3.13", arguments["arm64"], **libraries)
     assert there.pop("machine") == "aarch64" != here.pop("machine")
     assert there == here
+
+
+def test_bytecode_does_not_depend_on_what_else_the_process_holds(
+    roots: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pythons of different architectures do not hold the same strings, and the compiler looks at them."""
+    source = "def outer():\n    class Inner:\n        pair = ('e f', 2.5)\n    return Inner\n"
+    program = _image_python.COMPILE
+    written: list[bytes] = []
+    for held in ("", "import sys; held = [sys.intern(text) for text in ('outer.<locals>.Inner', 'e f')]\n"):
+        module = tmp_path / str(len(written)) / "module.py"
+        module.parent.mkdir()
+        module.write_text(source)
+        monkeypatch.setattr(_image_python, "COMPILE", held + program)
+        Interpreter(roots / "amd64", "3.13").compile(module.parent, ["."])
+        (bytecode,) = module.parent.glob("__pycache__/*.pyc")
+        written.append(bytecode.read_bytes())
+    assert written[0] == written[1]
