@@ -56,14 +56,16 @@ class KernelSettings:
         missing = [name for name in modules if not self._is_loaded(name)]
         if not check_mode:
             self._load(missing, record)  # first, since a module brings parameters of its own
-        changes = {name: value for name, value in wanted.items() if self._read(name, check_mode) != _normal(value)}
+        found = {name: self._read(name, check_mode) for name in wanted}
+        changes = {name: value for name, value in wanted.items() if found[name] != _normal(value)}
         restored = {name: value for name, value in record["sysctls"].items() if name not in wanted}
+        found |= {name: self._read(name, True) for name in restored}
         unloaded = [name for name in record["modules"] if name not in modules]
         plan = [
             *({"kind": "module", "name": name, "before": "not loaded", "after": "loaded"} for name in missing),
             *({"kind": "module", "name": name, "before": "loaded", "after": "not loaded"} for name in unloaded),
             *(
-                {"kind": "sysctl", "name": name, "before": self._read(name, True), "after": _normal(value)}
+                {"kind": "sysctl", "name": name, "before": found[name], "after": _normal(value)}
                 for name, value in sorted({**changes, **restored}.items())
             ),
         ]
@@ -88,7 +90,7 @@ class KernelSettings:
         if check_mode or not result["changed"]:
             return result
         for name in wanted:
-            record["sysctls"].setdefault(name, self._read(name, False))
+            record["sysctls"].setdefault(name, found[name])
         self._save(record)  # before anything changes: what was must not be lost
         for name, value in changes.items():
             self._write(name, value)

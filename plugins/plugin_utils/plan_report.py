@@ -75,7 +75,7 @@ def _host(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
     }
     answers = [
         (kind, answer)
-        for kind, variable in (("runtimes", RELEASE), ("mirror", CONTENT))
+        for kind, variable in (("runtimes", RELEASE), ("mirror", CONTENT), ("kernel", KERNEL))
         for answer in _answers(variables.get(variable))
     ]
     if not answers:
@@ -87,6 +87,8 @@ def _host(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
         if kind == "mirror":
             host["mirror"] = answer["plan"]
             host["bytes"]["uplink"] += answer["plan"]["bytes"]
+        elif kind == "kernel":
+            host["kernel"] = answer["plan"]
         else:
             host["runtimes"].append(answer["plan"])
             host["bytes"]["lan"] += sum(answer["plan"].get("bytes", {}).values())
@@ -95,10 +97,6 @@ def _host(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
         host["bytes"]["uplink"] += server["bytes"]
     if isinstance(engine := variables.get(ENGINE), Mapping):
         host["engine"] = dict(engine)
-    for answer in _answers(variables.get(KERNEL)):
-        if answer.get("failed"):
-            return {**host, "state": "failed", "reason": _FRAME.sub("", str(answer.get("msg", "")))}
-        host["kernel"] += answer.get("plan", [])
     for packages in (variables.get(PACKAGES) or {}).values():
         for action in ("install", "remove"):
             known = host["packages"][action]

@@ -82,8 +82,9 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_an_arm64_controller_makes_the_same_digests(roots: Path, tmp_path: Path) -> None:
     """Debian packages, files, bytecode made by the image's Python for the controller's architecture, a model."""
+    model = REPOSITORY_ROOT / "models" / "photo"
     application = tmp_path / "source" / "application"
-    shutil.copytree(REPOSITORY_ROOT / "models" / "photo", application)
+    shutil.copytree(model, application)
     shutil.copy(roots / "amd64/usr/lib/python3.13/functools.py", application)
     # Without Python in the image: its standard library takes minutes to compile under emulation.
     image = {
@@ -91,7 +92,6 @@ def test_an_arm64_controller_makes_the_same_digests(roots: Path, tmp_path: Path)
         "files": [{"source": "application", "target": "/opt/application"}],
         "config": {"user": "65532", "entrypoint": ["/x"]},
     }
-    model = REPOSITORY_ROOT / "models" / "photo"
     arguments = {
         architecture: [
             image,
