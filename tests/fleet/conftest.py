@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,19 +107,20 @@ class Fleet:
     def address(self, host: str) -> str:
         return self.lab.topology.host(host).address
 
-    def check(self, host: str, wait: float = 0) -> dict[str, list[str]]:
-        """Ask both models over REST and gRPC as a client on the LAN; return the labels by protocol and model."""
-        return self.answers(host, host, [("digits", "1.0.0", 10), ("file_type", "1.0.0", 3)], wait=wait)
+    def check(self, host: str, models: Collection[str], wait: float = 0) -> dict[str, list[str]]:
+        """Ask models of version 1.0.0 over REST and gRPC as a client on the LAN; return the labels by protocol and
+        model."""
+        return self.answers(host, host, [(model, "1.0.0") for model in sorted(models)], wait=wait)
 
     def answers(
         self,
         host: str,
         name: str,
-        models: Sequence[tuple[str, str, int]],
+        models: Sequence[tuple[str, str]],
         ports: tuple[int, int] = (8000, 8001),
         wait: float = 0,
     ) -> dict[str, list[str]]:
-        """Ask models, each with its version and as many golden cases, of the lab's `host` that the inventory calls
+        """Ask models, each with its version, all their golden cases of the lab's `host` that the inventory calls
         `name`, at its ports of REST and gRPC; return the labels by protocol and model."""
         labels: dict[str, list[str]] = {}
         for scheme, port in zip(("https", "grpcs"), ports, strict=True):
@@ -133,16 +134,16 @@ class Fleet:
             with client:
                 wait_until_ready(client, wait)
                 server = client.server_metadata()
-                for model, version, cases in models:
-                    golden = str(self.golden(host, model, version, cases))
+                for model, version in models:
+                    golden = str(self.golden(host, model, version))
                     health = check_model(client, ModelCheck(model, version, golden), server)
                     assert not health.failures, [str(failure) for failure in health.failures]
                     labels[f"{scheme} {model}"] = [case.label or "" for case in health.golden]
         return labels
 
-    def golden(self, host: str, model: str, version: str, cases: int) -> Path:
-        """Return a directory with the first golden cases of a model on a host; an emulated host is slow."""
-        target = self.state / "golden" / f"{model}-{version}-{cases}"
+    def golden(self, host: str, model: str, version: str) -> Path:
+        """Return a directory with the golden cases of a model on a host."""
+        target = self.state / "golden" / f"{model}-{version}"
         if not target.exists():
             lock = yaml.safe_load((self.state / "fleet.lock.yml").read_text())
             digests = [entry["blob"]["digest"] for entry in lock["models"][model][version]["variants"].values()]
@@ -156,8 +157,6 @@ class Fleet:
             target.mkdir(parents=True)
             with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
                 tar.extractall(target, filter="data")
-            for case in sorted((target / "golden").glob("*.json"))[cases:]:
-                case.unlink()
         return target / "golden"
 
     def release(self, host: str) -> str:
