@@ -26,14 +26,14 @@ $(VENV)/controller: requirements/controller.txt
 		{ $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq python3-venv; }
 	@echo "Making the controller's environment in $(VENV) (about a minute, once)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/controller.txt
+	@$(BIN)/pip install --quiet --no-compile --disable-pip-version-check --require-hashes --requirement requirements/controller.txt
 	@collections=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ansible_collections; \
 		mkdir -p "$$collections/edgeml" && ln -sfn "$(CURDIR)" "$$collections/edgeml/fleet"
 	@touch $@
 
 $(VENV)/development: $(VENV)/controller requirements/development.txt requirements/runtime.txt
 	@echo "Adding the test tools to $(VENV) (about a minute, once)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes \
+	@$(BIN)/pip install --quiet --no-compile --disable-pip-version-check --require-hashes \
 		--requirement requirements/development.txt --requirement requirements/runtime.txt
 	@touch $@
 
@@ -64,23 +64,32 @@ lab: $(VENV)/development engine ## Start the lab: real hosts of one site, over S
 lab-down: $(VENV)/development ## Remove the lab
 	@$(BIN)/python tests/lab/lab.py down
 
-.PHONY: lint
-lint: $(VENV)/development ## Check style and types
+.PHONY: lint lint-types lint-roles
+lint: lint-types lint-roles ## Check style and types
+
+lint-types: $(VENV)/development
 	@$(BIN)/ruff check && $(BIN)/ruff format --check
-	@$(BIN)/yamllint --strict .
 	@$(BIN)/mypy
+
+lint-roles: $(VENV)/development
+	@$(BIN)/yamllint --strict .
 	@$(BIN)/ansible-lint --offline --profile production
 
+# Files of these need nothing of each other and run two at a time, the longest first. Those of the lab share its hosts.
 QUICK_TESTS := tests/unit tests/architecture tests/contract runtime/tests
-FULL_TESTS := $(QUICK_TESTS) tests/integration tests/lab tests/molecule tests/quickstart tests/fleet
+PYTEST_PARALLEL := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+LAB_TESTS := tests/lab tests/molecule tests/quickstart tests/fleet
 
 .PHONY: test-quick
 test-quick: lint ## Lint, unit, architecture, contract and runtime tests (no lab; under three minutes)
-	@$(BIN)/pytest -q $(QUICK_TESTS)
+	@$(PYTEST_PARALLEL) -q $(QUICK_TESTS)
 
 .PHONY: test
-test: lint engine ## Everything, with the fleet in the lab (about 35 minutes)
-	@$(BIN)/pytest --durations 15 $(FULL_TESTS)
+test: $(VENV)/development ## Everything, with the fleet in the lab (about 35 minutes)
+	@$(MAKE) --jobs 2 --output-sync lint engine
+	@$(BIN)/python tests/lab/lab.py prepare
+	@$(PYTEST_PARALLEL) --durations 15 tests/integration $(QUICK_TESTS)
+	@$(BIN)/pytest --durations 15 $(LAB_TESTS)
 
 .PHONY: bench
 bench: ## Compare the runtime with other inference servers (25 minutes; BENCH='--help' tells its options)
@@ -97,7 +106,7 @@ bench-inventory: $(VENV)/controller ## Measure parsing and placing 100, 1,000 an
 build/environments/fuzz/installed: requirements/fuzz.txt
 	@echo "Making the environment for fuzzing (about a minute, once)"
 	@$(PYTHON) -m venv build/environments/fuzz
-	@build/environments/fuzz/bin/pip install --quiet --disable-pip-version-check --require-hashes \
+	@build/environments/fuzz/bin/pip install --quiet --no-compile --disable-pip-version-check --require-hashes \
 		--requirement requirements/fuzz.txt
 	@touch $@
 
@@ -105,7 +114,7 @@ build/environments/fuzz/installed: requirements/fuzz.txt
 build/environments/clients/installed: requirements/clients.txt
 	@echo "Making the environment of the protocol's clients (about half a minute, once)"
 	@$(PYTHON) -m venv build/environments/clients
-	@build/environments/clients/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+	@build/environments/clients/bin/pip install --quiet --no-compile --disable-pip-version-check --no-deps --require-hashes \
 		--requirement requirements/clients.txt
 	@touch $@
 

@@ -15,7 +15,12 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.plugin_utils import placement
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.problem import Positions, report
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication import next_lock, publication, read_lock
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication import (
+    next_lock,
+    publication,
+    published_lock,
+    read_lock,
+)
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.schema import native, origins, validate
 
 _VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?")
@@ -248,6 +253,7 @@ class FilterModule:
             "next_lock": _clearly(next_lock),
             "oci_architecture": oci_architecture,
             "publication": _clearly(publication),
+            "published_lock": _clearly(published_lock),
             "read_lock": _clearly(read_lock),
             "resolve_release": resolve_release,
         }

@@ -7,7 +7,7 @@ from __future__ import annotations
 import tarfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -159,9 +159,10 @@ class Assembly:
 
         Raise FleetError for whatever stands in the way, NotBuiltError if the cache may not build.
         """
-        files = self._files()
+        hashes = hash_sources(self._recipe.files, self._source_root)  # says what is missing before anything is fetched
         names = sorted(set(architectures))
         with ThreadPoolExecutor() as pool:
+            files = pool.submit(self._files, hashes)
             platforms = dict(zip(names, pool.map(lambda name: self._platform(name, files), names), strict=True))
         manifests = [
             descriptor(IMAGE_MANIFEST, image.manifest, platform={"architecture": architecture, "os": "linux"})
@@ -170,7 +171,7 @@ class Assembly:
         index = {"schemaVersion": 2, "mediaType": IMAGE_INDEX, "manifests": manifests}
         return Image(canonical_json(index), platforms)
 
-    def _platform(self, architecture: str, files: CachedLayer | None) -> PlatformImage:
+    def _platform(self, architecture: str, files: Future[CachedLayer | None]) -> PlatformImage:
         layers = [Layer("base", file) for file in self._base.layers(architecture)]
         packages = dict(self._base.packages(architecture))
         if self._recipe.python:
@@ -182,8 +183,9 @@ class Assembly:
                 layers.append(Layer("flavour", flavour.file))
                 distributions.update(flavour.packages)
             packages.update(distributions)
-        if files:
-            layers.append(Layer("files", files.file))
+        application = files.result()
+        if application:
+            layers.append(Layer("files", application.file))
         config = _image_config(self._recipe.config, architecture, layers, self._base.config(architecture))
         manifest = {
             "schemaVersion": 2,
@@ -243,7 +245,7 @@ class Assembly:
         }
         return self._cache.layer(inputs, make)
 
-    def _files(self) -> CachedLayer | None:
+    def _files(self, hashes: object) -> CachedLayer | None:
         files = self._recipe.files
         python = self._recipe.python
         if not files:
@@ -258,7 +260,7 @@ class Assembly:
 
         inputs = {
             "purpose": "files",
-            "files": hash_sources(files, self._source_root),
+            "files": hashes,
             # Bytecode depends on the Python that makes it; plain files on nothing else.
             "base": self._base.identity() if python else None,
         }

@@ -435,18 +435,30 @@ def _recipe(plan: _Plan, runtime: Mapping[str, Any]) -> Recipe | None:
 
 def read_lock(path: str) -> dict[str, Any] | None:
     """Return the lock in a file, None if there is no such file; raise PublicationError if it is no lock."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        lock = yaml.safe_load(text)
-    except FileNotFoundError:
+    if not Path(path).exists():
         return None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        remedy = "restore it from version control; publish writes it, nobody edits it"
-        raise PublicationError([Problem("The lock cannot be read", (), str(error), remedy, file=path)]) from error
+    text, lock = _load_lock(path)
     problems = validate(lock, "lock", read_positions(text, path))
     if problems:
         raise PublicationError(problems)
     return dict(lock)
+
+
+def published_lock(path: str) -> Any:
+    """Return what the lock in a file says, not held against its schema; raise PublicationError if there is none."""
+    if not Path(path).exists():
+        remedy = "run the playbook edgeml.fleet.publish, or set edgeml_lock_file to the lock that it wrote"
+        raise PublicationError([Problem("Nothing has been published", (), "no lock", remedy, file=path)])
+    return _load_lock(path)[1]
+
+
+def _load_lock(path: str) -> tuple[str, Any]:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        return text, yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        remedy = "restore it from version control; publish writes it, nobody edits it"
+        raise PublicationError([Problem("The lock cannot be read", (), str(error), remedy, file=path)]) from error
 
 
 def next_lock(

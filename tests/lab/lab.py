@@ -53,8 +53,7 @@ class Lab:
     def up(self) -> None:
         """Bring every host up, whatever there is already. A site that is cut stays cut."""
         started = time.monotonic()
-        machine.ensure_tools()
-        machine.ensure_arm64_emulation()
+        machine.prepare()
         suites = {host.suite for host in self.topology.hosts.values()}
         ensure_base_images(self.client, self.topology.name, suites, BUILD)
         self.access.prepare(self.topology)
@@ -220,7 +219,8 @@ def _parser() -> argparse.ArgumentParser:
         entry.set_defaults(action=action)
         return entry
 
-    add("up", "bring all hosts up", lambda lab, _: lab.up())
+    add("prepare", "install what the lab needs on this machine", lambda *_: machine.prepare())
+    add("up", "prepare this machine and bring all hosts up", lambda lab, _: lab.up())
     down = add("down", "remove all hosts and whatever belongs to them", lambda lab, o: lab.down(purge=o.purge))
     down.add_argument("--purge", action="store_true", help="also remove the archives of the base images")
     add("status", "list the hosts and their state", lambda lab, _: _print_status(lab))

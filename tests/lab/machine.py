@@ -87,7 +87,13 @@ def connect_engine() -> docker.DockerClient:
     return client
 
 
-def ensure_tools() -> None:
+def prepare() -> None:
+    """Have this machine's tools, and arm64 programs run on it. Raises FleetError when that fails."""
+    _ensure_tools()
+    _ensure_arm64_emulation()
+
+
+def _ensure_tools() -> None:
     """Install the Debian packages of the tools that are missing. Raises FleetError when that fails."""
     missing = {package for tool, package in TOOLS.items() if not _find(tool)}
     if not _find(*EMULATORS):
@@ -100,7 +106,7 @@ def ensure_tools() -> None:
         run(["env", "DEBIAN_FRONTEND=noninteractive", *install], root=True)
 
 
-def ensure_arm64_emulation() -> None:
+def _ensure_arm64_emulation() -> None:
     """Have the kernel run arm64 programs, also in containers and in engines nested in them.
 
     Raises FleetError when the kernel has no binfmt_misc or the emulator is missing.

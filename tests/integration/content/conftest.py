@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import platform
 import shutil
@@ -37,8 +38,11 @@ def programs() -> Path:
     """Return a directory with Debian's registry and nginx, unpacked and not installed: no service is started."""
     release = platform.freedesktop_os_release()["VERSION_CODENAME"]
     target = REPOSITORY_ROOT / "build" / "cache" / f"content-programs-{release}"
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_name(f"{target.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests run in several processes
+        if target.exists():
+            return target
         with tempfile.TemporaryDirectory(dir=target.parent) as name:
             work = Path(name)
             # Package lists of its own: works for every user, and on a machine whose lists are old or missing.

@@ -23,7 +23,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._image_python import 
 from ansible_collections.edgeml.fleet.plugins.module_utils._image_recipe import Base, parse_recipe
 from ansible_collections.edgeml.fleet.tests.integration.content.support import REPOSITORY_ROOT
 from ansible_collections.edgeml.fleet.tests.integration.image.conftest import recipe
-from ansible_collections.edgeml.fleet.tests.lab.machine import ensure_arm64_emulation, ensure_tools
+from ansible_collections.edgeml.fleet.tests.lab.machine import prepare
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -67,8 +67,7 @@ def publish(python: Path, arguments: list[Any], **environment: str) -> dict[str,
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a directory with the runtime's base for each architecture, which this machine can run."""
-    ensure_tools()
-    ensure_arm64_emulation()
+    prepare()
     base = parse_recipe(recipe("runtime/image/image.yml")).base
     assert isinstance(base, Base)
     directory = tmp_path_factory.mktemp("roots")

@@ -112,6 +112,7 @@ def report(tmp_path_factory: pytest.TempPathFactory, full_disk: Path) -> Iterato
             "gone": {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": closed_port},
             "misspelt": {"edgeml_models": [{"name": "digit"}]},
             "in_clear": {"inference_runtime_listen_address": "0.0.0.0"},  # noqa: S104
+            "unpublished": {"inference_runtime_lock": "{{ '/nowhere.lock.yml' | edgeml.fleet.published_lock }}"},
             "undefined": {"inference_runtime_lock": "{{ nobody_knows }}"},
             "no_device": {"edgeml_model_overrides": {"digits": {"requires": {"devices": ["/dev/edgeml-none"]}}}},
             "waived": {
@@ -174,6 +175,7 @@ def refusals(report: dict[str, Any], host: str) -> list[str]:
         ("misspelt", ["inventory"], "Model digit is not in the catalogue"),
         ("in_clear", ["inventory"], "in clear or without a token"),
         ("undefined", ["inventory"], "nobody_knows"),
+        ("unpublished", ["inventory"], "Nothing has been published at /nowhere.lock.yml"),
         ("no_device", ["device"], "/dev/edgeml-none"),
         ("waived", [], ""),
     ],

@@ -15,6 +15,7 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication import (
     PublicationError,
     next_lock,
     publication,
+    published_lock,
     read_lock,
 )
 
@@ -299,7 +300,15 @@ def test_reading_a_lock(tmp_path: Path) -> None:
     assert read_lock(str(path)) is None
     lock = {"serial": 3, "registry": REGISTRY, "images": {}, "models": {}}
     path.write_text(yaml.safe_dump(lock))
-    assert read_lock(str(path)) == lock
+    assert read_lock(str(path)) == published_lock(str(path)) == lock
+
+
+def test_without_a_lock_the_next_step_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.lock.yml"
+    with pytest.raises(PublicationError) as caught:
+        published_lock(str(path))
+    assert f"Nothing has been published at {path}" in str(caught.value)
+    assert "run the playbook edgeml.fleet.publish" in str(caught.value)
 
 
 @pytest.mark.parametrize(
