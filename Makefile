@@ -81,11 +81,11 @@ PYTEST_PARALLEL := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope
 LAB_TESTS := tests/lab tests/molecule tests/quickstart tests/fleet
 
 .PHONY: test-quick
-test-quick: lint ## Lint, unit, architecture, contract and runtime tests (no lab; under three minutes)
+test-quick: lint ## Lint, unit, architecture, contract and runtime tests (no lab; about seven minutes)
 	@$(PYTEST_PARALLEL) -q $(QUICK_TESTS)
 
 .PHONY: test
-test: $(VENV)/development ## Everything, with the fleet in the lab (about 35 minutes)
+test: $(VENV)/development ## Everything, with the fleet in the lab (30 to 55 minutes on two cores)
 	@$(MAKE) --jobs 2 --output-sync lint engine
 	@$(BIN)/python tests/lab/lab.py prepare
 	@$(PYTEST_PARALLEL) --durations 15 tests/integration $(QUICK_TESTS)
