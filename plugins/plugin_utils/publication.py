@@ -455,7 +455,8 @@ def published_lock(path: str) -> Any:
 def _load_lock(path: str) -> tuple[str, Any]:
     try:
         text = Path(path).read_text(encoding="utf-8")
-        return text, yaml.safe_load(text)
+        # Each use of the variable reads it, for every host: libyaml, where there is one, is seven times faster.
+        return text, yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 both are safe
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         remedy = "restore it from version control; publish writes it, nobody edits it"
         raise PublicationError([Problem("The lock cannot be read", (), str(error), remedy, file=path)]) from error
