@@ -15,7 +15,8 @@ import pytest
 from authority import Authority
 from edgeml_runtime.codecs import open_inference_grpc_pb2 as messages
 from onnx_models import ModelDirectory, perceptron
-from serving import Server, UnixConnection, ask, features_message, features_request, free_ports
+from ports import free_port
+from serving import Server, UnixConnection, ask, features_message, features_request
 
 ROWS = [[1.0, 2.0, 3.0, 4.0]]
 
@@ -223,7 +224,7 @@ def test_certificates_change_while_clients_are_served(start_server: Any, tmp_pat
 
 
 def test_open_listener_on_request_in_words(start_server: Any, tmp_path: Path) -> None:
-    (port,) = free_ports(1)
+    port = free_port()
     server = start_server(unprotected_listeners="allow", listen={"rest": [f"0.0.0.0:{port}"]})
     eventually(lambda: answers(server, port))
 

@@ -14,7 +14,7 @@ import pytest
 from edgeml_runtime.command import parser
 from edgeml_runtime.errors import ConfigurationError
 from onnx_models import ModelDirectory
-from serving import free_ports
+from ports import free_ports
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

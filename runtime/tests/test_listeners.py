@@ -11,7 +11,8 @@ import grpc  # type: ignore[import-untyped]
 import pytest
 from authority import Authority
 from edgeml_runtime.codecs import open_inference_grpc_pb2 as messages
-from serving import Server, UnixConnection, ask, features_message, features_request, free_ports
+from ports import free_port
+from serving import Server, UnixConnection, ask, features_message, features_request
 
 ROWS = [[1.0, 2.0, 3.0, 4.0]]
 TOKEN = "correct-horse-battery-staple"
@@ -84,7 +85,7 @@ def test_other_file_in_place_of_a_socket_is_left_alone(start_server: Any, tmp_pa
 @pytest.mark.parametrize("kind", ["rest", "grpc", "metrics"])
 def test_port_in_use(start_server: Any, server: Server, kind: str) -> None:
     taken = getattr(server, f"{kind}_port")
-    listen = {"rest": [f"127.0.0.1:{free_ports(1)[0]}"]} | {kind: [f"127.0.0.1:{taken}"]}
+    listen = {"rest": [f"127.0.0.1:{free_port()}"]} | {kind: [f"127.0.0.1:{taken}"]}
     second = start_server(listen=listen)
     assert second.process.wait(60) == 1
     assert f"cannot listen on 127.0.0.1:{taken}" in second.log

@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,23 +18,12 @@ import pytest
 import trustme
 from ansible_collections.edgeml.fleet.plugins.module_utils._health import wait_until_ready
 from ansible_collections.edgeml.fleet.plugins.module_utils._oip import connect
+from ansible_collections.edgeml.fleet.runtime.tests.support.ports import free_ports
 from onnx import TensorProto, helper
 
 REPOSITORY = Path(__file__).parents[2]
 TOKEN = "correct-horse-battery-staple"
 SERVER_NAME = "device.example"
-
-# Ports of these tests, apart from those that the system gives to outgoing connections.
-PORTS = iter(range(22000, 23000))
-
-
-def free_address() -> str:
-    """Return a loopback address that nobody listens on."""
-    for port in PORTS:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                return f"127.0.0.1:{port}"
-    raise RuntimeError("no free port from 22000 to 22999")
 
 
 def save_model(
@@ -136,7 +124,8 @@ def start_server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
     def start(**configuration: Any) -> dict[str, str]:
         root = tmp_path_factory.mktemp("server")
-        addresses = {"rest": free_address(), "grpc": free_address(), "socket": f"{root}/rest.sock"}
+        rest, grpc = (f"127.0.0.1:{port}" for port in free_ports(2))
+        addresses = {"rest": rest, "grpc": grpc, "socket": f"{root}/rest.sock"}
         addresses["grpc_socket"] = f"{root}/grpc.sock"
         configuration |= {
             "listen": {

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.edgeml.fleet.runtime.tests.support.ports import free_port
 
 RunModule = Callable[..., dict[str, Any]]
 Endpoints = dict[str, dict[str, Any]]
@@ -120,7 +121,8 @@ def test_certificate_of_another_name_or_authority(
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])
 def test_server_that_is_down(run_module: RunModule, scheme: str) -> None:
-    result = run_module("inference_health", {"endpoint": f"{scheme}://127.0.0.1:22999", "wait": 0.5})
+    port = free_port()
+    result = run_module("inference_health", {"endpoint": f"{scheme}://127.0.0.1:{port}", "wait": 0.5})
     assert result["failed"]
     assert result["what"] == "The inference server does not answer"
     assert "refused" in result["seen"]

@@ -22,7 +22,7 @@ from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
-from serving import free_ports
+from ports import free_ports
 
 DEVICE = "press/7"
 BASE = f"edgeml/{DEVICE}"

@@ -4,7 +4,6 @@
 
 import http.client
 import json
-import os
 import signal
 import socket
 import ssl
@@ -19,28 +18,9 @@ from typing import Any
 import grpc  # type: ignore[import-untyped]
 from edgeml_runtime.codecs import open_inference_grpc_pb2 as messages
 from onnx_models import ModelDirectory
+from ports import free_ports
 
-FIRST_PORT, LAST_PORT = 21000, 21999
 SERVICE = "/inference.GRPCInferenceService/"
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listens on; every process of tests begins elsewhere."""
-    ports: list[int] = []
-    span = LAST_PORT - FIRST_PORT + 1
-    start = (os.getpid() * 37 + time.monotonic_ns() // 1000) % span
-    for offset in range(span):
-        port = FIRST_PORT + (start + offset) % span
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        ports.append(port)
-        if len(ports) == count:
-            return ports
-    raise RuntimeError("no free port")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import jinja2
 import pytest
 import trustme
 import yaml
+from ansible_collections.edgeml.fleet.runtime.tests.support.ports import free_port
 from ansible_collections.edgeml.fleet.tests.integration.content.support import (
     PACKAGES,
     REPOSITORY_ROOT,
@@ -28,7 +29,6 @@ from ansible_collections.edgeml.fleet.tests.integration.content.support import (
     Link,
     SiteMirror,
     Store,
-    free_port,
     wait_for,
 )
 

@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import json
 import os
-import random
 import socket
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._oci import (
     sha256_digest,
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._registry import Registry
+from ansible_collections.edgeml.fleet.runtime.tests.support.ports import free_port
 
 REPOSITORY_ROOT = Path(__file__).resolve().parents[3]
 ARCHITECTURES = ("amd64", "arm64")
@@ -50,15 +50,6 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
             break
         time.sleep(0.05)
     raise AssertionError(f"nothing listens on port {port}, exit status {process.poll()}")
-
-
-def free_port() -> int:
-    for port in random.sample(range(23000, 24000), 50):
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("no free port")
 
 
 @dataclass

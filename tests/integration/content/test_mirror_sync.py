@@ -21,12 +21,12 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror import Summary, synchronize
 from ansible_collections.edgeml.fleet.plugins.module_utils._model_artifact import Model, publish_model
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci import sha256_digest
+from ansible_collections.edgeml.fleet.runtime.tests.support.ports import free_port
 from ansible_collections.edgeml.fleet.tests.integration.content.support import (
     ARCHITECTURES,
     Link,
     SiteMirror,
     Store,
-    free_port,
     publish_image,
     run_module,
     start_synchronization,

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._model_artifact import Model, publish_model
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci import check_digest, sha256_digest
+from ansible_collections.edgeml.fleet.runtime.tests.support.ports import free_port
 from ansible_collections.edgeml.fleet.tests.integration.content.support import (
     ARCHITECTURES,
     Link,
     Store,
-    free_port,
     run_module,
     write_model,
 )

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.edgeml.fleet.runtime.tests.support.ports import free_port
 from ansible_collections.edgeml.fleet.tests.integration.content.support import (
     REPOSITORY_ROOT,
     Store,
-    free_port,
 )
 from ansible_collections.edgeml.fleet.tests.integration.image.conftest import Options, recipe, run_module
 

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication import UNKNOWN
+from ansible_collections.edgeml.fleet.runtime.tests.support.ports import free_port
 from ansible_collections.edgeml.fleet.tests.integration.content.conftest import running_store
 from ansible_collections.edgeml.fleet.tests.integration.content.support import (
     ARCHITECTURES,
     Authority,
     Store,
-    free_port,
 )
 
 from .conftest import REGISTRY, Project

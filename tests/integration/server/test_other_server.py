@@ -12,7 +12,8 @@ from typing import Any
 import docker
 import pytest
 import yaml
-from ansible_collections.edgeml.fleet.tests.integration.content.support import SiteMirror, Store, free_port, run_module
+from ansible_collections.edgeml.fleet.runtime.tests.support.ports import free_ports
+from ansible_collections.edgeml.fleet.tests.integration.content.support import SiteMirror, Store, run_module
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -59,7 +60,7 @@ def release(published: dict[str, Any], store: Store, mirror: SiteMirror, tmp_pat
     )
     image = published["images"]["mlserver"]["platforms"]["amd64"]
     entry = published["models"]["digits"]["1.0.0"]["variants"]["default"]
-    ports = {protocol: free_port() for protocol in ("rest", "grpc")}
+    ports = dict(zip(("rest", "grpc"), free_ports(2), strict=True))
     options = {
         "root": str(tmp_path / "edgeml"),
         "name": "mlserver",
