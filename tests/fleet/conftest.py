@@ -14,6 +14,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,6 @@ from ansible_collections.edgeml.fleet.tests.lab.topology import Topology
 
 ROOT = Path(__file__).resolve().parents[2]
 INVENTORY = ROOT / "inventories" / "lab"
-STATE = ROOT / "build" / "lab" / "fleet" / "state"
 RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
 
 
@@ -48,21 +48,20 @@ class Run:
 class Fleet:
     """A fleet in the lab: playbooks from the controller, clients on the site's LAN.
 
-    `inventories` are what -i is given, the first with the catalogue; `state` holds certificates, secrets and lock;
-    `token` is that of the devices, kept in `state` if None.
+    `inventories` are what -i is given, the first with the catalogue; `token` is that of the devices, kept in `state`
+    if None. `state` is the directory of certificates, secrets and lock.
     """
 
     def __init__(
         self,
         lab: Lab,
         inventories: Sequence[Path] = (INVENTORY,),
-        state: Path = STATE,
         arguments: Sequence[str] = (),
         token: str | None = None,
     ) -> None:
         self.lab = lab
         self.inventories = inventories
-        self.state = state
+        self.state = lab.state / "state"
         self.token = token
         self.arguments = [*(f"-i{inventory}" for inventory in inventories), *arguments]
 
@@ -104,30 +103,34 @@ class Fleet:
             assert name in page
         return {**hosts, "": written["totals"]}
 
+    def lock(self) -> dict[str, Any]:
+        """Return what was published last."""
+        lock: dict[str, Any] = yaml.safe_load((self.state / "fleet.lock.yml").read_text())
+        return lock
+
     def address(self, host: str) -> str:
         return self.lab.topology.host(host).address
 
     def check(self, host: str, models: Collection[str], wait: float = 0) -> dict[str, list[str]]:
         """Ask models of version 1.0.0 over REST and gRPC as a client on the LAN; return the labels by protocol and
         model."""
-        return self.answers(host, host, [(model, "1.0.0") for model in sorted(models)], wait=wait)
+        return self.answers(host, [(model, "1.0.0") for model in sorted(models)], wait=wait)
 
     def answers(
         self,
         host: str,
-        name: str,
         models: Sequence[tuple[str, str]],
         ports: tuple[int, int] = (8000, 8001),
         wait: float = 0,
     ) -> dict[str, list[str]]:
-        """Ask models, each with its version, all their golden cases of the lab's `host` that the inventory calls
-        `name`, at its ports of REST and gRPC; return the labels by protocol and model."""
+        """Ask models, each with its version, all their golden cases of a host, at its ports of REST
+        and gRPC; return the labels by protocol and model."""
         labels: dict[str, list[str]] = {}
         for scheme, port in zip(("https", "grpcs"), ports, strict=True):
             client = connect(
                 f"{scheme}://{self.address(host)}:{port}",
                 ca_file=str(self.state / "pki" / "ca.crt"),
-                server_name=name,
+                server_name=host,
                 bearer_token=self.token or (self.state / "inference_token").read_text().strip(),
                 timeout=60,
             )
@@ -145,8 +148,7 @@ class Fleet:
         """Return a directory with the golden cases of a model on a host."""
         target = self.state / "golden" / f"{model}-{version}"
         if not target.exists():
-            lock = yaml.safe_load((self.state / "fleet.lock.yml").read_text())
-            digests = [entry["blob"]["digest"] for entry in lock["models"][model][version]["variants"].values()]
+            digests = [entry["blob"]["digest"] for entry in self.lock()["models"][model][version]["variants"].values()]
             names = [digest.removeprefix("sha256:") for digest in digests]
             # Each runtime keeps the models that it serves.
             places = " ".join(f"models/{name} runtimes/*/models/{name}" for name in names)
@@ -168,16 +170,16 @@ class Fleet:
         return self.lab.run(host, command, check=True).stdout
 
 
-@pytest.fixture(scope="session")
-def fleet() -> Iterator[Fleet]:
-    """The lab, made from nothing and removed at the end."""
-    lab = Lab(Topology.named("fleet"))
+@contextmanager
+def running_lab(topology: str) -> Iterator[Lab]:
+    """Make a lab from nothing; remove it at the end."""
+    lab = Lab(Topology.named(topology))
     lab.down()
     try:
         lab.up()
     except FleetError as error:
         pytest.fail(str(error), pytrace=False)
     try:
-        yield Fleet(lab)
+        yield lab
     finally:
         lab.down()

@@ -8,14 +8,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import ansible_runner
 import pytest
-import yaml
 
-from .conftest import INVENTORY, ROOT, STATE, Fleet
+from .conftest import INVENTORY, ROOT, Fleet, running_lab
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(1800)]
 
@@ -30,11 +30,18 @@ WITHOUT_SPARE = ("--limit", "all:!berlin-spare")
 DIGITS = [str(digit) for digit in range(10)]
 
 
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Fleet]:
+    """The fleet of inventories/lab, on pristine hosts."""
+    with running_lab("fleet") as lab:
+        yield Fleet(lab)
+
+
 def test_store_and_publish(fleet: Fleet) -> None:
     fleet.playbook("edgeml.fleet.certificates").must_succeed()
     fleet.playbook("edgeml.fleet.store").must_succeed()
     fleet.playbook("edgeml.fleet.publish").must_succeed()
-    lock = yaml.safe_load((STATE / "fleet.lock.yml").read_text())
+    lock = fleet.lock()
     assert lock["serial"] == 1
     assert set(lock["models"]) == {"digits", "file_type"}
     assert set(lock["images"]["runtime"]["platforms"]) == {"amd64", "arm64"}
@@ -46,8 +53,8 @@ def predicted(fleet: Fleet) -> dict[str, dict[str, Any]]:
     return fleet.plan(*WITHOUT_SPARE, "-e", "edgeml_site_uplink_mbit=20")
 
 
-def test_plan_of_pristine_hosts(predicted: dict[str, dict[str, Any]]) -> None:
-    lock = yaml.safe_load((STATE / "fleet.lock.yml").read_text())
+def test_plan_of_pristine_hosts(fleet: Fleet, predicted: dict[str, dict[str, Any]]) -> None:
+    lock = fleet.lock()
     variants = {name: lock["models"][name]["1.0.0"]["variants"]["default"] for name in ("digits", "file_type")}
     for host, architecture in zip(DEVICES, ["amd64", "arm64"], strict=True):
         said = predicted[host]
@@ -271,12 +278,11 @@ class TestBadInput:
 
     def test_architecture_without_an_image(self, fleet: Fleet) -> None:
         words = self.refused(fleet, "--limit", "berlin-amd64", "-e", "inference_runtime_architecture=arm64", "-e",
-                             json.dumps({"inference_runtime_lock": self.lock_without("arm64")}))  # fmt: skip
+                             json.dumps({"inference_runtime_lock": self.without(fleet.lock(), "arm64")}))  # fmt: skip
         assert "no runtime image for architecture arm64" in words
         assert "images for amd64" in words
 
-    def lock_without(self, architecture: str) -> object:
-        lock = yaml.safe_load((STATE / "fleet.lock.yml").read_text())
+    def without(self, lock: dict[str, Any], architecture: str) -> object:
         del lock["images"]["runtime"]["platforms"][architecture]
         return lock
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -89,9 +90,15 @@ def _is_current(client: DockerClient, topology: str, suite: str) -> bool:
 
 def _ensure_archive(suite: str, cache: Path) -> Path:
     archive = cache / f"{suite}-{recipe(suite)}.tar"
-    if archive.exists():
-        return archive
     cache.mkdir(parents=True, exist_ok=True)
+    with (cache / f"{suite}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # labs may come up at the same time
+        if not archive.exists():
+            _build_archive(suite, archive)
+    return archive
+
+
+def _build_archive(suite: str, archive: Path) -> None:
     say(f"{suite}: building the base image from packages (half a minute or so, then kept)")
     part = archive.with_suffix(".part")
     options = [
@@ -103,7 +110,6 @@ def _ensure_archive(suite: str, cache: Path) -> Path:
         *(f"--customize-hook={step}" for step in STEPS),
     ]
     run(["mmdebstrap", *options, suite, part], root=True)
-    for outdated in cache.glob(f"{suite}-*.tar"):
+    for outdated in archive.parent.glob(f"{suite}-*.tar"):
         outdated.unlink()
     part.rename(archive)
-    return archive

@@ -87,8 +87,8 @@ class Lab:
                 continue
         shutil.rmtree(self.state, ignore_errors=True)
         if purge:
-            for archive in BUILD.glob("*.tar"):
-                archive.unlink()
+            for file in (*BUILD.glob("*.tar"), *BUILD.glob("*.lock")):
+                file.unlink()
             if BUILD.exists() and not any(BUILD.iterdir()):
                 BUILD.rmdir()
         say(f"lab {self.topology.name}: down")
