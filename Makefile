@@ -75,9 +75,9 @@ lint-roles: $(VENV)/development
 	@$(BIN)/yamllint --strict .
 	@$(BIN)/ansible-lint --offline --profile production
 
-# Files share nothing and run two at a time, the longest first; the fleets' objectives want a calmer machine.
-MACHINE_TESTS := tests/quickstart tests/integration tests/lab tests/molecule
+# Files share nothing and run two at a time, the longest first.
 QUICK_TESTS := tests/unit tests/architecture tests/contract runtime/tests
+LAB_TESTS := tests/fleet tests/lab tests/molecule
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-quick
@@ -88,8 +88,8 @@ test-quick: lint ## Lint, unit, architecture, contract and runtime tests (no lab
 test: $(VENV)/development ## Everything, with the fleet in the lab (30 to 55 minutes on two cores)
 	@$(MAKE) --jobs 2 --output-sync lint engine
 	@$(BIN)/python tests/lab/lab.py prepare
-	@$(PYTEST) --durations 15 $(MACHINE_TESTS) $(QUICK_TESTS)
-	@$(PYTEST) --durations 15 tests/fleet
+	@$(PYTEST) --durations 15 tests/quickstart tests/integration $(QUICK_TESTS)
+	@$(PYTEST) --durations 15 $(LAB_TESTS)
 
 .PHONY: bench
 bench: ## Compare the runtime with other inference servers (25 minutes; BENCH='--help' tells its options)
