@@ -27,7 +27,7 @@ DATA = "/var/lib/edgeml"
 FILL = f"{DATA}/.lab-fill"
 HOST_LABEL = "edgeml.lab.host"
 DESCRIPTION_LABEL = "edgeml.lab.description"
-BOOT_SECONDS = 60
+BOOT_SECONDS = 120
 
 # A container cannot load kernel modules, so this unit may fail where nothing else does.
 TOLERATED_UNITS = {"systemd-modules-load.service"}

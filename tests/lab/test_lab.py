@@ -19,6 +19,8 @@ from ansible_collections.edgeml.fleet.tests.lab import hosts, machine, network
 from ansible_collections.edgeml.fleet.tests.lab.lab import Lab
 from ansible_collections.edgeml.fleet.tests.lab.topology import TOPOLOGIES, Topology
 
+pytestmark = pytest.mark.timeout(600)
+
 ROOT = Path(__file__).resolve().parents[2]
 CENTRAL = "10.77.90.10"
 MIRROR = "10.77.91.10"

@@ -18,7 +18,7 @@ from ansible_collections.edgeml.fleet.tests.integration.content.support import (
 )
 from ansible_collections.edgeml.fleet.tests.integration.image.conftest import Options, recipe, run_module
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 Built = tuple[Options, dict[str, Any]]
 
 
