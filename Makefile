@@ -85,7 +85,7 @@ test-quick: lint ## Lint, unit, architecture, contract and runtime tests (no lab
 	@$(PYTEST) -q $(QUICK_TESTS)
 
 .PHONY: test
-test: ## Everything, with the fleet in the lab (30 to 55 minutes on two cores)
+test: ## Everything, with fleets in the lab (about 45 minutes on two cores)
 	@$(MAKE) --jobs 2 --output-sync lint engine
 	@$(BIN)/python tests/lab/lab.py prepare
 	@$(PYTEST) --durations 15 tests/quickstart tests/integration $(QUICK_TESTS)
