@@ -81,7 +81,7 @@ LAB_TESTS := tests/fleet tests/lab tests/molecule
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-quick
-test-quick: lint ## Lint, unit, architecture, contract and runtime tests (no lab; about seven minutes)
+test-quick: lint ## Lint, unit, architecture, contract and runtime tests (no lab; under ten minutes)
 	@$(PYTEST) -q $(QUICK_TESTS)
 
 .PHONY: test
