@@ -14,7 +14,7 @@ from ansible.plugins.action import ActionBase
 # Ansible loads this file before it forks a worker for each host: what the filters import is then there in all of them,
 # which halves the controller's work.
 from ansible_collections.edgeml.fleet.plugins.filter import preflight  # noqa: F401
-from ansible_collections.edgeml.fleet.plugins.module_utils._preflight_host import (
+from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.host import (
     REFUSE,
     WARN,
     Finding,

@@ -11,8 +11,8 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.preflight_report import collect, refused, table
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.report_files import write_reports
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.files import write_reports
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.preflight import collect, refused, table
 
 
 class ActionModule(ActionBase):

@@ -1,6 +1,6 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Options of every module that talks to an inference server; declared in module_utils/_oip.py."""
+"""Options of every module that talks to an inference server; declared in module_utils/_inference/connect.py."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Documentation of the option that names a registry (REGISTRY_ARGUMENT in module_utils/_registry.py)."""
+"""Documentation of the option that names a registry (REGISTRY_ARGUMENT in module_utils/_oci/registry.py)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Documentation of the options that say how a release is run (ARGUMENT_SPEC in module_utils/_release_options.py)."""
+"""Documentation of the options that say how a release is run (ARGUMENT_SPEC in module_utils/_release/options.py)."""
 
 from __future__ import annotations
 

@@ -13,15 +13,15 @@ from typing import Any
 import bcrypt
 from ansible.errors import AnsibleFilterError
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.plugin_utils import placement
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.problem import Positions, report
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication import (
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import Positions, report
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema import native, origins, validate
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement import resolver as placement
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.work import (
     next_lock,
     publication,
     published_lock,
     read_lock,
 )
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.schema import native, origins, validate
 
 _VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?")
 

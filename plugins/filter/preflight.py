@@ -11,7 +11,7 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 from ansible_collections.edgeml.fleet.plugins.filter.fleet import host_models
 from ansible_collections.edgeml.fleet.plugins.filter.releases import host_releases
-from ansible_collections.edgeml.fleet.plugins.module_utils._runtime_names import DEFAULT_RUNTIME
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import DEFAULT_RUNTIME
 from cryptography import x509
 
 

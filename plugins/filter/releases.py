@@ -10,7 +10,7 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 from ansible_collections.edgeml.fleet.plugins.filter.fleet import resolve_release
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._runtime_names import DEFAULT_RUNTIME
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import DEFAULT_RUNTIME
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 PIDS = 256  # processes and threads of a container none of whose models says how many it needs

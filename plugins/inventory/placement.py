@@ -107,11 +107,11 @@ from ansible.inventory.data import InventoryData
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins import AnsiblePlugin
 from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.host_variables import HostVariables
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement import group_name
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.placer import Placed, Placer
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.problem import Problem, read_positions, report
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.schema import native, validate
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import Problem, read_positions, report
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema import native, validate
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.host_variables import HostVariables
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.placer import Placed, Placer
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.resolver import group_name
 
 
 class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):

@@ -236,7 +236,7 @@ ansible_facts:
 import sys
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.edgeml.fleet.plugins.module_utils._preflight_options import ARGUMENT_SPEC
+from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.options import ARGUMENT_SPEC
 
 MINIMUM_PYTHON = (3, 11)
 
@@ -248,8 +248,8 @@ def main() -> None:
         module.fail_json(msg="This host's Python is too old", python=sys.version.split()[0])
 
     # Only a Python that is new enough can read this.
-    from ansible_collections.edgeml.fleet.plugins.module_utils._preflight import examine
-    from ansible_collections.edgeml.fleet.plugins.module_utils._preflight_host import Host, Wanted
+    from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.examine import examine
+    from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.host import Host, Wanted
 
     def run(arguments: list[str]) -> tuple[int, str, str]:
         if module.get_bin_path(arguments[0]) is None:

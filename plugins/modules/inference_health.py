@@ -187,8 +187,12 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._health import ModelCheck, check_model, wait_until_ready
-from ansible_collections.edgeml.fleet.plugins.module_utils._oip import ENDPOINT_ARGUMENTS, connect
+from ansible_collections.edgeml.fleet.plugins.module_utils._inference.connect import ENDPOINT_ARGUMENTS, connect
+from ansible_collections.edgeml.fleet.plugins.module_utils._inference.health import (
+    ModelCheck,
+    check_model,
+    wait_until_ready,
+)
 
 
 def main() -> None:

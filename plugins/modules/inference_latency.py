@@ -199,12 +199,12 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._latency import (
+from ansible_collections.edgeml.fleet.plugins.module_utils._inference.connect import ENDPOINT_ARGUMENTS, connect
+from ansible_collections.edgeml.fleet.plugins.module_utils._inference.latency import (
     ModelObjective,
     measure_model,
     missed_objective,
 )
-from ansible_collections.edgeml.fleet.plugins.module_utils._oip import ENDPOINT_ARGUMENTS, connect
 
 
 def main() -> None:

@@ -102,7 +102,7 @@ remedy:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._kernel import KernelSettings
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.kernel import KernelSettings
 
 
 def main() -> None:

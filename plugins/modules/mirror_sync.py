@@ -136,8 +136,8 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._mirror import synchronize
-from ansible_collections.edgeml.fleet.plugins.module_utils._registry import REGISTRY_ARGUMENT, Registry
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.sync import synchronize
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import REGISTRY_ARGUMENT, Registry
 
 
 def main() -> None:

@@ -169,14 +169,14 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._model_artifact import (
+from ansible_collections.edgeml.fleet.plugins.module_utils._model.artifact import (
     DEFAULT_FILES,
     Model,
     Variant,
     describe_model,
     push_model,
 )
-from ansible_collections.edgeml.fleet.plugins.module_utils._registry import REGISTRY_ARGUMENT, Registry
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import REGISTRY_ARGUMENT, Registry
 
 
 def main() -> None:

@@ -102,9 +102,9 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._model_source import fetch_artifact, fetch_url
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci import split_reference
-from ansible_collections.edgeml.fleet.plugins.module_utils._registry import Registry
+from ansible_collections.edgeml.fleet.plugins.module_utils._model.source import fetch_artifact, fetch_url
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import split_reference
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
 
 
 def main() -> None:

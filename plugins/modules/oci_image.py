@@ -218,8 +218,8 @@ packages:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._image_task import assemble_and_deliver
-from ansible_collections.edgeml.fleet.plugins.module_utils._registry import REGISTRY_ARGUMENT
+from ansible_collections.edgeml.fleet.plugins.module_utils._image.task import assemble_and_deliver
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import REGISTRY_ARGUMENT
 
 
 def main() -> None:

@@ -226,10 +226,10 @@ remedy:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.edgeml.fleet.plugins.module_utils._engine import DockerEngine, NoEngine
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._release import Release
-from ansible_collections.edgeml.fleet.plugins.module_utils._release_options import ARGUMENT_SPEC, desired_release
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine, NoEngine
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.options import ARGUMENT_SPEC, desired_release
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.transaction import Release
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.schema import validate
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema import validate
 from jsonschema import Draft202012Validator
 
 from .role_readme import ROLES, render

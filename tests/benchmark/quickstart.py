@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._latency import ModelObjective, measure_model
-from ansible_collections.edgeml.fleet.plugins.module_utils._oip import connect
+from ansible_collections.edgeml.fleet.plugins.module_utils._inference.connect import connect
+from ansible_collections.edgeml.fleet.plugins.module_utils._inference.latency import ModelObjective, measure_model
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "build" / "bench"

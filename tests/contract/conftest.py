@@ -16,8 +16,8 @@ from typing import Any
 import onnx
 import pytest
 import trustme
-from ansible_collections.edgeml.fleet.plugins.module_utils._health import wait_until_ready
-from ansible_collections.edgeml.fleet.plugins.module_utils._oip import connect
+from ansible_collections.edgeml.fleet.plugins.module_utils._inference.connect import connect
+from ansible_collections.edgeml.fleet.plugins.module_utils._inference.health import wait_until_ready
 from ansible_collections.edgeml.fleet.runtime.tests.support.ports import free_ports
 from onnx import TensorProto, helper
 

@@ -22,8 +22,12 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._health import ModelCheck, check_model, wait_until_ready
-from ansible_collections.edgeml.fleet.plugins.module_utils._oip import connect
+from ansible_collections.edgeml.fleet.plugins.module_utils._inference.connect import connect
+from ansible_collections.edgeml.fleet.plugins.module_utils._inference.health import (
+    ModelCheck,
+    check_model,
+    wait_until_ready,
+)
 from ansible_collections.edgeml.fleet.tests.lab.lab import Lab
 from ansible_collections.edgeml.fleet.tests.lab.topology import Topology
 

@@ -21,7 +21,7 @@ import pytest
 import trustme
 import yaml
 from ansible_collections.edgeml.fleet.runtime.tests.support.ports import free_port
-from ansible_collections.edgeml.fleet.tests.integration.content.support import (
+from ansible_collections.edgeml.fleet.tests.support.content import (
     PACKAGES,
     REPOSITORY_ROOT,
     UNPRIVILEGED,

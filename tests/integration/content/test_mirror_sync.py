@@ -15,14 +15,14 @@ from typing import Any
 
 import docker
 import pytest
-from ansible_collections.edgeml.fleet.plugins.module_utils import _registry
-from ansible_collections.edgeml.fleet.plugins.module_utils._content_store import fetch_blob
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._mirror import Summary, synchronize
-from ansible_collections.edgeml.fleet.plugins.module_utils._model_artifact import Model, publish_model
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci import sha256_digest
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.sync import Summary, synchronize
+from ansible_collections.edgeml.fleet.plugins.module_utils._model.artifact import Model, publish_model
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci import registry as _registry
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import sha256_digest
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.store import fetch_blob
 from ansible_collections.edgeml.fleet.runtime.tests.support.ports import free_port
-from ansible_collections.edgeml.fleet.tests.integration.content.support import (
+from ansible_collections.edgeml.fleet.tests.support.content import (
     ARCHITECTURES,
     Link,
     SiteMirror,

@@ -19,7 +19,7 @@ from ansible_collections.edgeml.fleet.tests.integration.content.conftest import 
     programs,
     store,
 )
-from ansible_collections.edgeml.fleet.tests.integration.content.support import REPOSITORY_ROOT
+from ansible_collections.edgeml.fleet.tests.support.content import REPOSITORY_ROOT
 
 Options = dict[str, Any]
 

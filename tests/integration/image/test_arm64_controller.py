@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.edgeml.fleet.plugins.module_utils import _image_python
-from ansible_collections.edgeml.fleet.plugins.module_utils._image_base import fetch_packages, unpack_base
-from ansible_collections.edgeml.fleet.plugins.module_utils._image_python import Interpreter
-from ansible_collections.edgeml.fleet.plugins.module_utils._image_recipe import Base, parse_recipe
-from ansible_collections.edgeml.fleet.tests.integration.content.support import REPOSITORY_ROOT
+from ansible_collections.edgeml.fleet.plugins.module_utils._image import python as _image_python
+from ansible_collections.edgeml.fleet.plugins.module_utils._image.base import fetch_packages, unpack_base
+from ansible_collections.edgeml.fleet.plugins.module_utils._image.python import Interpreter
+from ansible_collections.edgeml.fleet.plugins.module_utils._image.recipe import Base, parse_recipe
 from ansible_collections.edgeml.fleet.tests.integration.image.conftest import recipe
 from ansible_collections.edgeml.fleet.tests.lab.machine import prepare
+from ansible_collections.edgeml.fleet.tests.support.content import REPOSITORY_ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -31,12 +31,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 PUBLISH = """
 import json, platform, shutil, sys
 from pathlib import Path
-from ansible_collections.edgeml.fleet.plugins.module_utils._image import Assembly
-from ansible_collections.edgeml.fleet.plugins.module_utils._image_cache import LayerCache
-from ansible_collections.edgeml.fleet.plugins.module_utils._image_layer import write_layer
-from ansible_collections.edgeml.fleet.plugins.module_utils._image_python import Interpreter
-from ansible_collections.edgeml.fleet.plugins.module_utils._image_recipe import parse_recipe
-from ansible_collections.edgeml.fleet.plugins.module_utils._model_artifact import Model, describe_model
+from ansible_collections.edgeml.fleet.plugins.module_utils._image.assembly import Assembly
+from ansible_collections.edgeml.fleet.plugins.module_utils._image.cache import LayerCache
+from ansible_collections.edgeml.fleet.plugins.module_utils._image.layer import write_layer
+from ansible_collections.edgeml.fleet.plugins.module_utils._image.python import Interpreter
+from ansible_collections.edgeml.fleet.plugins.module_utils._image.recipe import parse_recipe
+from ansible_collections.edgeml.fleet.plugins.module_utils._model.artifact import Model, describe_model
 
 recipe, source, model, root, cache = json.loads(sys.argv[1])
 layers = LayerCache(Path(cache))

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 from ansible_collections.edgeml.fleet.runtime.tests.support.ports import free_port
-from ansible_collections.edgeml.fleet.tests.integration.content.support import (
+from ansible_collections.edgeml.fleet.tests.integration.image.conftest import Options, recipe, run_module
+from ansible_collections.edgeml.fleet.tests.support.content import (
     REPOSITORY_ROOT,
     Store,
 )
-from ansible_collections.edgeml.fleet.tests.integration.image.conftest import Options, recipe, run_module
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 Built = tuple[Options, dict[str, Any]]

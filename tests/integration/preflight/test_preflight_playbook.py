@@ -18,7 +18,7 @@ import pytest
 import trustme
 import yaml
 from ansible_collections.edgeml.fleet.tests.lab.machine import run
-from ansible_collections.edgeml.fleet.tests.unit.plugins.module_utils.content.support import Answer, Request, start
+from ansible_collections.edgeml.fleet.tests.support.registry_server import Answer, Request, start
 
 ROOT = Path(__file__).resolve().parents[3]
 IMAGE, MODEL, NEWER = ("sha256:" + letter * 64 for letter in "abc")

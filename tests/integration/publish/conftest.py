@@ -18,14 +18,14 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.edgeml.fleet.plugins.module_utils._model_artifact import Model, Variant, publish_model
+from ansible_collections.edgeml.fleet.plugins.module_utils._model.artifact import Model, Variant, publish_model
 from ansible_collections.edgeml.fleet.tests.integration.content.conftest import (  # noqa: F401
     authority,
     programs,
     running_store,
     store,
 )
-from ansible_collections.edgeml.fleet.tests.integration.content.support import (
+from ansible_collections.edgeml.fleet.tests.support.content import (
     ARCHITECTURES,
     REPOSITORY_ROOT,
     Authority,

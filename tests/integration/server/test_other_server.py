@@ -13,7 +13,7 @@ import docker
 import pytest
 import yaml
 from ansible_collections.edgeml.fleet.runtime.tests.support.ports import free_ports
-from ansible_collections.edgeml.fleet.tests.integration.content.support import SiteMirror, Store, run_module
+from ansible_collections.edgeml.fleet.tests.support.content import SiteMirror, Store, run_module
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.schema import validate
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema import validate
 from ansible_collections.edgeml.fleet.tests.fleet.variables_only import EXAMPLE, write_example_without_plugin
 
 ROLES = EXAMPLE.parents[1] / "roles"

@@ -1,0 +1,191 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Files that are named by their digest only after they are complete, verified and on the disk."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import check_digest
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import ATTEMPTS, Registry, TransientError
+
+READ_BLOCK = 64 << 10  # bytes; at most this much of a broken transfer is fetched twice
+FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def fetch_blob(registry: Registry, repository: str, digest: str, size: int, destination: Path, partial: Path) -> int:
+    """Make `destination` the blob with this digest and size, and return the number of bytes transferred for it.
+
+    Data go to `partial`, on the same file system, which a later call continues after an interruption of any kind.
+    `destination` appears in one step, with the right size and digest and safe against a power cut. If it exists with
+    the right size, nothing is read. Two processes must not use one `partial` at a time.
+
+    Parameters
+    ----------
+    size : int
+        Bytes of the whole blob.
+
+    Raises
+    ------
+    FleetError
+        Unreachable registry, missing blob, wrong size or digest (`partial` is then removed), full disk.
+    """
+    check_digest(digest, f"a blob of {repository}")
+    if holds(destination, size):
+        return 0
+    try:
+        make_directory(destination.parent)
+        make_directory(partial.parent)
+        have = partial.stat().st_size if partial.exists() else 0
+        check_space(partial.parent, max(0, size - have))
+        with partial.open("r+b" if have else "w+b") as file:
+            transferred = _complete(file, registry, repository, digest, size)
+            os.fchmod(file.fileno(), 0o644)
+            os.fsync(file.fileno())
+        partial.replace(destination)
+        sync_directory(destination.parent)
+    except OSError as error:
+        if error.errno in FULL_DISK:
+            partial.unlink(missing_ok=True)
+            raise full_disk(partial.parent, size, str(error)) from error
+        raise FleetError(
+            "A blob cannot be stored",
+            where=str(partial),
+            seen=str(error),
+            remedy="check the directory's owner, its mode and its file system",
+        ) from error
+    except _WrongContentError as error:
+        partial.unlink(missing_ok=True)
+        raise FleetError(
+            "The registry delivered a blob that is not what its digest says",
+            where=f"{registry.address}/{repository}@{digest}",
+            seen=str(error),
+            remedy="the registry's storage is damaged: remove the blob there and publish it again",
+        ) from error
+    return transferred
+
+
+def holds(path: Path, size: int) -> bool:
+    """Return whether `path` is a file of `size` bytes."""
+    return path.is_file() and path.stat().st_size == size
+
+
+def check_space(directory: Path, needed: int) -> None:
+    """Raise FleetError if the file system of `directory` has fewer than `needed` bytes free."""
+    if _free(directory) < needed:
+        raise full_disk(directory, needed)
+
+
+def full_disk(directory: Path, needed: int | None, seen: str = "") -> FleetError:
+    """Return the error that says how many bytes are free and, if known, how many are needed."""
+    figures = [seen, f"{_free(directory)} bytes free", "" if needed is None else f"{needed} bytes needed"]
+    return FleetError(
+        "The disk is full",
+        where=str(directory),
+        seen=", ".join(filter(None, figures)),
+        remedy="free disk space there or use a larger disk, then run again",
+    )
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory and its parents, readable by all whatever the umask is, and safe against a power cut."""
+    if not path.is_dir():
+        make_directory(path.parent)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir()
+            path.chmod(0o755)
+            sync_directory(path.parent)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a new file, readable by all, and wait until it is on the disk; its directory is the caller's to sync."""
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fchmod(file.fileno(), 0o644)
+        os.fsync(file.fileno())
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Make `path` a file with this content, readable by all, in one step that is safe against a power cut."""
+    temporary = path.with_name(path.name + ".new")
+    temporary.unlink(missing_ok=True)
+    write_file(temporary, data)
+    temporary.replace(path)
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Wait until the entries of a directory are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class _WrongContentError(Exception):
+    """The data have another size or digest than asked for."""
+
+
+def _complete(file: BinaryIO, registry: Registry, repository: str, digest: str, size: int) -> int:
+    """Continue `file` until it holds the blob; return the bytes transferred, raise _WrongContentError."""
+    sha256 = hashlib.sha256()
+    while block := file.read(READ_BLOCK):
+        sha256.update(block)
+    have = file.tell()
+    kept = have
+    if have > size or (have == size and _digest(sha256) != digest):
+        kept = have = _restart(file)
+        sha256 = hashlib.sha256()
+    transferred = 0
+    failures = 0
+    while have < size:
+        before = have
+        try:
+            with registry.open_blob(repository, digest, have) as response:
+                if response.offset != have:  # the registry knows no Range
+                    kept = have = before = _restart(file)
+                    sha256 = hashlib.sha256()
+                while block := response.read(READ_BLOCK):
+                    have += len(block)
+                    if have > size:
+                        raise _WrongContentError(f"more than the {size} bytes of the descriptor")
+                    file.write(block)
+                    sha256.update(block)
+                    transferred += len(block)
+                if have < size:
+                    raise _WrongContentError(f"{have} bytes instead of {size}")
+        except TransientError:
+            failures = 0 if have > before else failures + 1
+            if failures == ATTEMPTS:
+                raise
+        # A power cut can leave a partial file with blocks that were never written: it, not the registry, is then bad.
+        if have == size and kept and _digest(sha256) != digest:
+            kept = have = _restart(file)
+            sha256 = hashlib.sha256()
+    if _digest(sha256) != digest:
+        raise _WrongContentError(_digest(sha256))
+    file.flush()
+    return transferred
+
+
+def _digest(sha256: hashlib._Hash) -> str:
+    return "sha256:" + sha256.hexdigest()
+
+
+def _restart(file: BinaryIO) -> int:
+    file.seek(0)
+    file.truncate()
+    return 0
+
+
+def _free(directory: Path) -> int:
+    figures = os.statvfs(directory)
+    return figures.f_bavail * figures.f_frsize

@@ -1,0 +1,238 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a host is meant to take, what it says of itself, and what is found about it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import DEFAULT_RUNTIME
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import ARCHITECTURES
+from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.registry import RegistryAccess
+
+REFUSE = "refuse"
+WARN = "warn"
+#: Names of accelerators and the device files by which their drivers show them.
+ACCELERATORS = {
+    "nvidia": ("dev/nvidia0", "dev/nvhost-gpu"),
+    "coral": ("dev/apex_0",),
+    "hailo": ("dev/hailo0",),
+    "npu": ("dev/accel/accel0",),
+}
+ENGINE_DIRECTORY = "/var/lib/docker"
+#: Runs a program: arguments -> (exit code, stdout, stderr), as AnsibleModule.run_command does.
+RunCommand = Callable[[list[str]], tuple[int, str, str]]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that a person has to know. `severity` is REFUSE or WARN; the other texts are one short line each."""
+
+    name: str
+    severity: str
+    value: str
+    need: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Content:
+    """Something that the host has to hold: an ``image`` of its engine, a ``model``, or what its mirror serves.
+
+    `size` is in bytes as transferred, `digest` that of a manifest (``image``, ``mirrored``) or of a blob (``model``),
+    `runtime` the name of the one that serves the model.
+    """
+
+    kind: str
+    name: str
+    repository: str
+    digest: str
+    size: int
+    runtime: str = DEFAULT_RUNTIME
+
+
+@dataclass(frozen=True)
+class Port:
+    """A TCP port to listen on, and the variable that sets it."""
+
+    address: str
+    port: int
+    variable: str
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Validity of a certificate as the controller read it (seconds since the epoch), or why it could not."""
+
+    path: str
+    not_before: float = 0.0
+    not_after: float = 0.0
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Requires:
+    """What all models of the host together require of it."""
+
+    packages: Sequence[str] = ()
+    devices: Sequence[str] = ()
+    kernel_modules: Sequence[str] = ()
+    sysctls: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is meant for the host. `memory_mb` is MiB by runtime; times are seconds since the epoch, 0 is unknown."""
+
+    architecture: str = ""
+    content: Sequence[Content] = ()
+    registry: RegistryAccess | None = None
+    root: str = "/var/lib/edgeml"
+    mirror_root: str = "/var/lib/edgeml/mirror"
+    memory_mb: Mapping[str, int] = field(default_factory=dict)
+    ports: Sequence[Port] = ()
+    certificates: Sequence[Certificate] = ()
+    engine_packages: Sequence[str] = ()
+    requires: Requires = Requires()
+    controller_time: float = 0.0
+    problems: Sequence[str] = ()
+    ignore: Sequence[str] = ()
+
+    @property
+    def serves_models(self) -> bool:
+        """Whether the host is a device."""
+        return any(content.kind in ("image", "model") for content in self.content)
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Wanted:
+        """Return what the options of the module host_preflight say."""
+        known = {entry.name for entry in fields(cls)}
+        plain = {name: value for name, value in options.items() if name in known and value is not None}
+        if "registry" in plain:
+            plain["registry"] = RegistryAccess(**plain["registry"])
+        if plain.get("requires"):
+            plain["requires"] = Requires(**plain["requires"])
+        else:
+            plain.pop("requires", None)
+        for name, kind in (("content", Content), ("ports", Port), ("certificates", Certificate)):
+            plain[name] = [kind(**entry) for entry in plain.get(name, ())]
+        return cls(**plain)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The host's Docker Engine. `answers` is false if it is installed and does not run."""
+
+    installed: bool
+    answers: bool = False
+    version: str = ""
+    directory: str = ENGINE_DIRECTORY
+    driver: str = ""
+    containers: Sequence[dict[str, Any]] = ()  # ours that run, as `docker container inspect` describes them
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What was found, and what the host is."""
+
+    findings: list[Finding] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    missing: list[Content] = field(default_factory=list)
+
+    def as_result(self) -> dict[str, Any]:
+        """Return keys for the module's result (see RETURN of host_preflight)."""
+        return {
+            **result_of(self.findings),
+            "missing": [asdict(content) for content in self.missing],
+            "ansible_facts": {"edgeml_host": self.facts},
+        }
+
+
+class Host:
+    """The host's own words. Tests give another `root` for /proc, /sys, /dev and /var, and another machine."""
+
+    def __init__(self, run: RunCommand, root: Path = Path("/"), machine: str = "", pointer_bits: int = 0) -> None:
+        self.run = run
+        self.root = root
+        self.machine = machine or os.uname().machine
+        self.pointer_bits = pointer_bits or struct.calcsize("P") * 8
+
+    def now(self) -> float:
+        """Return the host's time in seconds since the epoch."""
+        return time.time()
+
+    def path(self, name: str) -> Path:
+        """Return an absolute path of the host below this root."""
+        return self.root / name.lstrip("/")
+
+    def text(self, name: str) -> str:
+        """Return the content of a file, "" if it cannot be read."""
+        try:
+            return self.path(name).read_text(errors="replace")
+        except OSError:
+            return ""
+
+    def facts(self) -> dict[str, Any]:
+        """Return architecture (OCI name), memory_mb, cpu_features and accelerator ("" if there is none)."""
+        memory = re.search(r"^MemTotal:\s+(\d+) kB", self.text("/proc/meminfo"), re.M)
+        features = re.search(r"^(?:flags|Features)\s*:(.*)$", self.text("/proc/cpuinfo"), re.M)
+        found = [name for name, paths in ACCELERATORS.items() if any((self.root / path).exists() for path in paths)]
+        return {
+            "architecture": ARCHITECTURES.get(self.machine, self.machine),
+            "memory_mb": int(memory[1]) // 1024 if memory else 0,
+            "cpu_features": sorted(set(features[1].split())) if features else [],
+            "accelerator": found[0] if found else "",
+        }
+
+    def engine(self) -> Engine:
+        """Ask the engine what it is, and for our containers."""
+        code, out, _ = self.run(["docker", "info", "--format", "{{json .}}"])
+        if code == 127:
+            return Engine(installed=False)
+        try:
+            info = json.loads(out)
+        except ValueError:
+            info = {}
+        if not info.get("ServerVersion"):
+            return Engine(installed=True)
+        containers: list[dict[str, Any]] = []
+        code, out, _ = self.run(["docker", "container", "ls", "--quiet", "--no-trunc", "--filter", "name=^edgeml-"])
+        if code == 0 and out.split():
+            code, out, _ = self.run(["docker", "container", "inspect", *out.split()])
+            containers = json.loads(out) if code == 0 else []
+        return Engine(True, True, info["ServerVersion"], info["DockerRootDir"], info.get("Driver", ""), containers)
+
+
+def judge(findings: Sequence[Finding], ignore: Sequence[str]) -> list[Finding]:
+    """Return the findings, those that refuse first; the ignored ones only warn."""
+    judged = [replace(finding, severity=WARN) if finding.name in ignore else finding for finding in findings]
+    return sorted(judged, key=lambda finding: finding.severity != REFUSE)
+
+
+def result_of(findings: Sequence[Finding]) -> dict[str, Any]:
+    """Return {"findings", "msg"}, where msg says why the host is refused, or is empty."""
+    refused = [finding for finding in findings if finding.severity == REFUSE]
+    lines = [f"{f.name}: {f.value}. Needed: {f.need}. What to do: {f.remedy}." for f in refused]
+    return {
+        "findings": [asdict(finding) for finding in findings],
+        "msg": "\n".join(["This host is refused.", *lines]) if lines else "",
+    }
+
+
+def inventory_finding(problem: str) -> Finding:
+    """Return the finding for what a FleetError says about the inventory."""
+    value, _, remedy = problem.partition(" What to do: ")
+    return Finding("inventory", REFUSE, value.rstrip("."), "a valid inventory", remedy.rstrip(".") or "correct it")
+
+
+def can_load(host: Host, module: str) -> bool:
+    name = module.replace("-", "_")
+    return host.path(f"/sys/module/{name}").exists() or host.run(["modprobe", "--dry-run", "--quiet", module])[0] == 0

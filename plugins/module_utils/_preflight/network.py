@@ -1,0 +1,106 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Judge ports, and whether what is missing can be had from the registry."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.host import (
+    REFUSE,
+    Content,
+    Engine,
+    Finding,
+    Host,
+    Wanted,
+)
+from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.registry import RegistryProblem, ask_registry
+
+
+def ports(host: Host, engine: Engine, wanted: Wanted) -> Iterator[Finding]:
+    ours = _our_ports(host, engine)
+    uses = Counter(port.port for port in wanted.ports)
+    for port in wanted.ports:
+        if uses[port.port] > 1:
+            variables = ", ".join(sorted({other.variable for other in wanted.ports if other.port == port.port}))
+            yield Finding(
+                "port", REFUSE, f"{port.port} is given twice", "one port for each", f"change one of {variables}"
+            )
+            uses[port.port] = 0
+        if port.port in ours:
+            continue
+        address = port.address.strip("[]")
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((address, port.port))
+            except OSError as error:
+                where = f"{port.address}:{port.port}"
+                if error.errno == errno.EADDRINUSE:
+                    value = f"{where} is held by {_listener(host, port.port) or 'another program'}"
+                    need, remedy = "a free port", f"stop that program, or change {port.variable}"
+                else:
+                    value = f"{where}: {error.strerror or error}"
+                    need, remedy = "an address of this host", f"correct the address that goes with {port.variable}"
+                yield Finding("port", REFUSE, value, need, remedy)
+
+
+def _our_ports(host: Host, engine: Engine) -> set[int]:
+    """Return the ports on which our containers listen, published or in the host's network."""
+    ports: set[int] = set()
+    identifiers = [container["Id"] for container in engine.containers]
+    for container in engine.containers:
+        for bindings in (container.get("NetworkSettings", {}).get("Ports") or {}).values():
+            ports |= {int(binding["HostPort"]) for binding in bindings or ()}
+    if identifiers:
+        for port, process in _listeners(host).items():
+            group = host.text(f"/proc/{process}/cgroup")
+            if any(identifier in group for identifier in identifiers):
+                ports.add(port)
+    return ports
+
+
+def _listener(host: Host, port: int) -> str:
+    process = _listeners(host).get(port)
+    return f"{host.text(f'/proc/{process}/comm').strip()} (process {process})" if process else ""
+
+
+def _listeners(host: Host) -> dict[int, str]:
+    """Return listening TCP ports and the id of a process that holds each."""
+    sockets: dict[str, int] = {}
+    for table in ("tcp", "tcp6"):
+        for line in host.text(f"/proc/net/{table}").splitlines()[1:]:
+            parts = line.split()
+            if parts[3] == "0A":  # listening
+                sockets[f"socket:[{parts[9]}]"] = int(parts[1].rpartition(":")[2], 16)
+    found: dict[int, str] = {}
+    for link in host.path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            target = str(link.readlink())
+        except OSError:
+            continue  # it has ended, or was closed
+        if target in sockets:
+            found.setdefault(sockets[target], link.parts[-3])
+    return found
+
+
+def registry(wanted: Wanted, missing: Sequence[Content]) -> Iterator[Finding]:
+    """Whether what is missing can be had. A host that has everything needs no registry."""
+    if wanted.serves_models:  # what a mirror on the same host lacks comes from elsewhere
+        missing = [content for content in missing if content.kind != "mirrored"]
+    if wanted.registry is None or not missing:
+        return
+    try:
+        ask_registry(
+            wanted.registry,
+            [
+                (content.name, content.repository, "blobs" if content.kind == "model" else "manifests", content.digest)
+                for content in missing
+            ],
+        )
+    except RegistryProblem as problem:
+        yield Finding(problem.name, REFUSE, problem.value, problem.need, problem.remedy)

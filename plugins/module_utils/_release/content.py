@@ -1,0 +1,111 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Images and models of a release on this host: fetched, verified and on the disk before they get their names."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import check_digest
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.store import (
+    check_space,
+    fetch_blob,
+    holds,
+    make_directory,
+    sync_directory,
+)
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.container import Model
+
+#: Room that the engine needs for an image, per byte transferred: layers of Python wheels unpack to about 3 times.
+UNPACK_FACTOR = 4
+SPARE_BYTES = 64 << 20
+
+
+def check_release_space(engine: DockerEngine, root: Path, image_size: int, models: Sequence[Model]) -> None:
+    """Raise FleetError if an image of `image_size` bytes (as transferred) and `models` do not fit on the disk."""
+    needs: dict[int, tuple[Path, int]] = {}
+    wanted = [(root, sum(2 * model.size for model in models))]
+    if image_size:
+        wanted.append((Path(engine.root_directory()), UNPACK_FACTOR * image_size))
+    for path, size in wanted:
+        device = path.stat().st_dev
+        needs[device] = (path, needs.get(device, (path, SPARE_BYTES))[1] + size)
+    for path, need in needs.values():
+        check_space(path, need)
+
+
+def stage_image(engine: DockerEngine, staging: Path, image: str) -> None:
+    """Pull and make it durable. A marker that outlives a power cut tells that the pull must be done again."""
+    marker = staging / f"pulling-{image.rpartition(':')[2]}"
+    if marker.exists():
+        engine.remove_image(image)
+    elif engine.has_image(image):
+        return
+    make_directory(staging)
+    marker.touch()
+    sync_directory(staging)
+    engine.pull(image)
+    os.sync()
+    marker.unlink()
+    sync_directory(staging)
+
+
+def bytes_to_fetch(staging: Path, model: Model) -> int:
+    """Return how many bytes of a model's tar an earlier, interrupted run has not left in `staging`."""
+    if holds(staging / f"{model.directory_name}.tar", model.size):
+        return 0
+    partial = staging / f"{model.directory_name}.part"
+    return model.size - min(partial.stat().st_size if partial.is_file() else 0, model.size)
+
+
+def stage_model(registry: Registry, staging: Path, models: Path, model: Model) -> int:
+    """Fetch a model's tar, verify it, unpack it beside its place and give it its name below `models` last.
+
+    Returns the number of bytes fetched.
+    """
+    check_digest(model.digest, f"model {model.name}")
+    make_directory(staging)
+    archive = staging / f"{model.directory_name}.tar"
+    partial = staging / f"{model.directory_name}.part"
+    fetched = fetch_blob(registry, model.repository, model.digest, model.size, archive, partial)
+    unpacked = staging / f"{model.directory_name}.unpacked"
+    shutil.rmtree(unpacked, ignore_errors=True)
+    _unpack(archive, unpacked)
+    make_directory(models)
+    unpacked.rename(models / model.directory_name)
+    sync_directory(models)
+    archive.unlink()
+    return fetched
+
+
+def _unpack(archive: Path, target: Path) -> None:
+    """Unpack regular files and directories, readable by all, and sync them; refuse whatever leads elsewhere."""
+    make_directory(target)
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            path = target / member.name
+            if not (member.isreg() or member.isdir()) or not path.resolve().is_relative_to(target.resolve()):
+                raise FleetError(
+                    "The model's archive holds something other than files and directories below it",
+                    where=str(archive),
+                    seen=member.name,
+                    remedy="publish the model again with the module edgeml.fleet.model_artifact",
+                )
+            if member.isdir():
+                make_directory(path)
+                continue
+            make_directory(path.parent)
+            content = tar.extractfile(member)
+            with path.open("wb") as file:
+                shutil.copyfileobj(content, file)  # type: ignore[arg-type]  # a regular file has content
+                os.fchmod(file.fileno(), 0o644)
+                file.flush()
+                os.fsync(file.fileno())
+            sync_directory(path.parent)

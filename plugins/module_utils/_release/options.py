@@ -1,0 +1,102 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The options of the module runtime_release, and the release that they describe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.container import (
+    Desired,
+    ForeignServer,
+    Limits,
+    Model,
+)
+
+ARGUMENT_SPEC: dict[str, Any] = {
+    "state": {"type": "str", "choices": ["active", "absent"], "default": "active"},
+    "name": {"type": "str", "default": "runtime"},
+    "runtimes": {"type": "list", "elements": "str"},
+    "image": {"type": "str"},
+    "image_size": {"type": "int", "default": 0},
+    "models": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "name": {"type": "str", "required": True},
+            "version": {"type": "str", "required": True},
+            "repository": {"type": "str", "required": True},
+            "digest": {"type": "str", "required": True},
+            "size": {"type": "int", "required": True},
+            "variant": {"type": "str", "default": "default"},
+            "golden_cases": {"type": "int", "default": 0},
+            "p95_ms": {"type": "float"},
+            "protocol": {"type": "str", "choices": ["grpc", "rest"], "default": "grpc"},
+            "protocols": {
+                "type": "list",
+                "elements": "str",
+                "choices": ["rest", "grpc", "mqtt"],
+                "default": ["rest", "grpc", "mqtt"],
+            },
+            "options": {"type": "dict", "default": {}},
+        },
+    },
+    "configuration": {"type": "dict", "default": {}},
+    "secrets_directory": {"type": "path", "default": "", "no_log": False},
+    "secrets": {"type": "dict", "no_log": True},
+    "limits": {
+        "type": "dict",
+        "default": {},
+        "options": {
+            "memory_mb": {"type": "int", "default": 0},
+            "cpus": {"type": "float", "default": 0},
+            "pids": {"type": "int", "default": 256},
+            "shared_memory_mb": {"type": "int", "default": 0},
+        },
+    },
+    "environment": {"type": "dict", "default": {}},
+    "devices": {"type": "list", "elements": "path", "default": []},
+    "server": {
+        "type": "dict",
+        "options": {
+            "command": {"type": "list", "elements": "str", "default": []},
+            "environment": {"type": "dict", "default": {}},
+            "rest_port": {"type": "int"},
+            "grpc_port": {"type": "int"},
+            "metrics_port": {"type": "int"},
+            "models_directory": {"type": "str", "default": "/mnt/models"},
+            "user": {"type": "str", "default": "65532:65532"},
+        },
+        "required_one_of": [("rest_port", "grpc_port")],
+    },
+    "ca_file": {"type": "path", "default": ""},
+    "root": {"type": "path", "default": "/var/lib/edgeml"},
+    "start_timeout": {"type": "float", "default": 60},
+}
+
+
+def desired_release(options: Mapping[str, Any]) -> Desired:
+    """Return the release that the module's options describe."""
+    server = options["server"]
+    return Desired(
+        image=options["image"],
+        image_size=options["image_size"],
+        models=tuple(Model(**{**model, "protocols": tuple(model["protocols"])}) for model in options["models"]),
+        configuration=options["configuration"],
+        secrets_directory=options["secrets_directory"],
+        secrets=options["secrets"],
+        limits=Limits(**options["limits"]),
+        environment=_texts(options["environment"]),
+        devices=tuple(sorted(options["devices"])),
+        server=ForeignServer(
+            **{**server, "command": tuple(server["command"]), "environment": _texts(server["environment"])}
+        )
+        if server
+        else None,
+    )
+
+
+def _texts(environment: Mapping[str, Any]) -> dict[str, str]:
+    return {name: str(value) for name, value in environment.items()}

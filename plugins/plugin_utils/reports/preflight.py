@@ -1,0 +1,79 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One table of what the preflight of all hosts found. On the controller only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.host import REFUSE, WARN
+
+MIRROR = "site_mirror_preflight"
+#: Variables in which the roles keep the results of host_preflight.
+RESULTS = (MIRROR, "inference_runtime_preflight", "model_store_preflight")
+#: Findings about a mirror, which a run that brings the mirror up to date may cure.
+CURED_BY_MIRROR = frozenset({"registry", "registry_tls", "content"})
+COLUMNS = ("host", "severity", "name", "value", "need", "remedy")
+WIDEST = 60  # characters of a column that others follow
+
+
+def collect(hostvars: Mapping[str, Mapping[str, Any]], hosts: Sequence[str]) -> list[dict[str, str]]:
+    """Return the findings of all hosts, each {"host", "severity", "name", "value", "need", "remedy"}.
+
+    Those that refuse come first. A device's findings about its mirror only warn if a mirror of its site (equal
+    edgeml_site) is among the hosts, since it is brought up to date first.
+    """
+    results: dict[str, dict[str, Any]] = {}
+    sites: dict[str, str] = {}
+    for host in hosts:
+        variables = hostvars[host]
+        found = {name: variables[name] for name in RESULTS if name in variables}
+        results[host] = {name: result for name, result in found.items() if not result.get("skipped")}
+        sites[host] = str(variables.get("edgeml_site", ""))
+    mirrored_sites = {sites[host] for host, found in results.items() if MIRROR in found}
+    findings: list[dict[str, str]] = []
+    for host, found in results.items():
+        rows: dict[tuple[str, ...], dict[str, str]] = {}  # what two roles found on one host is shown once
+        for variable, result in found.items():
+            for finding in _findings(result):
+                entry = {"host": host, **finding}
+                if finding["name"] in CURED_BY_MIRROR and variable != MIRROR and sites[host] in mirrored_sites:
+                    entry["severity"] = WARN
+                    entry["remedy"] = f"nothing if a mirror of this site is brought up first, else {finding['remedy']}"
+                rows[tuple(entry.values())] = entry
+        findings += rows.values()
+    return sorted(findings, key=lambda entry: entry["severity"] != REFUSE)
+
+
+def _findings(result: Mapping[str, Any]) -> list[dict[str, str]]:
+    if "findings" in result:
+        return list(result["findings"])
+    if not result.get("failed"):
+        return []
+    seen = str(result.get("msg")).removeprefix("Task failed: ")
+    return [  # the task's options could not be made from the inventory
+        {
+            "name": "inventory",
+            "severity": REFUSE,
+            "value": seen,
+            "need": "a valid inventory",
+            "remedy": "correct what the message names",
+        }
+    ]
+
+
+def refused(findings: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the hosts that are refused."""
+    return sorted({entry["host"] for entry in findings if entry["severity"] == REFUSE})
+
+
+def table(findings: Sequence[Mapping[str, str]]) -> str:
+    """Return one aligned line for each finding, below a head; "" if there is none."""
+    if not findings:
+        return ""
+    head = {"severity": "", "name": "finding"}
+    rows = [tuple(head.get(name, name) for name in COLUMNS)]
+    rows += [tuple(" ".join(str(entry[name]).split()) for name in COLUMNS) for entry in findings]
+    widths = [min(WIDEST, max(len(row[column]) for row in rows)) for column in range(len(COLUMNS) - 1)]
+    return "\n".join("  ".join([*map(str.ljust, row, widths), row[-1]]) for row in rows)

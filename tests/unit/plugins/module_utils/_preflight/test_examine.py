@@ -1,0 +1,444 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What each fault of a host is called, how severe it is, and that a sound host gets no finding."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.examine import examine
+from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.host import (
+    Certificate,
+    Content,
+    Finding,
+    Host,
+    Port,
+    Requires,
+    Wanted,
+)
+
+NOW = 1_800_000_000.0
+DAY = 86400.0
+IMAGE = Content("image", "image runtime", "edgeml/runtime", "sha256:" + "a" * 64, 100 << 20)
+MODEL = Content("model", "model digits 1.0.0", "edgeml/models/digits", "sha256:" + "b" * 64, 10 << 20)
+MIRRORED = Content("mirrored", "image runtime for amd64", "edgeml/runtime", "sha256:" + "a" * 64, 100 << 20)
+VALID = Certificate("ca.crt", NOW - DAY, NOW + 365 * DAY)
+DEVICE = Wanted(
+    architecture="amd64",
+    content=[IMAGE, MODEL],
+    certificates=[VALID],
+    engine_packages=["docker.io"],
+    memory_mb={"runtime": 428},
+    controller_time=NOW,
+)
+
+
+class Machine(Host):
+    """A sound amd64 host whose files and programs a test may spoil."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(self.answer, root, "x86_64", 64)
+        self.time = NOW
+        self.programs: dict[str, tuple[int, str]] = {
+            "docker info": (0, json.dumps({"ServerVersion": "20.10.24", "DockerRootDir": "/var/lib/docker"})),
+            "docker container ls": (0, ""),
+            "docker image inspect": (1, ""),
+            "modprobe": (1, ""),
+            "dpkg-query": (1, ""),
+            "env LC_ALL=C apt-cache policy": (0, ""),
+        }
+        for name, text in {
+            "proc/meminfo": "MemTotal:        4096000 kB\nMemAvailable:    2048000 kB\n",
+            "proc/cpuinfo": "processor\t: 0\nflags\t\t: fpu avx2 sse2\n",
+            "proc/filesystems": "nodev\tsysfs\nnodev\toverlay\n\text4\n",
+            "proc/cgroups": "#subsys_name\thierarchy\tnum_cgroups\tenabled\n"
+            "cpu\t1\t10\t1\nmemory\t2\t10\t1\npids\t3\t10\t1\n",
+            "proc/sys/kernel/osrelease": "6.1.0-31-amd64\n",
+            "proc/sys/net/ipv4/tcp_migrate_req": "0\n",
+            "var/lib/docker/marker": "",
+            "var/lib/edgeml/marker": "",
+        }.items():
+            self.write(name, text)
+
+    def answer(self, arguments: list[str]) -> tuple[int, str, str]:
+        line = " ".join(arguments)
+        for program, (code, out) in self.programs.items():
+            if line.startswith(program):
+                return code, out, ""
+        return 127, "", ""
+
+    def write(self, name: str, text: str) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def now(self) -> float:
+        return self.time
+
+    def findings(self, wanted: Wanted) -> dict[str, Finding]:
+        return {finding.name: finding for finding in examine(self, wanted).findings}
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Free bytes and inodes of every file system."""
+    figures = SimpleNamespace(f_bavail=1 << 30, f_frsize=1, f_files=1 << 20, f_favail=1 << 20)
+    monkeypatch.setattr(os, "statvfs", lambda path: figures)
+    return figures
+
+
+def test_a_sound_host_gets_no_finding(machine: Machine) -> None:
+    examination = examine(machine, DEVICE)
+    assert examination.findings == []
+    assert examination.missing == [IMAGE, MODEL]
+    assert examination.facts == {
+        "architecture": "amd64",
+        "memory_mb": 4000,
+        "cpu_features": ["avx2", "fpu", "sse2"],
+        "accelerator": "",
+    }
+
+
+def test_what_is_there_is_not_missing(machine: Machine) -> None:
+    machine.write(f"var/lib/edgeml/models/{'b' * 64}/model.onnx", "")
+    machine.write(f"var/lib/edgeml/mirror/generations/1/v2/edgeml/runtime/manifests/sha256:{'a' * 64}.oci-manifest", "")
+    other = replace(MODEL, runtime="vision")
+    assert examine(machine, replace(DEVICE, content=[MODEL, MIRRORED, other])).missing == [other]
+
+
+def test_accelerator_and_arm64(machine: Machine) -> None:
+    machine.machine = "aarch64"
+    machine.write("proc/cpuinfo", "processor\t: 0\nFeatures\t: fp asimd\n")
+    machine.write("dev/hailo0", "")
+    facts = examine(machine, Wanted()).facts
+    assert (facts["architecture"], facts["cpu_features"], facts["accelerator"]) == ("arm64", ["asimd", "fp"], "hailo")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "bits", "words"),
+    [("aarch64", 64, "edgeml_architecture"), ("armv7l", 32, "64 bit system"), ("x86_64", 32, "64 bit system")],
+)
+def test_architecture(machine: Machine, kernel: str, bits: int, words: str) -> None:
+    machine.machine, machine.pointer_bits = kernel, bits
+    finding = machine.findings(DEVICE)["architecture"]
+    assert finding.severity == "refuse"
+    assert finding.need == "amd64"
+    assert words in finding.remedy
+
+
+def test_disk_space_counts_all_that_comes_by_file_system(machine: Machine, free: SimpleNamespace) -> None:
+    free.f_bavail = (4 * 100 + 2 * 10 + 64) << 20
+    assert machine.findings(DEVICE) == {}
+    free.f_bavail -= 1
+    finding = machine.findings(DEVICE)["disk_space"]
+    assert finding.severity == "refuse"
+    assert "483 MiB free" in finding.value
+    assert "484 MiB" in finding.need
+
+
+def test_a_mirror_needs_what_the_lock_names_and_no_more(machine: Machine, free: SimpleNamespace) -> None:
+    wanted = Wanted(content=[MIRRORED])
+    free.f_bavail = 164 << 20
+    assert machine.findings(wanted) == {}
+    free.f_bavail -= 1
+    assert "/var/lib/edgeml/mirror" in machine.findings(wanted)["disk_space"].value
+
+
+def test_nothing_to_come_needs_no_space(machine: Machine, free: SimpleNamespace) -> None:
+    free.f_bavail = free.f_favail = 0
+    machine.programs["docker image inspect"] = (0, "")
+    machine.write(f"var/lib/edgeml/models/{'b' * 64}/model.onnx", "")
+    # An image is looked for by the registry's name.
+    findings = machine.findings(Wanted.from_options({"content": [], "registry": {"address": "r:1"}}))
+    assert "disk_space" not in findings
+
+
+def test_inodes(machine: Machine, free: SimpleNamespace) -> None:
+    free.f_favail = 100
+    assert machine.findings(DEVICE)["disk_inodes"].severity == "refuse"
+    free.f_files = 0  # a file system without a fixed number
+    assert machine.findings(DEVICE) == {}
+
+
+def test_an_engine_to_come_needs_space(machine: Machine, free: SimpleNamespace) -> None:
+    machine.programs["docker info"] = (127, "")
+    machine.programs["dpkg-query"] = (0, "docker.io installed\n")
+    free.f_bavail = 300 << 20
+    assert "disk_space" in machine.findings(replace(DEVICE, content=[]))
+
+
+def test_memory_for_old_and_new(machine: Machine) -> None:
+    machine.write("proc/meminfo", "MemTotal: 1024000 kB\nMemAvailable: 409600 kB\n")
+    finding = machine.findings(DEVICE)["memory"]
+    assert finding.severity == "refuse"
+    assert "400 of 1000 MiB" in finding.value
+    assert "428 MiB" in finding.need
+
+
+def containers(machine: Machine, **resident_mb: int) -> None:
+    """Let containers run that take so much memory; an underscore stands for a dash."""
+    described = []
+    for process, (name, size) in enumerate(resident_mb.items(), 77):
+        described.append({"Id": f"f00d{process}", "Name": "/" + name.replace("_", "-"), "NetworkSettings": {}})
+        machine.write(f"proc/{process}/cgroup", f"0::/system.slice/docker-f00d{process}.scope\n")
+        machine.write(f"proc/{process}/statm", f"1 {(size << 20) // os.sysconf('SC_PAGE_SIZE')} 1\n")
+    machine.programs["docker container ls"] = (0, "f00d\n")
+    machine.programs["docker container inspect"] = (0, json.dumps(described))
+
+
+def test_memory_of_the_running_release_is_measured(machine: Machine) -> None:
+    containers(machine, edgeml_runtime=2100)
+    finding = machine.findings(DEVICE)["memory"]
+    assert "beside 2100 MiB" in finding.value
+    assert "2100 MiB" in finding.need
+
+
+@pytest.mark.parametrize(
+    ("running", "need"),
+    [
+        ({}, 700),  # the first release: both will run
+        ({"edgeml_runtime": 400, "edgeml_runtime_vision": 300}, 400),  # one at a time is replaced
+        ({"edgeml_runtime": 400}, 700),  # a second runtime comes, while the first is replaced
+    ],
+)
+def test_runtimes_are_released_one_after_the_other(machine: Machine, running: dict[str, int], need: int) -> None:
+    containers(machine, **running)
+    wanted = replace(DEVICE, memory_mb={"runtime": 400, "vision": 300})
+    machine.write("proc/meminfo", f"MemTotal: 4096000 kB\nMemAvailable: {need * 1024} kB\n")
+    assert "memory" not in machine.findings(wanted)
+    machine.write("proc/meminfo", f"MemTotal: 4096000 kB\nMemAvailable: {need * 1024 - 1} kB\n")
+    assert f"{need} MiB" in machine.findings(wanted)["memory"].need
+
+
+def test_the_group_that_a_virtual_host_is_in_limits_it(machine: Machine) -> None:
+    machine.write("sys/fs/cgroup/memory.max", f"{500 << 20}\n")
+    machine.write("sys/fs/cgroup/memory.current", f"{200 << 20}\n")
+    assert "300 of 500 MiB" in machine.findings(DEVICE)["memory"].value
+
+
+def test_a_host_that_has_its_release_is_only_warned_of_memory(machine: Machine) -> None:
+    machine.write("proc/meminfo", "MemTotal: 1024000 kB\nMemAvailable: 409600 kB\n")
+    machine.write(f"var/lib/edgeml/models/{'b' * 64}/model.onnx", "")
+    assert machine.findings(replace(DEVICE, content=[MODEL]))["memory"].severity == "warn"
+
+
+def test_kernel(machine: Machine) -> None:
+    machine.write("proc/sys/kernel/osrelease", "3.10.0-1160\n")
+    machine.write("proc/filesystems", "\text4\n")
+    (machine.root / "proc/sys/net/ipv4/tcp_migrate_req").unlink()
+    findings = machine.findings(DEVICE)
+    assert {name: finding.severity for name, finding in findings.items()} == {
+        "kernel": "refuse",
+        "overlayfs": "refuse",
+        "tcp_migrate_req": "warn",
+    }
+    machine.programs["modprobe"] = (0, "")
+    assert "overlayfs" not in machine.findings(DEVICE)
+
+
+def test_memory_controller_is_off(machine: Machine) -> None:
+    machine.write("proc/cgroups", "#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpu\t1\t1\t1\npids\t1\t1\t1\n")
+    machine.write("sys/fs/cgroup/cgroup.controllers", "cpuset cpu io pids\n")
+    finding = machine.findings(DEVICE)["cgroup"]
+    assert finding.severity == "warn"
+    assert "cgroup_enable=memory" in finding.remedy
+    machine.write("sys/fs/cgroup/cgroup.controllers", "cpuset cpu io memory pids\n")
+    assert "cgroup" not in machine.findings(DEVICE)
+
+
+@pytest.mark.parametrize(
+    ("info", "name", "severity"),
+    [
+        ({"ServerVersion": "19.03.8", "DockerRootDir": "/var/lib/docker"}, "engine", "refuse"),
+        ({"ServerVersion": ""}, "engine", "warn"),
+        (
+            {"ServerVersion": "26.1.5", "DockerRootDir": "/var/lib/docker", "Driver": "vfs"},
+            "storage_driver",
+            "warn",
+        ),
+    ],
+)
+def test_engine(machine: Machine, info: Mapping[str, str], name: str, severity: str) -> None:
+    machine.programs["docker info"] = (0, json.dumps(info))
+    assert machine.findings(DEVICE)[name].severity == severity
+
+
+def test_a_clock_that_is_off_is_a_warning(machine: Machine) -> None:
+    machine.time = NOW + 301
+    finding = machine.findings(DEVICE)["clock"]
+    assert finding.severity == "warn"
+    assert "301 s off" in finding.value
+
+
+def test_a_board_without_a_clock_is_refused_only_if_tls_would_fail(machine: Machine) -> None:
+    machine.time = 1000.0
+    registry = {"address": "registry.invalid:5443"}
+    from_registry = Wanted.from_options({"registry": registry}).registry
+    since_2020 = Certificate("ca.crt", 0.0, NOW + 365 * DAY)
+    assert machine.findings(replace(DEVICE, certificates=[since_2020]))["clock"].severity == "warn"
+    assert machine.findings(DEVICE)["clock"].severity == "warn"  # nothing is fetched over TLS
+    assert machine.findings(replace(DEVICE, registry=from_registry))["clock"].severity == "refuse"
+
+
+@pytest.mark.parametrize(
+    ("certificate", "severity"),
+    [
+        (Certificate("a.crt", NOW - DAY, NOW - 1), "refuse"),
+        (Certificate("a.crt", NOW + 1, NOW + 365 * DAY), "refuse"),
+        (Certificate("a.crt", NOW - DAY, NOW + 29 * DAY), "warn"),
+        (Certificate("a.crt", error="No such file or directory"), "refuse"),
+    ],
+)
+def test_certificate(machine: Machine, certificate: Certificate, severity: str) -> None:
+    finding = machine.findings(replace(DEVICE, certificates=[certificate]))["certificate"]
+    assert finding.severity == severity
+    assert "a.crt" in finding.value
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server
+
+
+def test_port_of_another_program(machine: Machine, listener: socket.socket) -> None:
+    port = listener.getsockname()[1]
+    wanted = replace(DEVICE, ports=[Port("127.0.0.1", port, "inference_runtime_rest_port")])
+    finding = machine.findings(wanted)["port"]
+    assert finding.severity == "refuse"
+    assert "inference_runtime_rest_port" in finding.remedy
+
+
+def test_port_that_our_container_publishes(machine: Machine, listener: socket.socket) -> None:
+    port = listener.getsockname()[1]
+    published: dict[str, Any] = {"5443/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(port)}], "9/tcp": None}
+    machine.programs["docker container ls"] = (0, "f00d\n")
+    machine.programs["docker container inspect"] = (
+        0,
+        json.dumps([{"Id": "f00d", "Name": "/edgeml-x", "NetworkSettings": {"Ports": published}}]),
+    )
+    assert "port" not in machine.findings(replace(DEVICE, ports=[Port("127.0.0.1", port, "x")]))
+
+
+def test_port_of_our_container_in_the_network_of_the_host(machine: Machine, listener: socket.socket) -> None:
+    port = listener.getsockname()[1]
+    machine.programs["docker container ls"] = (0, "f00d\n")
+    machine.programs["docker container inspect"] = (
+        0,
+        json.dumps([{"Id": "f00d", "Name": "/edgeml-x", "NetworkSettings": {"Ports": {}}}]),
+    )
+    row = f"   0: 0100007F:{port:04X} 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1"
+    machine.write("proc/net/tcp", f"  sl  local_address\n{row}\n")
+    (machine.root / "proc/77/fd").mkdir(parents=True)
+    (machine.root / "proc/77/fd/5").symlink_to("socket:[4711]")
+    machine.write("proc/77/comm", "python3\n")
+    machine.write("proc/77/cgroup", "12:pids:/docker/cafe\n")
+    wanted = replace(DEVICE, ports=[Port("127.0.0.1", port, "x")])
+    assert "python3 (process 77)" in machine.findings(wanted)["port"].value
+    machine.write("proc/77/cgroup", "12:pids:/docker/f00d\n")
+    assert "port" not in machine.findings(wanted)
+
+
+def test_address_of_another_host(machine: Machine) -> None:
+    finding = machine.findings(replace(DEVICE, ports=[Port("192.0.2.1", 8000, "x")]))["port"]
+    assert finding.need == "an address of this host"
+
+
+def test_one_port_for_two(machine: Machine) -> None:
+    wanted = replace(DEVICE, ports=[Port("127.0.0.1", 0, "rest"), Port("127.0.0.1", 0, "grpc")])
+    assert machine.findings(wanted)["port"].remedy == "change one of grpc, rest"
+
+
+def test_packages(machine: Machine) -> None:
+    wanted = replace(DEVICE, requires=Requires(packages=["libgomp1", "libgone", "libnew"]))
+    machine.programs["dpkg-query"] = (1, "libgomp1 installed\nlibnew not-installed\n")
+    machine.programs["env LC_ALL=C apt-cache policy"] = (0, "libnew:\n  Installed: (none)\n  Candidate: 1.2\n")
+    assert machine.findings(wanted) == {}, "without lists nobody knows"
+    machine.write("var/lib/apt/lists/example_dists_bookworm_Packages", "")
+    finding = machine.findings(wanted)["package"]
+    assert finding.severity == "refuse"
+    assert finding.value.startswith("libgone:")
+
+
+def test_package_sources_that_nobody_reaches(machine: Machine, listener: socket.socket) -> None:
+    wanted = replace(DEVICE, requires=Requires(packages=["libgomp1"]))
+    machine.programs["dpkg-query"] = (1, "")
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        dead = closed.getsockname()[1]
+    machine.programs["apt-get --print-uris update"] = (0, f"'http://127.0.0.1:{dead}/debian/InRelease' a 0\n")
+    finding = machine.findings(wanted)["package_source"]
+    assert finding.severity == "refuse"
+    assert finding.value == f"libgomp1 to install, and no connection to 127.0.0.1:{dead}"
+    proxy = f'Acquire::http::Proxy "http://127.0.0.1:{listener.getsockname()[1]}/";'
+    machine.programs["apt-config dump"] = (0, proxy + "\n")
+    assert machine.findings(wanted) == {}, "the proxy is reached"
+    del machine.programs["apt-config dump"]
+    machine.programs["apt-get --print-uris update"] = (0, "'cdrom://disk/InRelease' a 0\n")
+    assert machine.findings(wanted) == {}
+    machine.programs["dpkg-query"] = (0, "libgomp1 installed\n")
+    assert machine.findings(wanted) == {}
+
+
+def test_a_mirror_on_the_same_host_takes_its_space_and_asks_elsewhere(machine: Machine, free: SimpleNamespace) -> None:
+    registry = {"address": "registry.invalid:5443", "ip_address": "127.0.0.1"}
+    both = Wanted.from_options({"content": [asdict(MODEL), asdict(MIRRORED)], "registry": registry})
+    free.f_bavail = (2 * 10 + 100 + 64 - 1) << 20
+    assert "disk_space" in machine.findings(both)
+    machine.write(f"var/lib/edgeml/models/{'b' * 64}/model.onnx", "")
+    assert "registry" not in machine.findings(both)
+
+
+def test_no_package_manager(machine: Machine) -> None:
+    del machine.programs["dpkg-query"]
+    machine.programs["docker info"] = (127, "")
+    assert machine.findings(DEVICE)["package"].severity == "refuse"
+
+
+def test_devices_kernel_modules_and_sysctls(machine: Machine) -> None:
+    wanted = replace(
+        DEVICE,
+        requires=Requires(devices=["/dev/video0"], kernel_modules=["v4l2-loopback"], sysctls=["vm.swappiness"]),
+    )
+    findings = machine.findings(wanted)
+    assert {name: finding.severity for name, finding in findings.items()} == dict.fromkeys(
+        ("device", "kernel_module", "sysctl"), "refuse"
+    )
+    machine.write("dev/video0", "")
+    machine.write("sys/module/v4l2_loopback/initstate", "live\n")
+    machine.write("proc/sys/vm/swappiness", "60\n")
+    assert machine.findings(wanted) == {}
+
+
+def test_what_is_wrong_in_the_inventory_is_a_finding(machine: Machine) -> None:
+    wanted = replace(DEVICE, problems=["Model digit is not in the lock. What to do: correct the name."])
+    finding = machine.findings(wanted)["inventory"]
+    assert (finding.value, finding.remedy) == ("Model digit is not in the lock", "correct the name")
+
+
+def test_ignored_findings_only_warn(machine: Machine) -> None:
+    machine.machine = "aarch64"
+    result = examine(machine, replace(DEVICE, ignore=["architecture"])).as_result()
+    assert result["findings"][0]["severity"] == "warn"
+    assert result["msg"] == ""
+
+
+def test_refusals_come_first_and_make_the_message(machine: Machine) -> None:
+    machine.time = NOW + 1000
+    machine.machine = "aarch64"
+    result = examine(machine, DEVICE).as_result()
+    assert [finding["name"] for finding in result["findings"]] == ["architecture", "clock"]
+    assert "architecture: aarch64" in result["msg"]
+    assert "clock" not in result["msg"]

@@ -1,0 +1,482 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The release transaction where it is cut short: who serves afterwards. The fleet test runs it for real."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import socket
+import tarfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.container import (
+    RELEASE_LABEL,
+    USER,
+    Container,
+    Desired,
+    ForeignServer,
+    Limits,
+    Model,
+)
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.content import _unpack
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.transaction import Release
+
+ACTIVE = "edgeml-runtime"
+CANDIDATE = "edgeml-runtime.candidate"
+PREVIOUS = "edgeml-runtime.previous"
+IMAGE = "registry.edgeml.internal:5443/edgeml/runtime@sha256:" + "a" * 64
+MODEL = Model("digits", "1.0.0", "edgeml/models/digits", "sha256:" + "b" * 64, 10)
+
+
+class MemoryEngine(DockerEngine):
+    """An engine whose containers are entries of a dictionary."""
+
+    def __init__(self) -> None:
+        self.containers: dict[str, dict[str, Any]] = {}
+        self.images = {IMAGE}
+        self.pulled: list[str] = []
+        self.options: dict[str, Sequence[str]] = {}
+        self.commands: dict[str, Sequence[str]] = {}
+        self.networks: set[str] = set()
+        self.made_networks: list[str] = []
+
+    def container(self, name: str) -> dict[str, Any] | None:
+        return self.containers.get(name)
+
+    def has_image(self, reference: str) -> bool:
+        return reference in self.images
+
+    def pull(self, reference: str) -> None:
+        self.pulled.append(reference)
+        self.images.add(reference)
+
+    def remove_image(self, reference: str) -> None:
+        self.images.discard(reference)
+
+    def images_of(self, repository: str) -> list[str]:
+        return [image for image in self.images if image.startswith(repository + "@")]
+
+    def create(self, name: str, image: str, options: Sequence[str], command: Sequence[str] = ()) -> None:
+        self.options[name] = options
+        self.commands[name] = command
+        label = options[list(options).index("--label") + 1].partition("=")[2]
+        self.containers[name] = {
+            "Config": {"Labels": {RELEASE_LABEL: label}},
+            "State": {"Running": False, "ExitCode": 0},
+            "HostConfig": {"RestartPolicy": {"Name": "no"}},
+        }
+
+    def create_internal_network(self, name: str) -> None:
+        self.networks.add(name)
+        self.made_networks.append(name)
+
+    def remove_network(self, name: str) -> None:
+        self.networks.discard(name)
+
+    def start(self, name: str) -> None:
+        self.containers[name]["State"]["Running"] = True
+
+    def stop(self, name: str, seconds: int = 15) -> None:
+        self.containers[name]["State"]["Running"] = False
+
+    def rename(self, name: str, new_name: str) -> None:
+        self.containers[new_name] = self.containers.pop(name)
+
+    def set_restart_policy(self, name: str, policy: str) -> None:
+        self.containers[name]["HostConfig"]["RestartPolicy"]["Name"] = policy
+
+    def remove(self, name: str) -> None:
+        self.containers.pop(name, None)
+
+    def logs(self, name: str, lines: int = 20) -> str:
+        return "the model has no operator Foo"
+
+    def after_power_cut(self) -> list[str]:
+        """Return the containers that the engine starts when the host comes back."""
+        return [n for n, c in self.containers.items() if c["HostConfig"]["RestartPolicy"]["Name"] == "always"]
+
+
+def desired(threads: int = 1) -> Desired:
+    return Desired(
+        image=IMAGE,
+        image_size=0,
+        models=(MODEL,),
+        configuration={"listen": {"rest": ["unix:/run/edgeml/rest.sock"]}, "threads": threads},
+    )
+
+
+@pytest.fixture
+def engine() -> MemoryEngine:
+    return MemoryEngine()
+
+
+@pytest.fixture
+def release(engine: MemoryEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Release:
+    """A release below a temporary directory, whose runtime is always ready and right."""
+    monkeypatch.setattr(os, "chown", lambda *arguments: None)
+    monkeypatch.setattr(Release, "_ready", lambda self, container, name, purpose: True)
+    monkeypatch.setattr(Release, "_check_models", lambda self, container: None)
+    (tmp_path / "models" / MODEL.directory_name).mkdir(parents=True)
+    return Release(engine, tmp_path, "", 0.0)
+
+
+def test_second_time_nothing_changes(release: Release, engine: MemoryEngine) -> None:
+    assert release.converge(desired(), check_mode=False)["changed"]
+    assert not release.converge(desired(), check_mode=False)["changed"]
+    assert set(engine.containers) == {ACTIVE}
+    assert engine.after_power_cut() == [ACTIVE]
+
+
+def test_check_mode_does_nothing(release: Release, engine: MemoryEngine) -> None:
+    result = release.converge(desired(), check_mode=True)
+    assert result["changed"]
+    assert result["plan"]["action"] == "start"
+    assert engine.containers == {}
+    assert release.state() == {}
+
+
+def test_options_of_models_are_part_of_the_release(release: Release) -> None:
+    options = {"batching": {"max_size": 8}}
+    with_options = replace(desired(), models=(replace(MODEL, options=options),))
+    assert with_options.release_id() != desired().release_id()
+    release.converge(with_options, check_mode=False)
+    for name in ("runtime.json", "candidate.json"):
+        written = json.loads((release.releases / with_options.release_id() / name).read_text())
+        assert written["models"][0]["options"] == options
+
+
+def test_a_candidate_shows_every_model_and_knows_no_broker(release: Release) -> None:
+    model = replace(MODEL, protocols=("mqtt",))
+    configuration = {"listen": {"rest": [], "grpc": []}, "mqtt": {"host": "broker", "device": "press"}}
+    wanted = replace(desired(), models=(model,), configuration=configuration)
+    release.converge(wanted, check_mode=False)
+    directory = release.releases / wanted.release_id()
+    active = json.loads((directory / "runtime.json").read_text())
+    assert active["models"][0]["protocols"] == ["mqtt"]
+    assert active["mqtt"]["host"] == "broker"
+    candidate = json.loads((directory / "candidate.json").read_text())
+    assert "protocols" not in candidate["models"][0]
+    assert "mqtt" not in candidate
+    assert candidate["listen"]["rest"] == ["unix:/run/edgeml/rest.sock"]
+    assert replace(wanted, models=(MODEL,)).release_id() != wanted.release_id()
+
+
+def test_container_has_a_directory_for_optimised_graphs(
+    release: Release, engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owners: dict[Path, int] = {}
+    monkeypatch.setattr(os, "chown", lambda path, user, group: owners.update({path: user}))
+    release.converge(desired(), check_mode=False)
+    cache = release.root / "cache"
+    assert cache.is_dir()
+    assert owners[cache] == USER
+    assert f"type=bind,source={cache},target=/var/cache/edgeml" in engine.options[ACTIVE]
+    written = json.loads((release.releases / desired().release_id() / "runtime.json").read_text())
+    assert written["cache_directory"] == "/var/cache/edgeml"
+
+
+def test_previous_release_is_remembered(release: Release) -> None:
+    release.converge(desired(1), check_mode=False)
+    release.converge(desired(2), check_mode=False)
+    state = release.state()
+    assert state["active"]["id"] == desired(2).release_id()
+    assert state["previous"]["id"] == desired(1).release_id()
+    release.converge(desired(3), check_mode=False)
+    assert {path.name for path in release.releases.iterdir()} == {desired(n).release_id() for n in (2, 3)}
+
+
+def test_new_release_that_is_not_ready_leaves_the_old_one(
+    release: Release, engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release.converge(desired(1), check_mode=False)
+    before = dict(engine.containers)
+    monkeypatch.setattr(Release, "_ready", lambda self, container, name, purpose: purpose != "candidate")
+    with pytest.raises(FleetError, match="no operator Foo"):
+        release.converge(desired(2), check_mode=False)
+    assert engine.containers == before
+    assert release.state()["active"]["id"] == desired(1).release_id()
+
+
+def test_switch_that_fails_brings_the_old_one_back(
+    release: Release, engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release.converge(desired(1), check_mode=False)
+    started: list[str] = []
+
+    def ready(self: Release, container: Container, name: str, purpose: str) -> bool:
+        label = (engine.container(ACTIVE) or {"Config": {"Labels": {}}})["Config"]["Labels"].get(RELEASE_LABEL)
+        started.append(purpose)
+        return purpose == "candidate" or label == desired(1).release_id()
+
+    monkeypatch.setattr(Release, "_ready", ready)
+    with pytest.raises(FleetError):
+        release.converge(desired(2), check_mode=False)
+    assert "candidate" in started
+    active = engine.containers[ACTIVE]
+    assert active["Config"]["Labels"][RELEASE_LABEL] == desired(1).release_id()
+    assert active["State"]["Running"]
+    assert set(engine.containers) == {ACTIVE}
+
+
+STEPS = ["stop", "rename", "create", "start", "set_restart_policy", "remove"]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_power_cut_at_any_step_leaves_one_that_starts_by_itself(
+    release: Release, engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    release.converge(desired(1), check_mode=False)
+    original = getattr(MemoryEngine, step)
+
+    def cut(self: MemoryEngine, name: str, *arguments: Any) -> None:
+        if name == CANDIDATE or (step == "remove" and name == ACTIVE):
+            original(self, name, *arguments)
+            return
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(MemoryEngine, step, cut)
+    with pytest.raises(KeyboardInterrupt):
+        release.converge(desired(2), check_mode=False)
+    assert engine.after_power_cut() in ([ACTIVE], [PREVIOUS], [PREVIOUS, ACTIVE])
+
+    monkeypatch.setattr(MemoryEngine, step, original)
+    release.converge(desired(2), check_mode=False)
+    assert set(engine.containers) == {ACTIVE}
+    assert engine.containers[ACTIVE]["Config"]["Labels"][RELEASE_LABEL] == desired(2).release_id()
+
+
+def test_pull_that_a_power_cut_interrupted_is_done_again(release: Release, engine: MemoryEngine) -> None:
+    marker = release.root / "staging" / f"pulling-{IMAGE.rpartition(':')[2]}"
+    marker.parent.mkdir(parents=True)
+    marker.touch()
+    release.converge(desired(), check_mode=False)
+    assert engine.pulled == [IMAGE]
+    assert not marker.exists()
+
+
+def test_two_controllers_at_once(release: Release) -> None:
+    with release._lock(), pytest.raises(FleetError, match="Another controller"):
+        release.converge(desired(), check_mode=False)
+
+
+def test_port_that_another_program_holds(release: Release, engine: MemoryEngine) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        wanted = Desired(IMAGE, 0, (MODEL,), {"listen": {"rest": [f"127.0.0.1:{port}"]}})
+        with pytest.raises(FleetError, match=f"Port {port} is already taken") as caught:
+            release.converge(wanted, check_mode=False)
+    assert "inference_runtime_rest_port" in caught.value.remedy
+    assert engine.containers == {}
+
+
+def test_secrets_are_part_of_the_release_but_not_of_its_record(release: Release, tmp_path: Path) -> None:
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    (secrets / "bearer_token").write_text("first")
+    with_secrets = Desired(IMAGE, 0, (MODEL,), {"listen": {}}, str(secrets))
+    first = with_secrets.release_id()
+    (secrets / "bearer_token").write_text("second")
+    assert with_secrets.release_id() != first
+    release.converge(with_secrets, check_mode=False)
+    assert "second" not in json.dumps(release.state())
+
+
+@pytest.mark.parametrize("kind", ["symlink", "outside", "device"])
+def test_archive_that_leads_elsewhere_is_refused(tmp_path: Path, kind: str) -> None:
+    archive = tmp_path / "model.tar"
+    with tarfile.open(archive, "w") as tar:
+        member = tarfile.TarInfo("../escaped" if kind == "outside" else "model.onnx")
+        if kind == "symlink":
+            member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        elif kind == "device":
+            member.type = tarfile.CHRTYPE
+        tar.addfile(member, io.BytesIO(b""))
+    with pytest.raises(FleetError, match="something other than files"):
+        _unpack(archive, tmp_path / "target")
+    assert not (tmp_path / "escaped").exists()
+
+
+def test_archive_is_unpacked_readable_by_all(tmp_path: Path) -> None:
+    archive = tmp_path / "model.tar"
+    with tarfile.open(archive, "w") as tar:
+        member = tarfile.TarInfo("golden/case.json")
+        member.size, member.mode = 2, 0o600
+        tar.addfile(member, io.BytesIO(b"{}"))
+    _unpack(archive, tmp_path / "target")
+    path = tmp_path / "target" / "golden" / "case.json"
+    assert path.read_bytes() == b"{}"
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+DEVICE = "/dev/null"
+
+
+def runtime(release: Release, name: str, runtimes: Sequence[str] | None = None) -> Release:
+    return Release(release.engine, release.host_root, "", 0.0, name, runtimes)
+
+
+def test_limits_environment_and_devices_are_part_of_the_release(release: Release, engine: MemoryEngine) -> None:
+    plain = desired()
+    others = [
+        replace(plain, limits=Limits(memory_mb=300, cpus=1.5, pids=64, shared_memory_mb=128)),
+        replace(plain, environment={"OMP_NUM_THREADS": "2"}),
+        replace(plain, devices=(DEVICE,)),
+    ]
+    assert len({one.release_id() for one in [plain, *others]}) == 4
+    expected = [
+        ["--pids-limit 64", "--memory 300m", "--cpus 1.5", "--shm-size 128m"],
+        ["--env OMP_NUM_THREADS=2"],
+        ["--device /dev/null:/dev/null:rw"],
+    ]
+    for one, texts in zip(others, expected, strict=True):
+        release.converge(one, check_mode=False)
+        line = " ".join(engine.options[ACTIVE])
+        assert all(text in line for text in texts), line
+        assert "--cap-drop ALL" in line
+
+
+def test_a_device_of_a_group_comes_with_that_group(release: Release, engine: MemoryEngine) -> None:
+    controller, terminal = os.openpty()  # a device whose mode everybody may change
+    try:
+        device = Path(os.ttyname(terminal))
+        device.chmod(0o660)
+        release.converge(replace(desired(), devices=(str(device),)), check_mode=False)
+        assert f"--group-add {device.stat().st_gid}" in " ".join(engine.options[ACTIVE])
+        device.chmod(0o666)
+        release.converge(replace(desired(2), devices=(str(device),)), check_mode=False)
+        assert "--group-add" not in engine.options[ACTIVE]
+    finally:
+        os.close(controller)
+        os.close(terminal)
+
+
+def test_an_absent_device_is_told_before_anything_is_fetched(release: Release, engine: MemoryEngine) -> None:
+    engine.images.clear()
+    wanted = replace(desired(), devices=("/dev/video99",))
+    assert release.converge(wanted, check_mode=True)["changed"], "a kernel module may make it"
+    with pytest.raises(FleetError, match="device") as caught:
+        release.converge(wanted, check_mode=False)
+    assert caught.value.where == "/dev/video99"
+    assert engine.pulled == []
+
+
+SERVER = ForeignServer(("serve", "/mnt/models"), {"WORKERS": "0"}, 8080, 8081, 8082, "/mnt/models", "1000")
+
+
+def test_a_foreign_server_is_a_candidate_without_ports(release: Release, engine: MemoryEngine) -> None:
+    listen = {"rest": ["127.0.0.1:8020"], "grpc": ["127.0.0.1:8021"]}
+    wanted = replace(desired(), server=SERVER, configuration={"listen": listen}, environment={"OMP": "1"})
+    mlserver = runtime(release, "mlserver")
+    (mlserver.models / MODEL.directory_name).mkdir(parents=True)
+    mlserver.converge(wanted, check_mode=False)
+    candidate, active = "edgeml-runtime-mlserver.candidate", "edgeml-runtime-mlserver"
+    assert engine.made_networks == [candidate]
+    assert engine.networks == set()
+    assert set(engine.containers) == {active}
+    line = " ".join(engine.options[candidate])
+    assert f"--network {candidate}" in line
+    assert "--publish" not in line
+    line = " ".join(engine.options[active])
+    assert "--network bridge" in line
+    assert "--publish 127.0.0.1:8020:8080 --publish 127.0.0.1:8021:8081" in line
+    assert "--user 1000 " in line
+    assert "--env OMP=1 --env WORKERS=0" in line
+    assert f"target=/mnt/models/{MODEL.name},readonly" in line
+    assert "runtime.json" not in line
+    assert engine.commands[active] == ("serve", "/mnt/models")
+    assert not mlserver.converge(wanted, check_mode=False)["changed"]
+
+
+def test_runtimes_live_beside_each_other_until_none_needs_them(release: Release, engine: MemoryEngine) -> None:
+    kept = ["runtime", "vision"]
+    vision_image = IMAGE.replace("edgeml/runtime", "edgeml/vision")
+    first, vision = runtime(release, "runtime", kept), runtime(release, "vision", kept)
+    for one, wanted in ((first, desired(1)), (vision, replace(desired(2), image=vision_image))):
+        (one.models / MODEL.directory_name).mkdir(parents=True, exist_ok=True)
+        assert one.converge(wanted, check_mode=False)["changed"]
+    assert set(engine.containers) == {"edgeml-runtime", "edgeml-runtime-vision"}
+    assert engine.images == {IMAGE, vision_image}
+    assert vision.root == release.host_root / "runtimes" / "vision"
+
+    alone = runtime(release, "runtime", ["runtime"])
+    predicted = alone.converge(desired(1), check_mode=True)
+    assert predicted["changed"]
+    assert predicted["plan"]["action"] == "none"
+    assert predicted["plan"]["removed_runtimes"] == ["vision"]
+    assert alone.converge(desired(1), check_mode=False)["changed"]
+    assert set(engine.containers) == {"edgeml-runtime"}
+    assert engine.images == {IMAGE}
+    assert not (release.host_root / "runtimes").exists()
+    assert not alone.converge(desired(1), check_mode=False)["changed"]
+
+
+def test_an_image_that_another_runtime_serves_is_kept(release: Release, engine: MemoryEngine) -> None:
+    newer = IMAGE.replace("a" * 64, "d" * 64)
+    vision = runtime(release, "vision", ["runtime", "vision"])
+    (vision.models / MODEL.directory_name).mkdir(parents=True)
+    vision.converge(desired(1), check_mode=False)
+    for image in (IMAGE, newer, IMAGE.replace("a" * 64, "e" * 64)):
+        release.converge(replace(desired(), image=image), check_mode=False)
+    assert IMAGE in engine.images
+    runtime(release, "runtime", ["runtime"]).converge(replace(desired(), image=newer), check_mode=False)
+    assert IMAGE not in engine.images
+
+
+def test_a_renamed_runtime_takes_the_ports_of_the_old_one(
+    release: Release, engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as held:  # what the old container holds
+        wanted = replace(desired(), configuration={"listen": {"rest": [f"127.0.0.1:{held.getsockname()[1]}"]}})
+        old, new = runtime(release, "old"), runtime(release, "new", ["new", "runtime"])
+        for one in (old, new):
+            (one.models / MODEL.directory_name).mkdir(parents=True)
+        monkeypatch.setattr(Release, "_check_ports", lambda *arguments: None)
+        old.converge(wanted, check_mode=False)
+        monkeypatch.undo()
+        monkeypatch.setattr(os, "chown", lambda *arguments: None)
+        monkeypatch.setattr(Release, "_check_models", lambda self, container: None)
+
+        monkeypatch.setattr(Release, "_ready", lambda self, container, name, purpose: purpose == "candidate")
+        with pytest.raises(FleetError, match="does not become ready"):
+            new.converge(wanted, check_mode=False)
+        assert engine.containers["edgeml-runtime-old"]["State"]["Running"]
+        assert set(engine.containers) == {"edgeml-runtime-old"}
+
+        monkeypatch.setattr(Release, "_ready", lambda self, container, name, purpose: True)
+        new.converge(wanted, check_mode=False)
+        assert set(engine.containers) == {"edgeml-runtime-new"}
+
+
+def test_removal_of_all_runtimes(release: Release, engine: MemoryEngine) -> None:
+    vision = runtime(release, "vision")
+    (vision.models / MODEL.directory_name).mkdir(parents=True)
+    for one in (release, vision):
+        one.converge(desired(), check_mode=False)
+    everything = runtime(release, "runtime", [])
+    predicted = everything.remove(check_mode=True, has_engine=True)
+    assert predicted["plan"] == {"runtime": "runtime", "action": "remove", "removed_runtimes": ["runtime", "vision"]}
+    assert everything.remove(check_mode=False, has_engine=True)["changed"]
+    assert engine.containers == {}
+    assert engine.images == set()
+    assert list(release.host_root.iterdir()) == []
+    assert not everything.remove(check_mode=False, has_engine=True)["changed"]
+
+
+def test_removal_leaves_what_is_not_its_own(release: Release, engine: MemoryEngine) -> None:
+    (release.root / "packages").mkdir()
+    release.converge(desired(), check_mode=False)
+    assert release.remove(check_mode=True, has_engine=True)["changed"]
+    assert set(engine.containers) == {ACTIVE}
+    assert release.remove(check_mode=False, has_engine=True)["changed"]
+    assert engine.containers == {}
+    assert engine.images == set()
+    assert [path.name for path in release.root.iterdir()] == ["packages"]
+    assert not release.remove(check_mode=False, has_engine=True)["changed"]

@@ -1,0 +1,265 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Catalogue, rules, overrides and hosts to what a host runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import Problem, report
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.resolver import (
+    Catalogue,
+    Host,
+    Request,
+    Resolver,
+    check_catalogue,
+    choose_variant,
+    describe_host,
+    host_models,
+    port_collisions,
+    without_templates,
+)
+
+DIGITS: dict[str, Any] = {
+    "name": "digits",
+    "version": "1.0.0",
+    "platform": "onnxruntime_onnx",
+    "source": "models/digits",
+    "variants": [
+        {"name": "int8", "file": "int8.onnx", "when": {"architecture": "arm64", "max_memory_mb": 2048}},
+        {"name": "fp32", "file": "fp32.onnx"},
+    ],
+    "requires": {"memory_mb": 300, "packages": ["libgomp1"]},
+    "slo": {"p95_ms": 25, "protocol": "grpc"},
+}
+PLAIN: dict[str, Any] = {"name": "sound", "version": "2.0.0", "platform": "python", "source": "models/sound"}
+RUNTIMES: list[dict[str, Any]] = [
+    {"name": "runtime", "recipe": "image.yml"},
+    {"name": "vision", "extends": "runtime", "ports": {"rest": 8010, "grpc": 8011, "metrics": 8012}},
+]
+ASKING = Catalogue(
+    [
+        {
+            **PLAIN,
+            "variants": [
+                {"name": "a", "file": "a", "when": {"min_memory_mb": 1, "cpu_features": ["x"]}},
+                {"name": "b", "file": "b", "when": {"accelerator": "y", "variables": {"line": 3}}},
+            ],
+        }
+    ],
+    None,
+)
+SMALL_BOARD = Host("board", "arm64", 1024)
+
+
+def resolve(
+    settings: dict[str, Any] | None = None,
+    override: dict[str, Any] | None = None,
+    *,
+    models: list[dict[str, Any]] | None = None,
+    host: Host = SMALL_BOARD,
+    final: bool = True,
+) -> tuple[list[dict[str, Any]], list[Problem]]:
+    catalogue = Catalogue(models or [DIGITS, PLAIN], RUNTIMES)
+    request = Request("digits", settings or {}, ("placement", 0))
+    return Resolver(catalogue, {}, final=final).models([request], {"digits": override or {}}, host)
+
+
+def test_override_goes_before_rule_and_rule_before_catalogue() -> None:
+    (item,), problems = resolve(
+        {"slo": {"p95_ms": 40}, "requires": {"packages": []}, "runtime": "vision"},
+        {"slo": {"p95_ms": 100}, "options": {"batching": {"max_size": 4}}},
+    )
+    assert problems == []
+    assert item == {
+        "name": "digits",
+        "version": "1.0.0",
+        "variant": "int8",
+        "runtime": "vision",
+        "requires": {"memory_mb": 300, "packages": []},
+        "protocols": ["rest", "grpc"],
+        "options": {"batching": {"max_size": 4}},
+        "slo": {"p95_ms": 100, "protocol": "grpc"},
+    }
+
+
+def test_what_is_resolved_resolves_to_itself() -> None:
+    for variables in ({"edgeml_architecture": "arm64", "edgeml_memory_mb": 1024}, {"edgeml_architecture": "amd64"}):
+        models: list[dict[str, Any]] = [{"name": "digits", "slo": {"p95_ms": 40}}, {"name": "sound"}]
+        overrides = {"digits": {"protocols": ["grpc", "mqtt"]}}
+        first, problems = host_models("board", variables, [DIGITS, PLAIN], models, overrides, RUNTIMES)
+        assert problems == []
+        again, problems = host_models("board", variables, [DIGITS, PLAIN], first, overrides, RUNTIMES)
+        assert (again, problems) == (first, [])
+
+
+def test_a_model_that_is_off_is_not_there() -> None:
+    assert resolve(override={"enabled": False}) == ([], [])
+
+
+def test_another_version_brings_its_own_settings() -> None:
+    newer = {**PLAIN, "name": "digits", "version": "1.1.0", "slo": {"p95_ms": 10}}
+    (old,), _ = resolve({"version": "1.0.0", "options": {"isolated": True}}, models=[DIGITS, newer])
+    settings = {key: value for key, value in old.items() if key != "name"}
+    (item,), problems = resolve(settings, {"version": "1.1.0"}, models=[DIGITS, newer])
+    assert problems == []
+    assert (item["version"], item["variant"], item["requires"]) == ("1.1.0", "default", {})
+    assert item["slo"] == {"p95_ms": 10}
+    assert item["options"] == {"isolated": True}
+
+
+@pytest.mark.parametrize(
+    ("host", "variant", "missing"),
+    [
+        (Host("h", "arm64", 1024), "int8", []),
+        (Host("h", "arm64", 4096), "fp32", []),
+        (Host("h", "amd64"), "fp32", []),
+        (Host("h", "arm64"), None, ["memory_mb"]),
+        (Host("h"), None, ["architecture", "memory_mb"]),
+        (Host("h", None, 4096), "fp32", []),
+    ],
+)
+def test_first_variant_that_fits_and_no_guess(host: Host, variant: str | None, missing: list[str]) -> None:
+    assert choose_variant(DIGITS, host) == (variant, missing)
+
+
+@pytest.mark.parametrize(
+    ("when", "fits"),
+    [
+        ({"architecture": ["amd64", "arm64"]}, True),
+        ({"min_memory_mb": 2048}, False),
+        ({"cpu_features": ["asimd", "sve"]}, True),
+        ({"cpu_features": ["avx2"]}, False),
+        ({"accelerator": "hailo8"}, True),
+        ({"accelerator": "npu"}, False),
+        ({"groups": ["cameras", "other"]}, True),
+        ({"groups": ["other"]}, False),
+        ({"variables": {"line": [3, 4]}}, True),
+        ({"variables": {"line": 5}}, False),
+        ({"variables": {"nothing": 5}}, False),
+        ({"accelerator": "hailo8", "groups": ["other"]}, False),
+    ],
+)
+def test_each_condition(when: dict[str, Any], fits: bool) -> None:
+    host = Host("h", "arm64", 1024, frozenset({"asimd", "sve"}), "hailo8", frozenset({"cameras"}), {"line": 3})
+    model = {"variants": [{"name": "one", "when": when}]}
+    assert choose_variant(model, host) == ("one" if fits else None, [])
+
+
+def test_unknown_awaits_the_role_which_says_what_is_missing() -> None:
+    host = Host("board", "arm64")
+    (item,), problems = resolve(host=host, final=False)
+    assert problems == [] and "variant" not in item
+    items, problems = resolve(host=host)
+    assert items == []
+    assert [
+        word for word in ("memory_mb not known", "edgeml_memory_mb", "host board") if word not in report(problems)
+    ] == []
+
+
+def test_host_variable_goes_before_preflight_and_preflight_before_facts() -> None:
+    facts = {"architecture": "x86_64", "memtotal_mb": 3000}
+    learned = {"architecture": "aarch64", "cpu_features": ["asimd"], "accelerator": ""}
+    variables = {"edgeml_memory_mb": 2000, "edgeml_host": learned}
+    host, problems = describe_host("h", ["devices"], variables, lambda: facts, ASKING)
+    assert problems == []
+    assert (host.architecture, host.memory_mb, host.accelerator) == ("arm64", 2000, "")
+    assert host.cpu_features == frozenset({"asimd"})
+    assert describe_host("h", [], {}, lambda: facts, ASKING)[0] == Host("h", "amd64", 3000)
+
+
+def test_nonsense_that_a_host_says_of_itself_is_not_known() -> None:
+    attack = "{{ lookup('pipe', 'id') }}"
+    facts = {"architecture": attack, "memtotal_mb": "many", "edgeml_host": {"cpu_features": 3, "accelerator": [attack]}}
+    assert describe_host("h", [], {}, lambda: facts, ASKING) == (Host("h"), [])
+
+
+def test_templates_are_not_known() -> None:
+    variables = {"edgeml_architecture": "{{ lookup('pipe', 'uname -m') }}", "line": "{{ x }}"}
+    host, problems = describe_host("h", [], variables, dict, ASKING)
+    assert problems == []
+    assert (host.architecture, dict(host.variables), host.unknown) == (None, {}, frozenset({"line"}))
+    model = {"variants": [{"name": "one", "when": {"variables": {"line": 3}}}]}
+    assert choose_variant(model, host) == (None, ["line"])
+    assert without_templates({"slo": {"p95_ms": "{{ x }}"}, "variant": "int8"}) == {"slo": {}, "variant": "int8"}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("edgeml_architecture", "arm46", ["'arm46'", "did you mean arm64"]),
+        ("edgeml_memory_mb", "lots", ["edgeml_memory_mb", "'lots'"]),
+        ("edgeml_cpu_features", "avx2", ["edgeml_cpu_features", "list of text"]),
+        ("edgeml_accelerator", 3, ["edgeml_accelerator", "3 (number)"]),
+    ],
+)
+def test_wrong_host_variables(variable: str, value: Any, words: list[str]) -> None:
+    _, problems = describe_host("h", [], {variable: value}, dict, ASKING)
+    assert [word for word in [*words, "host h"] if word not in report(problems)] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "override", "words"),
+    [
+        ({"version": "1.0.1"}, {}, ["no such version", "placement[0].version", "1.0.0"]),
+        ({"variant": "int4"}, {}, ["no such variant", "placement[0].variant", "int8, fp32", "did you mean int8"]),
+        ({"runtime": "vison"}, {}, ["runtime that there is not", "placement[0].runtime", "did you mean vision"]),
+        ({}, {"runtime": "vison"}, ["edgeml_model_overrides.digits.runtime", "'vison'"]),
+        ({}, {"version": "3.0.0"}, ["edgeml_model_overrides.digits.version", "'3.0.0'"]),
+        ({"slo": {"protocol": "rest"}}, {"protocols": ["grpc"]}, ["cannot be measured", "'rest'"]),
+    ],
+)
+def test_what_a_rule_or_an_override_gets_wrong(
+    settings: dict[str, Any], override: dict[str, Any], words: list[str]
+) -> None:
+    items, problems = resolve(settings, override)
+    assert items == []
+    assert [word for word in [*words, "host board"] if word not in report(problems)] == []
+
+
+def test_several_versions_need_one_to_be_named() -> None:
+    items, problems = resolve(models=[DIGITS, {**DIGITS, "version": "1.1.0"}])
+    assert items == []
+    assert "1.0.0, 1.1.0" in report(problems)
+
+
+def test_no_variant_fits() -> None:
+    model = {**DIGITS, "variants": DIGITS["variants"][:1]}
+    items, problems = resolve(models=[model], host=Host("server", "amd64", 9000), final=False)
+    assert items == []
+    assert [w for w in ("host server", "'amd64'", "9000", "int8 when") if w not in report(problems)] == []
+
+
+def test_mistakes_in_the_catalogue() -> None:
+    models = [
+        DIGITS,
+        DIGITS,
+        {**PLAIN, "runtime": "visoin"},
+        {**PLAIN, "name": "a-b"},
+        {**PLAIN, "name": "a_b", "slo": {"protocol": "mqtt"}},
+        {**PLAIN, "name": "c", "variants": [{"name": "x", "file": "x"}, {"name": "x", "file": "y"}]},
+    ]
+    runtimes = [*RUNTIMES, RUNTIMES[0], {"name": "one", "extends": "two"}, {"name": "two", "extends": "one"},
+                {"name": "three", "extends": "non"}]  # fmt: skip
+    text = report(check_catalogue(models, runtimes))
+    expected = ["catalogue[1]", "also at catalogue[0]", "did you mean vision", "model_a_b", "catalogue[4].slo.protocol",
+                "catalogue[5].variants[1].name", "never reached", "Two runtimes have one name", "one -> two -> one",
+                "'non'"]  # fmt: skip
+    assert [words for words in expected if words not in text] == []
+    assert len(text.splitlines()) == 10
+
+
+def test_two_runtimes_of_a_host_need_their_own_ports() -> None:
+    catalogue = Catalogue(
+        [], [*RUNTIMES, {"name": "other", "image": "x", "server": {"rest_port": 8080}, "ports": {"rest": 8001}}]
+    )
+    assert port_collisions(["runtime", "vision"], catalogue) == []
+    (problem,) = port_collisions(["runtime", "other"], catalogue)
+    assert [w for w in ("port 8001", "runtime (grpc) and other (rest)") if w not in str(problem)] == []
+
+
+def test_the_same_problem_of_many_hosts_is_one_line() -> None:
+    text = report(Problem("Bad", hosts=(f"h{index}",)) for index in range(1000))
+    assert text.splitlines() == [text]
+    assert "h0" in text and "and 980 more" in text

@@ -1,0 +1,23 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where reports of the controller go, and what is said where they cannot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.files import write_reports
+
+
+def test_directories_are_made(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "plan.json"
+    assert write_reports({path: "{}\n"}, "edgeml_plan_report") == [str(path)]
+    assert path.read_text() == "{}\n"
+
+
+def test_what_cannot_be_written_names_the_variable(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FleetError, match=r"set edgeml_preflight_report to a path that can be written"):
+        write_reports({tmp_path / "file" / "report.json": "{}"}, "edgeml_preflight_report")
