@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -50,16 +51,20 @@ def host_models(
     overrides: Mapping[str, Any] | None = None,
     runtimes: Sequence[Mapping[str, Any]] | None = None,
     *,
+    facts: Mapping[str, Any] | None = None,
     check: bool = False,
 ) -> list[dict[str, Any]]:
     """Return a host's models as the inventory plugin edgeml.fleet.placement resolves them, every variant decided.
 
     `models` is the host's edgeml_models, resolved already or as a person writes it; `variables` are all variables and
-    facts of the host (``hostvars[inventory_hostname]``), `overrides` its edgeml_model_overrides. Raises
+    facts of the host (``hostvars[inventory_hostname]``), `facts` its ansible_facts where they are newer than those,
+    `overrides` its edgeml_model_overrides. Raises
     AnsibleFilterError with everything that is wrong, in the catalogue as well. With `check` all is held against the
     schema first, which takes some milliseconds; a role does so once, in its preflight.
     """
     name = str(variables["inventory_hostname"])
+    if facts is not None:
+        variables = ChainMap({"ansible_facts": facts}, variables)  # type: ignore[arg-type]
     documents: dict[str, Any] = {
         "edgeml_runtimes": native(runtimes),
         "edgeml_catalogue": native(catalogue),

@@ -43,6 +43,8 @@ class Run:
     code: int
     output: str
     changed: dict[str, int] = field(default_factory=dict)
+    tasks: dict[str, int] = field(default_factory=dict)
+    """By host: tasks that changed something, and tasks that ran."""
 
     def must_succeed(self) -> Run:
         assert self.code == 0, self.output[-8000:]
@@ -76,7 +78,9 @@ class Fleet:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800)
         print(f"{name} {' '.join(arguments)}: code {done.returncode} after {time.monotonic() - started:.0f} s")
         output = done.stdout + done.stderr
-        return Run(done.returncode, output, {match[1]: int(match[3]) for match in RECAP.finditer(done.stdout)})
+        recaps = list(RECAP.finditer(done.stdout))
+        changed, tasks = ({match[1]: int(match[group]) for match in recaps} for group in (3, 2))
+        return Run(done.returncode, output, changed, tasks)
 
     def told(self, name: str, *arguments: str) -> dict[tuple[str, str], dict[str, Any]]:
         """Run a playbook that succeeds; return what each module of the collection answered last, by host and module."""

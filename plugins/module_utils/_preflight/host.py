@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,19 +13,12 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.facts import host_facts
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import DEFAULT_RUNTIME
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import ARCHITECTURES
 from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.registry import RegistryAccess
 
 REFUSE = "refuse"
 WARN = "warn"
-#: Names of accelerators and the device files by which their drivers show them.
-ACCELERATORS = {
-    "nvidia": ("dev/nvidia0", "dev/nvhost-gpu"),
-    "coral": ("dev/apex_0",),
-    "hailo": ("dev/hailo0",),
-    "npu": ("dev/accel/accel0",),
-}
 ENGINE_DIRECTORY = "/var/lib/docker"
 #: Runs a program: arguments -> (exit code, stdout, stderr), as AnsibleModule.run_command does.
 RunCommand = Callable[[list[str]], tuple[int, str, str]]
@@ -182,15 +174,7 @@ class Host:
 
     def facts(self) -> dict[str, Any]:
         """Return architecture (OCI name), memory_mb, cpu_features and accelerator ("" if there is none)."""
-        memory = re.search(r"^MemTotal:\s+(\d+) kB", self.text("/proc/meminfo"), re.M)
-        features = re.search(r"^(?:flags|Features)\s*:(.*)$", self.text("/proc/cpuinfo"), re.M)
-        found = [name for name, paths in ACCELERATORS.items() if any((self.root / path).exists() for path in paths)]
-        return {
-            "architecture": ARCHITECTURES.get(self.machine, self.machine),
-            "memory_mb": int(memory[1]) // 1024 if memory else 0,
-            "cpu_features": sorted(set(features[1].split())) if features else [],
-            "accelerator": found[0] if found else "",
-        }
+        return host_facts(self.root, self.machine)
 
     def engine(self) -> Engine:
         """Ask the engine what it is, and for our containers."""

@@ -148,6 +148,7 @@ class Release:
             "plan": plan,
             "diff": make_diff(plan, before, after),
             "bytes_fetched": bytes_to_move["models"],
+            "evidence": self._evidence(desired, release_id),
         }
         if check_mode or not result["changed"]:
             return result
@@ -162,6 +163,20 @@ class Release:
                 other.erase()
             self._prune(after)
         return result
+
+    def _evidence(self, desired: Desired, release_id: str) -> list[dict[str, Any]]:
+        """Return what a later run can look at to see that this release still is what the host has (host_state)."""
+        if desired.server is None:
+            ready = [f"http+unix://{self.root / 'run' / 'active'}/rest.sock"]
+        else:
+            ready = [f"http://{address}" for address in desired.configuration["listen"].get("rest", ())[:1]]
+        return [
+            {"kind": "file", "path": str(self.state_file)},
+            {"kind": "tree", "path": str(self.releases / release_id)},
+            *({"kind": "tree", "path": str(self.models / model.directory_name)} for model in desired.models),
+            *({"kind": "container", "name": name} for name in (self.active, self.candidate, self.previous)),
+            *({"kind": "ready", "endpoint": url, "path": "/v2/health/ready"} for url in ready),
+        ]
 
     def _container(self, desired: Desired, release_id: str) -> Container:
         return Container(self.engine, self.root, desired, release_id)

@@ -22,6 +22,8 @@ SERVER = "site_mirror_plan"
 PACKAGES = "system_packages_plan"
 ENGINE = "docker_engine_plan"
 KERNEL = "inference_runtime_kernel"
+#: Where the playbooks keep whether a host differs from its last converge.
+COMPARISONS = ("edgeml_mirrors_comparison", "edgeml_devices_comparison")
 #: How fast a site's links are, as its hosts' variables say.
 RATES = {"uplink": "edgeml_site_uplink_mbit", "lan": "edgeml_site_lan_mbit"}
 
@@ -73,6 +75,13 @@ def _host(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
         "kernel": [],
         "bytes": {"uplink": 0, "lan": 0},
     }
+    compared = [
+        answer
+        for variable in COMPARISONS
+        if isinstance(answer := variables.get(variable), Mapping) and "unchanged" in answer
+    ]
+    if compared and all(answer["unchanged"] for answer in compared):
+        return {**host, "state": "unchanged"}
     answers = [
         (kind, answer)
         for kind, variable in (("runtimes", RELEASE), ("mirror", CONTENT), ("kernel", KERNEL))
