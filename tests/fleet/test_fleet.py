@@ -180,7 +180,7 @@ def test_second_run_changes_nothing(fleet: Fleet) -> None:
 
 
 def test_every_drift_is_seen_and_repaired(fleet: Fleet) -> None:
-    """Made by hand, on a device and on the mirror: check mode tells it, a run repairs it, the next has nothing to do."""
+    """Made by hand on a device and on the mirror: check mode tells it, a run repairs it, the next run is idle."""
     device, mirror = "berlin-amd64", "berlin-mirror"
     hosts = ("--limit", f"{device},{mirror}")
     drifts = {
