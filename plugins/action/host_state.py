@@ -25,7 +25,7 @@ class ActionModule(ActionBase):
         """Return the module's result, see its RETURN."""
         super().run(tmp, task_vars)
         arguments = dict(self._task.args)
-        if arguments.get("state", "compared") == "recorded":
+        if arguments.get("state", "compared") != "compared":
             if "document" in arguments:
                 arguments["document"] = document_digest(arguments["document"])
             return dict(self._execute_module(module_args=arguments, task_vars=task_vars))

@@ -19,9 +19,9 @@ description:
   - Changes nothing on the host but its own record.
 options:
   state:
-    description: V(compared) tells what differs, V(recorded) writes the record of one section.
+    description: V(compared) tells what differs, V(recorded) writes the record of one section, V(absent) removes it.
     type: str
-    choices: [compared, recorded]
+    choices: [compared, recorded, absent]
     default: compared
   documents:
     description:
@@ -37,7 +37,7 @@ options:
     type: bool
     default: false
   section:
-    description: For V(recorded), the name of the section, as a rule that of the role.
+    description: For V(recorded) and V(absent), the name of the section, as a rule that of the role.
     type: str
   document:
     description: For V(recorded), all that the role was told. Only its digest reaches the host.
@@ -126,14 +126,14 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.facts import host_facts
-from ansible_collections.edgeml.fleet.plugins.module_utils._host.record import compare, record
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.record import compare, forget, record
 
 
 def main() -> None:
     """Run the module; the action plugin of the same name makes digests of documents."""
     module = AnsibleModule(
         argument_spec={
-            "state": {"type": "str", "choices": ["compared", "recorded"], "default": "compared"},
+            "state": {"type": "str", "choices": ["compared", "recorded", "absent"], "default": "compared"},
             "documents": {"type": "dict", "default": {}},
             "group": {"type": "str"},
             "force": {"type": "bool", "default": False},
@@ -143,7 +143,11 @@ def main() -> None:
             "note": {"type": "raw"},
             "directory": {"type": "path", "default": "/var/lib/edgeml/converged"},
         },
-        required_if=[("state", "recorded", ["section", "document"]), ("state", "compared", ["documents", "group"])],
+        required_if=[
+            ("state", "compared", ["documents", "group"]),
+            ("state", "recorded", ["section", "document"]),
+            ("state", "absent", ["section"]),
+        ],
         supports_check_mode=True,
     )
 
@@ -158,6 +162,8 @@ def main() -> None:
     if options["state"] == "compared":
         answer = compare(directory, list(options["documents"]), run)
         module.exit_json(changed=False, **answer, ansible_facts={"edgeml_host": host_facts()})
+    if options["state"] == "absent":
+        module.exit_json(changed=forget(directory, options["section"], check_mode=module.check_mode))
     if not module.check_mode:
         record(directory, options["section"], str(options["document"]), options["evidence"], options["note"], run)
     module.exit_json(changed=False)

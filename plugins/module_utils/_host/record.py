@@ -68,3 +68,14 @@ def record(directory: Path, section: str, document: str, evidence: Sequence[Item
     make_directory(directory)
     directory.chmod(0o700)  # digests of secrets are nobody else's
     replace_file(directory / f"{section}.json", json.dumps(content, indent=1).encode())
+
+
+def forget(directory: Path, section: str, *, check_mode: bool) -> bool:
+    """Remove the record of a section, and the directory with the last one; return whether there was one."""
+    path = directory / f"{section}.json"
+    present = path.exists()
+    if present and not check_mode:
+        path.unlink()
+        if not any(directory.iterdir()):
+            directory.rmdir()
+    return present

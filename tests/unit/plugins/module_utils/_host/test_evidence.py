@@ -196,6 +196,17 @@ def test_record_tells_drift_in_words(tmp_path: Path, programs: Programs) -> None
     assert lines[0].endswith("now absent")
 
 
+def test_record_is_forgotten(tmp_path: Path, programs: Programs) -> None:
+    directory = tmp_path / "converged"
+    for section in ("engine", "mirror"):
+        _record.record(directory, section, "d", [], None, programs)
+    assert _record.forget(directory, "engine", check_mode=True)
+    assert _record.forget(directory, "engine", check_mode=False)
+    assert not _record.forget(directory, "engine", check_mode=False)
+    assert _record.forget(directory, "mirror", check_mode=False)
+    assert not directory.exists()
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"document": "d"}', '{"document": "d", "note": 1, "evidence": 5}'])
 def test_damaged_record_is_no_record(tmp_path: Path, programs: Programs, text: str) -> None:
     (tmp_path / "engine.json").write_text(text)
