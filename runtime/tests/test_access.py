@@ -53,6 +53,10 @@ def test_model_is_there_for_its_protocols_only(start_server: Any, two_models: li
                 assert server.grpc_error(method, request)[0] == code
     index = server.grpc("RepositoryIndex", messages.RepositoryIndexRequest())
     assert [line.name for line in index.models] == ["secret"]
+    # The host's own checks, on a unix socket, reach them all.
+    for model in (on_rest, on_grpc):
+        assert server.unix("POST", f"/v2/models/{model.name}/infer", features_request(ROWS)).status == 200
+    assert [line["name"] for line in server.unix("POST", "/v2/repository/index").json] == ["public", "secret"]
 
 
 def tokens(directory: Path, **grants: list[str]) -> list[dict[str, object]]:

@@ -52,6 +52,19 @@ def test_candidate_listens_on_unix_sockets_only_until_activated(start_server: An
     assert admin(server, "POST", "/activate").status == 200
 
 
+def test_file_makes_a_candidate_of_a_start(start_server: Any, tmp_path: Path) -> None:
+    mark = tmp_path / "candidate"
+    mark.touch()
+    server = start_server(arguments=["--candidate-file", str(mark)])
+    server.wait_ready()
+    assert admin(server, "GET", "/state").json["state"] == "candidate"
+    assert server.stop() == 0
+    mark.unlink()
+    server = start_server(arguments=["--candidate-file", str(mark)])
+    server.wait_ready()
+    assert admin(server, "GET", "/state").json["state"] == "active"
+
+
 def test_signals_do_the_same(start_server: Any) -> None:
     server = start_server(arguments=["--candidate"])
     server.wait_ready()

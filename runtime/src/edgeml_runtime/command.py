@@ -186,8 +186,11 @@ def _serve(arguments: argparse.Namespace) -> int:
         print(welcome(config, engine), flush=True)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        on_ready = greet if arguments.paths and not arguments.candidate else None
-        runner.run(serve(config, lambda: _config(arguments), arguments.candidate, on_ready))
+        as_candidate = arguments.candidate or (
+            arguments.candidate_file is not None and arguments.candidate_file.exists()
+        )
+        on_ready = greet if arguments.paths and not as_candidate else None
+        runner.run(serve(config, lambda: _config(arguments), as_candidate, on_ready))
     return 0
 
 
@@ -340,6 +343,12 @@ def parser() -> argparse.ArgumentParser:
         "--candidate",
         action="store_true",
         help="listen on unix sockets only, until SIGUSR1 or POST /activate on the admin socket",
+    )
+    serve.add_argument(
+        "--candidate-file",
+        type=Path,
+        metavar="FILE",
+        help="do so if this file exists at the start: whoever removes it decides how the next start goes",
     )
     check.add_argument("urls", nargs="+", metavar="URL", help="a server to check, see below")
     check.add_argument(

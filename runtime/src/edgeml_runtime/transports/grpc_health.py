@@ -62,4 +62,4 @@ class HealthService:
         if service in ("", SERVICE):
             return self._engine.ready
         check_model(self._inference.authorise(call), service)
-        return self._engine.is_loaded(service, "", "grpc")
+        return self._engine.is_loaded(service, "", self._inference.clients)

@@ -78,6 +78,8 @@ class InferenceService:
         self._engine = engine
         self._metrics = metrics
         self._access = access
+        # On a unix socket, which asks for no grant, every model is there: the host's own checks come this way.
+        self.clients = None if access is None else "grpc"
         self._limits = config.limits
         self._log_requests = config.log_requests
 
@@ -124,21 +126,21 @@ class InferenceService:
         grant = self.authorise(call)
         name, version = protobuf.parse_model(await call.receive())
         check_model(grant, name)
-        return protobuf.model_ready(self._engine.is_loaded(name, version, "grpc"))
+        return protobuf.model_ready(self._engine.is_loaded(name, version, self.clients))
 
     async def _model_metadata(self, call: Call) -> bytes:
         grant = self.authorise(call)
         name, version = protobuf.parse_model(await call.receive())
         check_model(grant, name)
-        model = self._engine.model(name, version, "grpc")
-        return protobuf.model_metadata(model, self._engine.versions(name, "grpc"))
+        model = self._engine.model(name, version, self.clients)
+        return protobuf.model_metadata(model, self._engine.versions(name, self.clients))
 
     async def _repository_index(self, call: Call) -> bytes:
         grant = self.authorise(call)
         only_ready = protobuf.parse_repository_index(await call.receive())
         return protobuf.repository_index(
             (status.name, status.version, status.state, status.reason)
-            for status in self._engine.index("grpc")
+            for status in self._engine.index(self.clients)
             if (grant.models is None or status.name in grant.models) and (not only_ready or status.state == READY)
         )
 
@@ -211,7 +213,7 @@ class InferenceService:
             message, raw = protobuf.parse_inference(body)
             body = None  # no need to keep what was parsed
             check_model(grant, message.model_name)
-            model = self._engine.model(message.model_name, message.model_version, "grpc")
+            model = self._engine.model(message.model_name, message.model_version, self.clients)
             known, version = model.name, model.version
             request = protobuf.decode(model, message, raw, self._limits)
             del message, raw

@@ -62,6 +62,8 @@ class RestApplication:
         self._engine = engine
         self._metrics = metrics
         self._access = access
+        # On a unix socket, which asks for no grant, every model is there: the host's own checks come this way.
+        self._clients = None if access is None else "rest"
         self._limits = config.limits
         self._log_requests = config.log_requests
         self._route = lru_cache(_ROUTES)(self._find_route)
@@ -80,7 +82,7 @@ class RestApplication:
             if route.handler is None:
                 raise RequestError(Failure.NOT_FOUND, f"no such path: {route.path}")
             if route.is_inference and int(request.headers.get(b"content-length", b"0")) >= _LARGE_BODY:
-                self._engine.model(route.model, route.version, "rest")
+                self._engine.model(route.model, route.version, self._clients)
         except RequestError as error:
             answer = failure_answer(error)
             if route.is_inference:
@@ -163,12 +165,12 @@ class RestApplication:
         return 200, JSON, openapi()
 
     async def _model_ready(self, _request: Request, route: _Route) -> Answer:
-        ready = self._engine.is_loaded(route.model, route.version, "rest")
+        ready = self._engine.is_loaded(route.model, route.version, self._clients)
         return 200 if ready else 503, JSON, json_binary.json_object(name=route.model, ready=ready)
 
     async def _model_metadata(self, _request: Request, route: _Route) -> Answer:
-        model = self._engine.model(route.model, route.version, "rest")
-        body = json_binary.model_metadata(model, self._engine.versions(route.model, "rest"))
+        model = self._engine.model(route.model, route.version, self._clients)
+        body = json_binary.model_metadata(model, self._engine.versions(route.model, self._clients))
         return 200, JSON + self._digest_line(model.digest), body
 
     async def _index(self, request: Request, _route: _Route) -> Answer:
@@ -176,7 +178,7 @@ class RestApplication:
         grant = EVERYTHING if self._access is None else self._grant(request, self._access)
         body = json_binary.repository_index(
             {"name": model.name, "version": model.version, "state": model.state, "reason": model.reason}
-            for model in self._engine.index("rest")
+            for model in self._engine.index(self._clients)
             if (grant.models is None or model.name in grant.models) and (model.state == READY or not ready_only)
         )
         return 200, JSON, body
@@ -202,7 +204,7 @@ class RestApplication:
             if b"content-encoding" in headers:
                 body = await self._decompressed(headers[b"content-encoding"].decode("latin-1"), body)
             # Only now: while a body is decompressed elsewhere, another version may take the place of this one.
-            model = self._engine.model(route.model, route.version, "rest")
+            model = self._engine.model(route.model, route.version, self._clients)
             known, version = model.name, model.version
             json_length = _json_length(headers[_JSON_LENGTH_HEADER]) if _JSON_LENGTH_HEADER in headers else None
             asked, in_binary = json_binary.decode(model, body, json_length, self._limits)
