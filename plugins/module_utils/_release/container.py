@@ -1,169 +1,30 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a release is, and the container that serves it: the collection's runtime, or any server of the protocol."""
+"""The container that serves a release: the collection's runtime, or any server of the protocol."""
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import json
 import os
+import socket
 import stat
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import canonical_json
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.store import make_directory, replace_file
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import (
+    CACHE_DIRECTORY,
+    SOCKET_DIRECTORY,
+    Desired,
+    ForeignServer,
+    Limits,
+)
 
 RELEASE_LABEL = "io.edgeml.release"
 USER = 65532  # user and group of the runtime's image
 CONFIGURATION_FILE = "/etc/edgeml/runtime.json"
-SOCKET_DIRECTORY = "/run/edgeml"
-CACHE_DIRECTORY = "/var/cache/edgeml"
-
-
-@dataclass(frozen=True)
-class Model:
-    """One model of a release; `digest` and `size` (bytes) are those of its tar blob.
-
-    `options` override how the model's own serving.json has it served. Clients reach it through `protocols` only.
-    """
-
-    name: str
-    version: str
-    repository: str
-    digest: str
-    size: int
-    variant: str = "default"
-    golden_cases: int = 0
-    p95_ms: float | None = None
-    protocol: str = "grpc"
-    protocols: tuple[str, ...] = ("rest", "grpc", "mqtt")
-    options: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def directory_name(self) -> str:
-        return self.digest.removeprefix("sha256:")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the container may use: MiB, processors, processes and threads. 0 sets no limit of ours."""
-
-    memory_mb: int = 0
-    cpus: float = 0
-    pids: int = 256
-    shared_memory_mb: int = 0
-
-
-@dataclass(frozen=True)
-class ForeignServer:
-    """Another server of the Open Inference Protocol. Ports, directory and user are those in its container.
-
-    `user` is numeric, ``uid`` or ``uid:gid``. Each model is mounted at ``<models_directory>/<name of the model>``.
-    """
-
-    command: tuple[str, ...]
-    environment: dict[str, str]
-    rest_port: int | None
-    grpc_port: int | None
-    metrics_port: int | None
-    models_directory: str
-    user: str
-
-    def ports(self) -> dict[str, int]:
-        """Return the port of each protocol that the server speaks, REST first."""
-        both = {"rest": self.rest_port, "grpc": self.grpc_port}
-        return {protocol: port for protocol, port in both.items() if port}
-
-
-@dataclass(frozen=True)
-class Desired:
-    """What shall run on this host: an image by digest, models by digest, the server's configuration.
-
-    `secrets` are the SHA-256 digests (hexadecimal) that the files in `secrets_directory` shall have, by file name;
-    None takes the files as they are. For a foreign server, `configuration` holds ``listen`` only: the host's addresses
-    that lead to its ports.
-    """
-
-    image: str
-    image_size: int
-    models: tuple[Model, ...]
-    configuration: dict[str, Any]
-    secrets_directory: str = ""
-    secrets: dict[str, str] | None = None
-    limits: Limits = Limits()
-    environment: dict[str, str] = field(default_factory=dict)
-    devices: tuple[str, ...] = ()
-    server: ForeignServer | None = None
-
-    def runtime_configuration(self, purpose: str = "active") -> dict[str, Any]:
-        """Return the content of the runtime's configuration file.
-
-        A candidate listens on private sockets only, where it has to show every model.
-        """
-        if self.server is not None:
-            return self.configuration
-        models = [
-            {
-                "name": m.name,
-                "version": m.version,
-                "digest": m.digest,
-                "path": f"/models/{m.directory_name}",
-                "options": m.options,
-                "protocols": list(m.protocols),
-            }
-            for m in self.models
-        ]
-        configuration = {"cache_directory": CACHE_DIRECTORY, **self.configuration, "models": models}
-        if purpose == "candidate":
-            configuration["listen"] = {
-                "rest": [f"unix:{SOCKET_DIRECTORY}/rest.sock"],
-                "grpc": [f"unix:{SOCKET_DIRECTORY}/grpc.sock"],
-                "metrics": [],
-            }
-            configuration["models"] = [
-                {key: value for key, value in model.items() if key != "protocols"} for model in models
-            ]
-            configuration.pop("mqtt", None)
-        return configuration
-
-    def secret_digests(self) -> dict[str, str]:
-        """Return the SHA-256 digest (hexadecimal) of each file with a secret, by file name."""
-        if self.secrets is not None:
-            return dict(sorted(self.secrets.items()))
-        paths = sorted(Path(self.secrets_directory).glob("*")) if self.secrets_directory else []
-        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
-
-    def listeners(self) -> set[str]:
-        """Return the host's TCP addresses (``ADDRESS:PORT``) on which the release serves."""
-        return tcp_listeners(self.configuration)
-
-    def release_id(self) -> str:
-        """Return the digest of all that makes this release, secrets by their hash."""
-        intent = {
-            "image": self.image,
-            "configuration": self.runtime_configuration(),
-            "models": [[m.name, m.digest] for m in self.models],
-            "secrets": self.secret_digests(),
-            "limits": asdict(self.limits),
-            "environment": self.environment,
-            "devices": list(self.devices),
-            "server": asdict(self.server) if self.server else None,
-        }
-        return hashlib.sha256(canonical_json(intent)).hexdigest()
-
-
-def tcp_listeners(configuration: dict[str, Any]) -> set[str]:
-    """Return the TCP addresses of a configuration's ``listen``."""
-    return {
-        address
-        for addresses in configuration.get("listen", {}).values()
-        for address in addresses
-        if not address.startswith("unix:")
-    }
 
 
 class Container:
@@ -273,6 +134,27 @@ def check_devices(devices: tuple[str, ...]) -> None:
             remedy="connect it, name the kernel module that makes it in the model's requires.kernel_modules, "
             "or place the model elsewhere",
         )
+
+
+def check_port(listener: str) -> None:
+    """Raise FleetError if no server can listen on `listener` (``ADDRESS:PORT``, an IPv6 address in brackets)."""
+    host, _, port = listener.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError as error:
+            taken = error.errno == errno.EADDRINUSE
+            raise FleetError(
+                f"Port {port} is already taken" if taken else f"The runtime cannot listen on {listener}",
+                where=listener,
+                seen=error.strerror or str(error),
+                remedy="stop the program that listens there (ss --listening --tcp --processes names it) "
+                "or choose another port with inference_runtime_rest_port, inference_runtime_grpc_port "
+                "or inference_runtime_metrics_port, or with the runtime's ports in edgeml_runtimes",
+            ) from error
 
 
 def _is_device(path: str) -> bool:

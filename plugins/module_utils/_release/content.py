@@ -21,7 +21,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._oci.store import (
     make_directory,
     sync_directory,
 )
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.container import Model
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import Model
 
 #: Room that the engine needs for an image, per byte transferred: layers of Python wheels unpack to about 3 times.
 UNPACK_FACTOR = 4

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.container import (
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import (
     Desired,
     ForeignServer,
     Limits,

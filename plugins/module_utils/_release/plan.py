@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import canonical_json
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.container import Desired
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import Desired
 
 #: What a plan says of a model, in the order in which people read it.
 MODEL_KEYS = ("version", "variant", "digest", "options", "protocols")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import NoEngine
 from ansible_collections.edgeml.fleet.plugins.module_utils._release import plan as _release_plan
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.container import Desired, Limits, Model
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import Desired, Limits, Model
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.transaction import Release
 
 IMAGE = "registry.edgeml.internal:5443/edgeml/runtime@sha256:" + "a" * 64

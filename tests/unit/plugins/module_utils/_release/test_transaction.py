@@ -17,16 +17,9 @@ from typing import Any
 import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.container import (
-    RELEASE_LABEL,
-    USER,
-    Container,
-    Desired,
-    ForeignServer,
-    Limits,
-    Model,
-)
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.container import RELEASE_LABEL, USER, Container
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.content import _unpack
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import Desired, ForeignServer, Limits, Model
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.transaction import Release
 
 ACTIVE = "edgeml-runtime"
@@ -140,7 +133,7 @@ def test_check_mode_does_nothing(release: Release, engine: MemoryEngine) -> None
     assert result["changed"]
     assert result["plan"]["action"] == "start"
     assert engine.containers == {}
-    assert release.state() == {}
+    assert release.installed.state() == {}
 
 
 def test_options_of_models_are_part_of_the_release(release: Release) -> None:
@@ -149,7 +142,7 @@ def test_options_of_models_are_part_of_the_release(release: Release) -> None:
     assert with_options.release_id() != desired().release_id()
     release.converge(with_options, check_mode=False)
     for name in ("runtime.json", "candidate.json"):
-        written = json.loads((release.releases / with_options.release_id() / name).read_text())
+        written = json.loads((release.installed.releases / with_options.release_id() / name).read_text())
         assert written["models"][0]["options"] == options
 
 
@@ -158,7 +151,7 @@ def test_a_candidate_shows_every_model_and_knows_no_broker(release: Release) -> 
     configuration = {"listen": {"rest": [], "grpc": []}, "mqtt": {"host": "broker", "device": "press"}}
     wanted = replace(desired(), models=(model,), configuration=configuration)
     release.converge(wanted, check_mode=False)
-    directory = release.releases / wanted.release_id()
+    directory = release.installed.releases / wanted.release_id()
     active = json.loads((directory / "runtime.json").read_text())
     assert active["models"][0]["protocols"] == ["mqtt"]
     assert active["mqtt"]["host"] == "broker"
@@ -175,22 +168,22 @@ def test_container_has_a_directory_for_optimised_graphs(
     owners: dict[Path, int] = {}
     monkeypatch.setattr(os, "chown", lambda path, user, group: owners.update({path: user}))
     release.converge(desired(), check_mode=False)
-    cache = release.root / "cache"
+    cache = release.installed.root / "cache"
     assert cache.is_dir()
     assert owners[cache] == USER
     assert f"type=bind,source={cache},target=/var/cache/edgeml" in engine.options[ACTIVE]
-    written = json.loads((release.releases / desired().release_id() / "runtime.json").read_text())
+    written = json.loads((release.installed.releases / desired().release_id() / "runtime.json").read_text())
     assert written["cache_directory"] == "/var/cache/edgeml"
 
 
 def test_previous_release_is_remembered(release: Release) -> None:
     release.converge(desired(1), check_mode=False)
     release.converge(desired(2), check_mode=False)
-    state = release.state()
+    state = release.installed.state()
     assert state["active"]["id"] == desired(2).release_id()
     assert state["previous"]["id"] == desired(1).release_id()
     release.converge(desired(3), check_mode=False)
-    assert {path.name for path in release.releases.iterdir()} == {desired(n).release_id() for n in (2, 3)}
+    assert {path.name for path in release.installed.releases.iterdir()} == {desired(n).release_id() for n in (2, 3)}
 
 
 def test_new_release_that_is_not_ready_leaves_the_old_one(
@@ -202,7 +195,7 @@ def test_new_release_that_is_not_ready_leaves_the_old_one(
     with pytest.raises(FleetError, match="no operator Foo"):
         release.converge(desired(2), check_mode=False)
     assert engine.containers == before
-    assert release.state()["active"]["id"] == desired(1).release_id()
+    assert release.installed.state()["active"]["id"] == desired(1).release_id()
 
 
 def test_switch_that_fails_brings_the_old_one_back(
@@ -254,7 +247,7 @@ def test_power_cut_at_any_step_leaves_one_that_starts_by_itself(
 
 
 def test_pull_that_a_power_cut_interrupted_is_done_again(release: Release, engine: MemoryEngine) -> None:
-    marker = release.root / "staging" / f"pulling-{IMAGE.rpartition(':')[2]}"
+    marker = release.installed.root / "staging" / f"pulling-{IMAGE.rpartition(':')[2]}"
     marker.parent.mkdir(parents=True)
     marker.touch()
     release.converge(desired(), check_mode=False)
@@ -263,7 +256,7 @@ def test_pull_that_a_power_cut_interrupted_is_done_again(release: Release, engin
 
 
 def test_two_controllers_at_once(release: Release) -> None:
-    with release._lock(), pytest.raises(FleetError, match="Another controller"):
+    with release.installed.lock(), pytest.raises(FleetError, match="Another controller"):
         release.converge(desired(), check_mode=False)
 
 
@@ -286,7 +279,7 @@ def test_secrets_are_part_of_the_release_but_not_of_its_record(release: Release,
     (secrets / "bearer_token").write_text("second")
     assert with_secrets.release_id() != first
     release.converge(with_secrets, check_mode=False)
-    assert "second" not in json.dumps(release.state())
+    assert "second" not in json.dumps(release.installed.state())
 
 
 @pytest.mark.parametrize("kind", ["symlink", "outside", "device"])
@@ -320,7 +313,7 @@ DEVICE = "/dev/null"
 
 
 def runtime(release: Release, name: str, runtimes: Sequence[str] | None = None) -> Release:
-    return Release(release.engine, release.host_root, "", 0.0, name, runtimes)
+    return Release(release.engine, release.installed.host_root, "", 0.0, name, runtimes)
 
 
 def test_limits_environment_and_devices_are_part_of_the_release(release: Release, engine: MemoryEngine) -> None:
@@ -375,7 +368,7 @@ def test_a_foreign_server_is_a_candidate_without_ports(release: Release, engine:
     listen = {"rest": ["127.0.0.1:8020"], "grpc": ["127.0.0.1:8021"]}
     wanted = replace(desired(), server=SERVER, configuration={"listen": listen}, environment={"OMP": "1"})
     mlserver = runtime(release, "mlserver")
-    (mlserver.models / MODEL.directory_name).mkdir(parents=True)
+    (mlserver.installed.models / MODEL.directory_name).mkdir(parents=True)
     mlserver.converge(wanted, check_mode=False)
     candidate, active = "edgeml-runtime-mlserver.candidate", "edgeml-runtime-mlserver"
     assert engine.made_networks == [candidate]
@@ -400,11 +393,11 @@ def test_runtimes_live_beside_each_other_until_none_needs_them(release: Release,
     vision_image = IMAGE.replace("edgeml/runtime", "edgeml/vision")
     first, vision = runtime(release, "runtime", kept), runtime(release, "vision", kept)
     for one, wanted in ((first, desired(1)), (vision, replace(desired(2), image=vision_image))):
-        (one.models / MODEL.directory_name).mkdir(parents=True, exist_ok=True)
+        (one.installed.models / MODEL.directory_name).mkdir(parents=True, exist_ok=True)
         assert one.converge(wanted, check_mode=False)["changed"]
     assert set(engine.containers) == {"edgeml-runtime", "edgeml-runtime-vision"}
     assert engine.images == {IMAGE, vision_image}
-    assert vision.root == release.host_root / "runtimes" / "vision"
+    assert vision.installed.root == release.installed.host_root / "runtimes" / "vision"
 
     alone = runtime(release, "runtime", ["runtime"])
     predicted = alone.converge(desired(1), check_mode=True)
@@ -414,14 +407,14 @@ def test_runtimes_live_beside_each_other_until_none_needs_them(release: Release,
     assert alone.converge(desired(1), check_mode=False)["changed"]
     assert set(engine.containers) == {"edgeml-runtime"}
     assert engine.images == {IMAGE}
-    assert not (release.host_root / "runtimes").exists()
+    assert not (release.installed.host_root / "runtimes").exists()
     assert not alone.converge(desired(1), check_mode=False)["changed"]
 
 
 def test_an_image_that_another_runtime_serves_is_kept(release: Release, engine: MemoryEngine) -> None:
     newer = IMAGE.replace("a" * 64, "d" * 64)
     vision = runtime(release, "vision", ["runtime", "vision"])
-    (vision.models / MODEL.directory_name).mkdir(parents=True)
+    (vision.installed.models / MODEL.directory_name).mkdir(parents=True)
     vision.converge(desired(1), check_mode=False)
     for image in (IMAGE, newer, IMAGE.replace("a" * 64, "e" * 64)):
         release.converge(replace(desired(), image=image), check_mode=False)
@@ -437,7 +430,7 @@ def test_a_renamed_runtime_takes_the_ports_of_the_old_one(
         wanted = replace(desired(), configuration={"listen": {"rest": [f"127.0.0.1:{held.getsockname()[1]}"]}})
         old, new = runtime(release, "old"), runtime(release, "new", ["new", "runtime"])
         for one in (old, new):
-            (one.models / MODEL.directory_name).mkdir(parents=True)
+            (one.installed.models / MODEL.directory_name).mkdir(parents=True)
         monkeypatch.setattr(Release, "_check_ports", lambda *arguments: None)
         old.converge(wanted, check_mode=False)
         monkeypatch.undo()
@@ -457,7 +450,7 @@ def test_a_renamed_runtime_takes_the_ports_of_the_old_one(
 
 def test_removal_of_all_runtimes(release: Release, engine: MemoryEngine) -> None:
     vision = runtime(release, "vision")
-    (vision.models / MODEL.directory_name).mkdir(parents=True)
+    (vision.installed.models / MODEL.directory_name).mkdir(parents=True)
     for one in (release, vision):
         one.converge(desired(), check_mode=False)
     everything = runtime(release, "runtime", [])
@@ -466,17 +459,17 @@ def test_removal_of_all_runtimes(release: Release, engine: MemoryEngine) -> None
     assert everything.remove(check_mode=False, has_engine=True)["changed"]
     assert engine.containers == {}
     assert engine.images == set()
-    assert list(release.host_root.iterdir()) == []
+    assert list(release.installed.host_root.iterdir()) == []
     assert not everything.remove(check_mode=False, has_engine=True)["changed"]
 
 
 def test_removal_leaves_what_is_not_its_own(release: Release, engine: MemoryEngine) -> None:
-    (release.root / "packages").mkdir()
+    (release.installed.root / "packages").mkdir()
     release.converge(desired(), check_mode=False)
     assert release.remove(check_mode=True, has_engine=True)["changed"]
     assert set(engine.containers) == {ACTIVE}
     assert release.remove(check_mode=False, has_engine=True)["changed"]
     assert engine.containers == {}
     assert engine.images == set()
-    assert [path.name for path in release.root.iterdir()] == ["packages"]
+    assert [path.name for path in release.installed.root.iterdir()] == ["packages"]
     assert not release.remove(check_mode=False, has_engine=True)["changed"]

@@ -1,0 +1,157 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is to run on a host: an image and models by digest, their configuration, and the release's id."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import canonical_json
+
+SOCKET_DIRECTORY = "/run/edgeml"
+CACHE_DIRECTORY = "/var/cache/edgeml"
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model of a release; `digest` and `size` (bytes) are those of its tar blob.
+
+    `options` override how the model's own serving.json has it served. Clients reach it through `protocols` only.
+    """
+
+    name: str
+    version: str
+    repository: str
+    digest: str
+    size: int
+    variant: str = "default"
+    golden_cases: int = 0
+    p95_ms: float | None = None
+    protocol: str = "grpc"
+    protocols: tuple[str, ...] = ("rest", "grpc", "mqtt")
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def directory_name(self) -> str:
+        return self.digest.removeprefix("sha256:")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the container may use: MiB, processors, processes and threads. 0 sets no limit of ours."""
+
+    memory_mb: int = 0
+    cpus: float = 0
+    pids: int = 256
+    shared_memory_mb: int = 0
+
+
+@dataclass(frozen=True)
+class ForeignServer:
+    """Another server of the Open Inference Protocol. Ports, directory and user are those in its container.
+
+    `user` is numeric, ``uid`` or ``uid:gid``. Each model is mounted at ``<models_directory>/<name of the model>``.
+    """
+
+    command: tuple[str, ...]
+    environment: dict[str, str]
+    rest_port: int | None
+    grpc_port: int | None
+    metrics_port: int | None
+    models_directory: str
+    user: str
+
+    def ports(self) -> dict[str, int]:
+        """Return the port of each protocol that the server speaks, REST first."""
+        both = {"rest": self.rest_port, "grpc": self.grpc_port}
+        return {protocol: port for protocol, port in both.items() if port}
+
+
+@dataclass(frozen=True)
+class Desired:
+    """What is to run on this host: an image by digest, models by digest, the server's configuration.
+
+    `secrets` are the SHA-256 digests (hexadecimal) that the files in `secrets_directory` must have, by file name;
+    None takes the files as they are. For a foreign server, `configuration` holds ``listen`` only: the host's addresses
+    that lead to its ports.
+    """
+
+    image: str
+    image_size: int
+    models: tuple[Model, ...]
+    configuration: dict[str, Any]
+    secrets_directory: str = ""
+    secrets: dict[str, str] | None = None
+    limits: Limits = Limits()
+    environment: dict[str, str] = field(default_factory=dict)
+    devices: tuple[str, ...] = ()
+    server: ForeignServer | None = None
+
+    def runtime_configuration(self, purpose: str = "active") -> dict[str, Any]:
+        """Return the content of the runtime's configuration file.
+
+        A candidate listens on private sockets only, where it has to show every model.
+        """
+        if self.server is not None:
+            return self.configuration
+        models = [
+            {
+                "name": m.name,
+                "version": m.version,
+                "digest": m.digest,
+                "path": f"/models/{m.directory_name}",
+                "options": m.options,
+                "protocols": list(m.protocols),
+            }
+            for m in self.models
+        ]
+        configuration = {"cache_directory": CACHE_DIRECTORY, **self.configuration, "models": models}
+        if purpose == "candidate":
+            configuration["listen"] = {
+                "rest": [f"unix:{SOCKET_DIRECTORY}/rest.sock"],
+                "grpc": [f"unix:{SOCKET_DIRECTORY}/grpc.sock"],
+                "metrics": [],
+            }
+            configuration["models"] = [
+                {key: value for key, value in model.items() if key != "protocols"} for model in models
+            ]
+            configuration.pop("mqtt", None)
+        return configuration
+
+    def secret_digests(self) -> dict[str, str]:
+        """Return the SHA-256 digest (hexadecimal) of each file with a secret, by file name."""
+        if self.secrets is not None:
+            return dict(sorted(self.secrets.items()))
+        paths = sorted(Path(self.secrets_directory).glob("*")) if self.secrets_directory else []
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+    def listeners(self) -> set[str]:
+        """Return the host's TCP addresses (``ADDRESS:PORT``) on which the release serves."""
+        return tcp_listeners(self.configuration)
+
+    def release_id(self) -> str:
+        """Return the digest of all that makes this release, secrets by their hash."""
+        intent = {
+            "image": self.image,
+            "configuration": self.runtime_configuration(),
+            "models": [[m.name, m.digest] for m in self.models],
+            "secrets": self.secret_digests(),
+            "limits": asdict(self.limits),
+            "environment": self.environment,
+            "devices": list(self.devices),
+            "server": asdict(self.server) if self.server else None,
+        }
+        return hashlib.sha256(canonical_json(intent)).hexdigest()
+
+
+def tcp_listeners(configuration: dict[str, Any]) -> set[str]:
+    """Return the TCP addresses of a configuration's ``listen``."""
+    return {
+        address
+        for addresses in configuration.get("listen", {}).values()
+        for address in addresses
+        if not address.startswith("unix:")
+    }

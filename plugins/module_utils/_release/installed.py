@@ -1,0 +1,174 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a runtime has on a host: its containers, images, models and committed state, and how all of it is removed."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import (
+    DEFAULT_RUNTIME,
+    container_name,
+    runtime_root,
+)
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.store import make_directory, replace_file
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.container import RELEASE_LABEL
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import Desired, Model, tcp_listeners
+
+
+class InstalledRuntime:
+    """One runtime of a host, below `host_root` (``/var/lib/edgeml``), whether it is there yet or not.
+
+    `active`, `candidate` and `previous` are names of containers; `models`, `releases` and `staging` are directories.
+    """
+
+    def __init__(self, engine: DockerEngine, host_root: Path, name: str = DEFAULT_RUNTIME) -> None:
+        self.engine = engine
+        self.host_root = host_root
+        self.name = name
+        self.root = runtime_root(host_root, name)
+        self.active = container_name(name)
+        self.candidate = f"{self.active}.candidate"
+        self.previous = f"{self.active}.previous"
+        self.models = self.root / "models"
+        self.releases = self.root / "releases"
+        self.staging = self.root / "staging"
+        self.state_file = self.root / "state.json"
+
+    def state(self) -> dict[str, Any]:
+        """Return the committed state: {} or {"active": {"id", "image", "models"}, "previous": the same or None}."""
+        try:
+            return dict(json.loads(self.state_file.read_text()))
+        except FileNotFoundError:
+            return {}
+
+    def commit(self, active: dict[str, Any]) -> None:
+        """Write down that `active` is the release that serves, and which one served before it."""
+        state = self.state()
+        previous = state.get("active")
+        if previous and previous["id"] == active["id"]:
+            previous = state.get("previous")
+        committed = {"active": active, "previous": previous}
+        replace_file(self.state_file, json.dumps(committed, indent=2, sort_keys=True).encode())
+
+    def listeners(self) -> set[str]:
+        """Return the addresses on which the running release serves."""
+        container = self.engine.container(self.active)
+        if container is None or not container["State"]["Running"]:
+            return set()
+        label = container["Config"]["Labels"].get(RELEASE_LABEL, "")
+        try:
+            return tcp_listeners(json.loads((self.releases / label / "runtime.json").read_text()))
+        except FileNotFoundError:
+            return set()
+
+    def missing_models(self, desired: Desired) -> list[Model]:
+        """Return the models of `desired` that are not on the disk."""
+        return [model for model in desired.models if not (self.models / model.directory_name).is_dir()]
+
+    def others(self, kept: Collection[str]) -> list[InstalledRuntime]:
+        """Return the other runtimes on this host, without those whose names are in `kept`."""
+        found = self._names_below_root()
+        if any((self.host_root / name).exists() for name in ("state.json", "releases")):
+            found.insert(0, DEFAULT_RUNTIME)
+        return [self._sibling(name) for name in found if name != self.name and name not in kept]
+
+    def evidence(self, desired: Desired, release_id: str) -> list[dict[str, Any]]:
+        """Return what a later run can look at to see that this release still is what the host has (host_state)."""
+        if desired.server is None:
+            ready = [f"http+unix://{self.root / 'run' / 'active'}/rest.sock"]
+        else:
+            ready = [f"http://{address}" for address in desired.configuration["listen"].get("rest", ())[:1]]
+        return [
+            {"kind": "file", "path": str(self.state_file)},
+            {"kind": "tree", "path": str(self.releases / release_id)},
+            *({"kind": "tree", "path": str(self.models / model.directory_name)} for model in desired.models),
+            *({"kind": "container", "name": name} for name in (self.active, self.candidate, self.previous)),
+            *({"kind": "ready", "endpoint": url, "path": "/v2/health/ready"} for url in ready),
+        ]
+
+    def prune(self, active: dict[str, Any]) -> None:
+        """Remove what neither the active nor the previous release needs."""
+        kept = [release for release in (active, self.state().get("previous")) if release]
+        releases = {release["id"] for release in kept}
+        models = {model["digest"].partition(":")[2] for release in kept for model in release["models"]}
+        for directory, names in ((self.releases, releases), (self.models, models)):
+            for path in directory.iterdir() if directory.is_dir() else ():
+                if path.name not in names:
+                    shutil.rmtree(path)
+        images = {release["image"] for release in kept}
+        for image in self._images(images) - images:
+            self.engine.remove_image(image)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep every other transaction off this host; raise FleetError if one runs."""
+        make_directory(self.root)
+        lock = self.host_root / "release.lock"
+        with lock.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise FleetError(
+                    "Another controller changes this host's release right now",
+                    where=str(lock),
+                    remedy="wait until its run has ended, then run again",
+                ) from error
+            yield
+
+    def is_present(self, has_engine: bool) -> bool:
+        """Return whether anything of this runtime is on the host."""
+        return any(self._traces(has_engine))
+
+    def erase(self, has_engine: bool = True) -> None:
+        """Remove this runtime's containers, images, models and state."""
+        containers, images, paths = self._traces(has_engine)
+        for name in containers:
+            self.engine.remove(name)
+        if has_engine:
+            self.engine.remove_network(self.candidate)
+        for image in images:
+            self.engine.remove_image(image)
+        for path in paths:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if self.name != DEFAULT_RUNTIME and not self._names_below_root():
+            shutil.rmtree(self.host_root / "runtimes", ignore_errors=True)
+
+    def _traces(self, has_engine: bool) -> tuple[list[str], list[str], list[Path]]:
+        """Return this runtime's containers, images and paths."""
+        containers: list[str] = []
+        images: set[str] = set()
+        if has_engine:
+            names = (self.active, self.candidate, self.previous)
+            containers = [name for name in names if self.engine.container(name) is not None]
+            images = self._images({release["image"] for release in self.state().values() if release})
+        paths = [self.root]
+        if self.name == DEFAULT_RUNTIME:
+            paths = [self.root / name for name in ("models", "releases", "cache", "state.json", "run", "staging")]
+        return containers, sorted(images), [path for path in paths if path.exists()]
+
+    def _images(self, references: set[str]) -> set[str]:
+        """Return the images on this host of the repositories of `references`, without those of other runtimes."""
+        others = {
+            release["image"]
+            for name in {DEFAULT_RUNTIME, *self._names_below_root()} - {self.name}
+            for release in self._sibling(name).state().values()
+            if release
+        }
+        repositories = {reference.partition("@")[0] for reference in references}
+        return {image for repository in repositories for image in self.engine.images_of(repository)} - others
+
+    def _names_below_root(self) -> list[str]:
+        directory = self.host_root / "runtimes"
+        return sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
+
+    def _sibling(self, name: str) -> InstalledRuntime:
+        return InstalledRuntime(self.engine, self.host_root, name)

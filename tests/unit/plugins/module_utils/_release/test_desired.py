@@ -1,0 +1,46 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The id of a release: a host whose release has another id restarts its runtime, so it must never change by itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import (
+    Desired,
+    ForeignServer,
+    Limits,
+    Model,
+)
+
+RUNTIME = Desired(
+    image="registry.edgeml.internal:5443/edgeml/runtime@sha256:" + "a" * 64,
+    image_size=31_457_280,
+    models=(
+        Model("digits", "1.0.0", "edgeml/models/digits", "sha256:" + "b" * 64, 61_440, p95_ms=5.0),
+        Model(
+            "größe", "2.1.0", "edgeml/models/size", "sha256:" + "c" * 64, 1, protocols=("rest",), options={"queue": 4}
+        ),
+    ),
+    configuration={"listen": {"rest": ["[::1]:8000"], "grpc": ["127.0.0.1:8001"]}, "log_level": "info"},
+    secrets_directory="/etc/edgeml/runtime",
+    secrets={"tls.key": "d" * 64, "token": "e" * 64},
+    limits=Limits(memory_mb=512, cpus=1.5),
+    environment={"OMP_NUM_THREADS": "2"},
+    devices=("/dev/null",),
+)
+SERVER = ForeignServer(("serve", "/mnt/models"), {"WORKERS": "0"}, 8080, 8081, None, "/mnt/models", "1000")
+
+
+def test_the_id_of_a_release_of_the_runtime_never_changes() -> None:
+    assert RUNTIME.release_id() == "972efcb7a58f931703e20e558d498873ae4a448ea1f868dcf03e80d6702d0952"
+
+
+def test_the_id_of_a_release_of_another_server_never_changes() -> None:
+    server = replace(RUNTIME, configuration={"listen": {"rest": ["127.0.0.1:8020"]}}, server=SERVER)
+    assert server.release_id() == "22fbdd995c9b6d11b57ecb09a8af384210b739dbe387ae96450df1356639fad9"
+
+
+def test_what_only_the_transaction_needs_is_not_part_of_the_id() -> None:
+    slower = tuple(replace(model, size=7, golden_cases=3, p95_ms=50.0) for model in RUNTIME.models)
+    assert replace(RUNTIME, image_size=0, models=slower).release_id() == RUNTIME.release_id()
