@@ -88,10 +88,12 @@ def stage_model(registry: Registry, staging: Path, models: Path, model: Model) -
 def _unpack(archive: Path, target: Path) -> None:
     """Unpack regular files and directories, readable by all, and sync them; refuse whatever leads elsewhere."""
     make_directory(target)
+    root = target.resolve()
     with tarfile.open(archive) as tar:
         for member in tar:
             path = target / member.name
-            if not (member.isreg() or member.isdir()) or not path.resolve().is_relative_to(target.resolve()):
+            real = path.resolve()
+            if not (member.isreg() or member.isdir()) or root not in (real, *real.parents):
                 raise FleetError(
                     "The model's archive holds something other than files and directories below it",
                     where=str(archive),

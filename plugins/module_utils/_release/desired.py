@@ -36,7 +36,7 @@ class Model:
 
     @property
     def directory_name(self) -> str:
-        return self.digest.removeprefix("sha256:")
+        return self.digest.partition(":")[2]
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, item in value.items():
         if isinstance(item, Mapping):
-            flat |= _flat(item, f"{prefix}{key}.")
+            flat.update(_flat(item, f"{prefix}{key}."))
         else:
             flat[f"{prefix}{key}"] = list(item) if isinstance(item, tuple) else item
     return flat
