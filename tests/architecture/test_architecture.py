@@ -136,6 +136,30 @@ def test_knowledge_goes_one_way_through_the_plugins() -> None:
     assert found == set()
 
 
+#: What each room of module_utils may import besides itself. A module ships all that it imports to the host.
+GROUND = {"_errors", "_canonical"}
+ROOMS = {
+    "_errors": set(),
+    "_canonical": set(),
+    "_host": GROUND,
+    "_inference": GROUND,
+    "_oci": {*GROUND, "_host"},
+    "_image": {*GROUND, "_host", "_oci"},
+    "_model": {*GROUND, "_host", "_oci"},
+    "_mirror": {*GROUND, "_host", "_oci"},
+    "_preflight": {*GROUND, "_host"},
+    "_release": {*GROUND, "_host", "_inference", "_oci"},
+}
+
+
+def test_rooms_of_module_utils_know_the_floors_below_only() -> None:
+    imported = re.compile(r"plugins\.module_utils\.(\w+)")
+    for path, text in texts("plugins/module_utils"):
+        room = path.parts[2].removesuffix(".py")
+        unexpected = set(imported.findall(text)) - ROOMS[room] - {room}
+        assert not unexpected, f"{path} imports {', '.join(sorted(unexpected))}"
+
+
 def test_inventory_plugin_and_schema_have_the_same_options() -> None:
     program = Path(sys.executable).with_name("ansible-doc")
     shown = subprocess.run(

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
     IMAGE_CONFIG,
     IMAGE_INDEX,
     IMAGE_MANIFEST,
     LAYER_TAR_GZIP,
-    canonical_json,
     descriptor,
     sha256_digest,
 )

@@ -6,15 +6,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.command import RunCommand
 
 PULL_PAUSES = (3, 6)  # seconds before the second and the third attempt
-
-#: Runs a program: arguments -> (exit code, stdout, stderr), as AnsibleModule.run_command does.
-RunCommand = Callable[[list[str]], tuple[int, str, str]]
 
 
 class DockerEngine:

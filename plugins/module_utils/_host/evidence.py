@@ -34,8 +34,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import RunCommand
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import canonical_json
+from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.command import RunCommand
 
 Item = Mapping[str, Any]
 KINDS = ("file", "directory", "files", "tree", "line", "packages", "kernel", "service", "container", "ready")

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import ARCHITECTURES
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import ARCHITECTURES
 
 #: Names of accelerators and the device files by which their drivers show them.
 ACCELERATORS = {

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import RunCommand
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci.store import make_directory, replace_file
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.command import RunCommand
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import make_directory, replace_file
 
 MODULES_FILE = "etc/modules-load.d/edgeml.conf"
 SYSCTLS_FILE = "etc/sysctl.d/90-edgeml.conf"

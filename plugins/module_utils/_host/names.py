@@ -1,11 +1,17 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a runtime's container and directory on a host are called."""
+"""Names on a host: of its machine, of a runtime's container and directory, and of the user that serves."""
 
 from __future__ import annotations
 
 from pathlib import PurePath
 from typing import TypeVar
+
+#: Names of machines (``uname -m``) as OCI names them.
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+#: User and group, by number, under which the collection's own images run.
+SERVICE_USER = 65532
 
 #: The runtime that has the host's root and the plain name for itself; others are below ``runtimes/``.
 DEFAULT_RUNTIME = "runtime"

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import RunCommand
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.command import RunCommand
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.evidence import (
     KINDS,
     Item,
     differences,
     observe,
 )
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci.store import make_directory, replace_file
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import make_directory, replace_file
 
 
 def compare(directory: Path, sections: Sequence[str], run: RunCommand) -> dict[str, dict[str, Any]]:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._image.base import fetch_packages, unpack_base
 from ansible_collections.edgeml.fleet.plugins.module_utils._image.cache import CachedLayer, LayerCache, Tree
@@ -37,7 +38,6 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
     IMAGE_INDEX,
     IMAGE_MANIFEST,
     LAYER_TAR_GZIP,
-    canonical_json,
     descriptor,
     sha256_digest,
 )

@@ -22,9 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._image.layer import LayerFile, write_layer
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import canonical_json, sha256_digest
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import sha256_digest
 
 # Part of every key: raise it when the same inputs give other bytes than before.
 LAYER_FORMAT = 2

@@ -10,14 +10,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._image.assembly import Image, PlatformImage
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
-    IMAGE_INDEX,
-    IMAGE_MANIFEST,
-    canonical_json,
-    sha256_digest,
-)
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import IMAGE_INDEX, IMAGE_MANIFEST, sha256_digest
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
 
 

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import ARCHITECTURES
 from ansible_collections.edgeml.fleet.plugins.module_utils._image.layer import PathPatterns, prune, resolve
 from ansible_collections.edgeml.fleet.plugins.module_utils._image.recipe import PythonPackages
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import ARCHITECTURES
 
 MACHINES = {architecture: machine for machine, architecture in ARCHITECTURES.items()}
 LOADERS = {"amd64": "lib64/ld-linux-x86-64.so.2", "arm64": "lib/ld-linux-aarch64.so.1"}

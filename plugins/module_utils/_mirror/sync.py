@@ -23,28 +23,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.disk import FULL_DISK, check_space, full_disk
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import make_directory, sync_directory, write_file
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
     DOCKER_INDEX,
     DOCKER_MANIFEST,
     IMAGE_INDEX,
     IMAGE_MANIFEST,
-    canonical_json,
     check_digest,
     check_repository,
     sha256_digest,
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci.store import (
-    FULL_DISK,
-    check_space,
-    fetch_blob,
-    full_disk,
-    holds,
-    make_directory,
-    sync_directory,
-    write_file,
-)
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.store import fetch_blob, holds
 
 EXTENSIONS = {
     IMAGE_INDEX: "oci-index",

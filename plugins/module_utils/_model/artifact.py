@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
     IMAGE_CONFIG,
@@ -24,7 +25,6 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
     MODEL_FILEPATH,
     MODEL_MANIFEST,
     MODEL_WEIGHT_TAR,
-    canonical_json,
     check_repository,
     descriptor,
     sha256_digest,

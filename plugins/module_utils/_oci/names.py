@@ -1,18 +1,14 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Names, digests and canonical JSON of OCI content (image specification 1.1, distribution specification 1.1)."""
+"""Names and digests of OCI content (image specification 1.1, distribution specification 1.1)."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-
-#: Names of machines (``uname -m``) as OCI names them.
-ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 IMAGE_INDEX = "application/vnd.oci.image.index.v1+json"
 IMAGE_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -92,11 +88,6 @@ def split_reference(reference: str, where: str) -> tuple[str, str, str]:
             remedy="give it as registry/repository@sha256:<digest>",
         )
     return address, check_repository(repository, where), check_digest(digest, where)
-
-
-def canonical_json(value: object) -> bytes:
-    """Return the one UTF-8 encoding of `value` that digests are made of: sorted keys, no spaces."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def descriptor(

@@ -4,19 +4,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import os
 from pathlib import Path
 from typing import BinaryIO
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.disk import FULL_DISK, check_space, full_disk
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import make_directory, sync_directory
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import check_digest
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import ATTEMPTS, Registry, TransientError
 
 READ_BLOCK = 64 << 10  # bytes; at most this much of a broken transfer is fetched twice
-FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def fetch_blob(registry: Registry, repository: str, digest: str, size: int, destination: Path, partial: Path) -> int:
@@ -76,60 +75,6 @@ def holds(path: Path, size: int) -> bool:
     return path.is_file() and path.stat().st_size == size
 
 
-def check_space(directory: Path, needed: int) -> None:
-    """Raise FleetError if the file system of `directory` has fewer than `needed` bytes free."""
-    if _free(directory) < needed:
-        raise full_disk(directory, needed)
-
-
-def full_disk(directory: Path, needed: int | None, seen: str = "") -> FleetError:
-    """Return the error that says how many bytes are free and, if known, how many are needed."""
-    figures = [seen, f"{_free(directory)} bytes free", "" if needed is None else f"{needed} bytes needed"]
-    return FleetError(
-        "The disk is full",
-        where=str(directory),
-        seen=", ".join(filter(None, figures)),
-        remedy="free disk space there or use a larger disk, then run again",
-    )
-
-
-def make_directory(path: Path) -> None:
-    """Make a directory and its parents, readable by all whatever the umask is, and safe against a power cut."""
-    if not path.is_dir():
-        make_directory(path.parent)
-        with contextlib.suppress(FileExistsError):
-            path.mkdir()
-            path.chmod(0o755)
-            sync_directory(path.parent)
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a new file, readable by all, and wait until it is on the disk; its directory is the caller's to sync."""
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fchmod(file.fileno(), 0o644)
-        os.fsync(file.fileno())
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Make `path` a file with this content, readable by all, in one step that is safe against a power cut."""
-    temporary = path.with_name(path.name + ".new")
-    temporary.unlink(missing_ok=True)
-    write_file(temporary, data)
-    temporary.replace(path)
-    sync_directory(path.parent)
-
-
-def sync_directory(path: Path) -> None:
-    """Wait until the entries of a directory are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 class _WrongContentError(Exception):
     """The data have another size or digest than asked for."""
 
@@ -184,8 +129,3 @@ def _restart(file: BinaryIO) -> int:
     file.seek(0)
     file.truncate()
     return 0
-
-
-def _free(directory: Path) -> int:
-    figures = os.statvfs(directory)
-    return figures.f_bavail * figures.f_frsize

@@ -8,11 +8,12 @@ import json
 import os
 import struct
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.command import RunCommand
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.facts import host_facts
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import DEFAULT_RUNTIME
 from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.registry import RegistryAccess
@@ -20,8 +21,6 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.registry i
 REFUSE = "refuse"
 WARN = "warn"
 ENGINE_DIRECTORY = "/var/lib/docker"
-#: Runs a program: arguments -> (exit code, stdout, stderr), as AnsibleModule.run_command does.
-RunCommand = Callable[[list[str]], tuple[int, str, str]]
 
 
 @dataclass(frozen=True)

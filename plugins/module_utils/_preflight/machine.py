@@ -9,8 +9,12 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import container_name, runtime_root
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import ARCHITECTURES
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.disk import SPARE_BYTES, UNPACK_FACTOR
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import (
+    ARCHITECTURES,
+    container_name,
+    runtime_root,
+)
 from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.host import (
     REFUSE,
     WARN,
@@ -21,7 +25,6 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.host impor
     Wanted,
     can_load,
 )
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.content import SPARE_BYTES, UNPACK_FACTOR
 
 MINIMUM_ENGINE = (20, 10)
 MINIMUM_KERNEL = (4, 0)  # overlay2, the engine's storage driver; SO_REUSEPORT came with 3.9

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci.store import make_directory, replace_file
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import make_directory, replace_file
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import SERVICE_USER
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import (
     CACHE_DIRECTORY,
     SOCKET_DIRECTORY,
@@ -23,7 +24,6 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired impo
 )
 
 RELEASE_LABEL = "io.edgeml.release"
-USER = 65532  # user and group of the runtime's image
 CONFIGURATION_FILE = "/etc/edgeml/runtime.json"
 
 
@@ -92,10 +92,10 @@ class Container:
         cache = self.root / "cache"
         for written in (sockets, cache):
             make_directory(written)
-            os.chown(written, USER, USER)
+            os.chown(written, SERVICE_USER, SERVICE_USER)
         options = [
             "--network", "host" if purpose == "active" else "none",
-            "--user", f"{USER}:{USER}",
+            "--user", f"{SERVICE_USER}:{SERVICE_USER}",
             *_mount(configuration, CONFIGURATION_FILE),
             *_mount(sockets, SOCKET_DIRECTORY, writable=True),
             *_mount(cache, CACHE_DIRECTORY, writable=True),

@@ -11,21 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.disk import SPARE_BYTES, UNPACK_FACTOR, check_space
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import make_directory, sync_directory
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import check_digest
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci.store import (
-    check_space,
-    fetch_blob,
-    holds,
-    make_directory,
-    sync_directory,
-)
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.store import fetch_blob, holds
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import Model
-
-#: Room that the engine needs for an image, per byte transferred: layers of Python wheels unpack to about 3 times.
-UNPACK_FACTOR = 4
-SPARE_BYTES = 64 << 20
 
 
 def check_release_space(engine: DockerEngine, root: Path, image_size: int, models: Sequence[Model]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import canonical_json
+from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
 
 SOCKET_DIRECTORY = "/run/edgeml"
 CACHE_DIRECTORY = "/var/cache/edgeml"

@@ -14,12 +14,12 @@ from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import make_directory, replace_file
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import (
     DEFAULT_RUNTIME,
     container_name,
     runtime_root,
 )
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci.store import make_directory, replace_file
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.container import RELEASE_LABEL
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import Desired, Model, tcp_listeners
 

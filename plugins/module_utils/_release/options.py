@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import SERVICE_USER
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import (
     Desired,
     ForeignServer,
@@ -67,7 +68,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
             "grpc_port": {"type": "int"},
             "metrics_port": {"type": "int"},
             "models_directory": {"type": "str", "default": "/mnt/models"},
-            "user": {"type": "str", "default": "65532:65532"},
+            "user": {"type": "str", "default": f"{SERVICE_USER}:{SERVICE_USER}"},
         },
         "required_one_of": [("rest_port", "grpc_port")],
     },

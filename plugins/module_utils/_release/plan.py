@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import canonical_json
+from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import Desired
 
 #: What a plan says of a model, in the order in which people read it.

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import canonical_json
+from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
 
 COLLECTION = Path(__file__).parents[3]
 

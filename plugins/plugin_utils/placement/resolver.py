@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ansible_collections.edgeml.fleet.plugins.module_utils._host import names as _names
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import DEFAULT_RUNTIME
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci import names as _oci
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import Path, Problem, choices, shown
 
 #: OCI names of architectures by themselves and by the machine names of the kernel.
-ARCHITECTURES = {name: oci for machine, oci in _oci.ARCHITECTURES.items() for name in (machine, oci)}
+ARCHITECTURES = {name: oci for machine, oci in _names.ARCHITECTURES.items() for name in (machine, oci)}
 #: The variant of a model that has none, as the lock calls it.
 DEFAULT_VARIANT = "default"
 PROTOCOLS = ["rest", "grpc"]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror import sync as _mirror
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.sync import synchronize
@@ -20,7 +21,6 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
     IMAGE_INDEX,
     IMAGE_MANIFEST,
     LAYER_TAR,
-    canonical_json,
     descriptor,
     sha256_digest,
 )

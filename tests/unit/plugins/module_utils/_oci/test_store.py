@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import make_directory
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import sha256_digest
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci.store import fetch_blob, make_directory
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.store import fetch_blob
 from ansible_collections.edgeml.fleet.tests.support.registry_server import Answer, Request, Server
 
 Serve = Callable[[Callable[[Request], Answer]], Server]

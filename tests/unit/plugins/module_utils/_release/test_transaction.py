@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.container import RELEASE_LABEL, USER, Container
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import SERVICE_USER
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.container import RELEASE_LABEL, Container
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.content import _unpack
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import Desired, ForeignServer, Limits, Model
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.transaction import Release
@@ -170,7 +171,7 @@ def test_container_has_a_directory_for_optimised_graphs(
     release.converge(desired(), check_mode=False)
     cache = release.installed.root / "cache"
     assert cache.is_dir()
-    assert owners[cache] == USER
+    assert owners[cache] == SERVICE_USER
     assert f"type=bind,source={cache},target=/var/cache/edgeml" in engine.options[ACTIVE]
     written = json.loads((release.installed.releases / desired().release_id() / "runtime.json").read_text())
     assert written["cache_directory"] == "/var/cache/edgeml"

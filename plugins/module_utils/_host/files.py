@@ -1,0 +1,46 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Files and directories that a power cut cannot damage."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory and its parents, readable by all whatever the umask is, and safe against a power cut."""
+    if not path.is_dir():
+        make_directory(path.parent)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir()
+            path.chmod(0o755)
+            sync_directory(path.parent)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a new file, readable by all, and wait until it is on the disk; its directory is the caller's to sync."""
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fchmod(file.fileno(), 0o644)
+        os.fsync(file.fileno())
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Make `path` a file with this content, readable by all, in one step that is safe against a power cut."""
+    temporary = path.with_name(path.name + ".new")
+    temporary.unlink(missing_ok=True)
+    write_file(temporary, data)
+    temporary.replace(path)
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Wait until the entries of a directory are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
