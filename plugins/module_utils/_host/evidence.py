@@ -26,7 +26,6 @@ import hashlib
 import http.client
 import json
 import os
-import socket
 import ssl
 import stat
 from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +35,7 @@ from urllib.parse import urlsplit
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.command import RunCommand
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.unix_http import UnixConnection
 
 Item = Mapping[str, Any]
 KINDS = ("file", "directory", "files", "tree", "line", "packages", "kernel", "service", "container", "ready")
@@ -170,21 +170,12 @@ def _containers(names: Sequence[str], run: RunCommand) -> dict[str, Any]:
     return seen
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    """To the Unix socket at the path that takes the place of the host."""
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self.host)
-
-
 def _ready(endpoint: str, path: str, status: int) -> bool:
     """Ask a server on this host. Its certificate is not checked: whoever uses the server by its name does that."""
     parts = urlsplit(endpoint)
     connection: http.client.HTTPConnection
     if parts.scheme == "http+unix":
-        connection = _UnixConnection(parts.path, timeout=READY_SECONDS)
+        connection = UnixConnection(parts.path, timeout=READY_SECONDS)
     elif parts.scheme == "https":
         context = ssl._create_unverified_context()  # noqa: S323 - see above
         connection = http.client.HTTPSConnection(parts.netloc, timeout=READY_SECONDS, context=context)

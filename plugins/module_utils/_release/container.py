@@ -5,16 +5,24 @@
 from __future__ import annotations
 
 import errno
+import http.client
 import json
 import os
 import socket
 import stat
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine
-from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import make_directory, replace_file
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import (
+    make_directory,
+    replace_file,
+    sync_directory,
+)
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import SERVICE_USER
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.unix_http import UnixConnection
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import (
     CACHE_DIRECTORY,
     SOCKET_DIRECTORY,
@@ -25,28 +33,40 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired impo
 
 RELEASE_LABEL = "io.edgeml.release"
 CONFIGURATION_FILE = "/etc/edgeml/runtime.json"
+ADMIN_SOCKET = "admin.sock"
+CANDIDATE_MARK = "candidate"  # a runtime that finds this file among its sockets starts as a candidate
+RUNTIME_COMMAND = ("serve", "--config", CONFIGURATION_FILE, "--candidate-file", f"{SOCKET_DIRECTORY}/{CANDIDATE_MARK}")
+ACTIVATION_SECONDS = 30.0
 
 
 class Container:
     """The containers of one release below `root`: how they are made, and where they are asked.
 
-    Purposes: ``candidate`` can be reached from this host only, ``active`` is what clients reach.
+    The collection's own runtime runs in one container from its first start on: a *candidate* on private sockets, which
+    becomes *active* beside the release before it. Another server cannot do that; its candidate is a container of its
+    own, on a network that leads nowhere, and the active one is made when its ports are free.
     """
 
-    def __init__(self, engine: DockerEngine, root: Path, desired: Desired, release_id: str) -> None:
+    def __init__(self, engine: DockerEngine, root: Path, desired: Desired, release_id: str, active: str) -> None:
         self.engine = engine
         self.root = root
         self.desired = desired
         self.release_id = release_id
+        self.active = active
+
+    @property
+    def hands_over(self) -> bool:
+        """Whether a candidate can become active beside the release before it."""
+        return self.desired.server is None
 
     def create(self, name: str, purpose: str) -> None:
-        """Make the container anew, with as few rights as its models need; it is not started."""
+        """Make the container anew, with as few rights as its models need; it is not started.
+
+        `purpose` is ``candidate`` or, for another server, ``active``.
+        """
         desired = self.desired
         directory = self.root / "releases" / self.release_id
         make_directory(directory)
-        configuration = directory / ("runtime.json" if purpose == "active" else f"{purpose}.json")
-        content = json.dumps(desired.runtime_configuration(purpose), indent=2, sort_keys=True)
-        replace_file(configuration, content.encode())
         self.remove(name)
         options = [
             "--label", f"{RELEASE_LABEL}={self.release_id}",
@@ -59,14 +79,20 @@ class Container:
             *_device_options(desired.devices),
         ]  # fmt: skip
         environment = dict(desired.environment)
+        configuration = desired.runtime_configuration()
         if desired.server is None:
-            options += self._runtime_options(purpose, configuration)
+            listen = {**configuration.get("listen", {}), "admin": [f"unix:{SOCKET_DIRECTORY}/{ADMIN_SOCKET}"]}
+            configuration = {**configuration, "listen": listen}
+            options += self._runtime_options(directory / "runtime.json")
+            command: tuple[str, ...] = RUNTIME_COMMAND
         else:
             environment = {**desired.server.environment, **environment}
             options += self._foreign_options(desired.server, name, purpose)
+            command = desired.server.command
+        replace_file(directory / "runtime.json", json.dumps(configuration, indent=2, sort_keys=True).encode())
         for key, value in sorted(environment.items()):
             options += ["--env", f"{key}={value}"]
-        self.engine.create(name, desired.image, options, desired.server.command if desired.server else ())
+        self.engine.create(name, desired.image, options, command)
 
     def remove(self, name: str) -> None:
         """Remove the container and the network that was made for it; absent is fine."""
@@ -74,27 +100,77 @@ class Container:
         if self.desired.server is not None:
             self.engine.remove_network(name)
 
-    def endpoint(self, name: str, purpose: str, protocol: str) -> str:
+    def endpoint(self, name: str, protocol: str) -> str:
         """Return the URL at which this host asks the running container, by another protocol if it lacks this one."""
         server = self.desired.server
         scheme = "http" if protocol == "rest" else "grpc"
         if server is None:
-            return f"{scheme}+unix://{self.root / 'run' / purpose}/{protocol}.sock"
+            return f"{scheme}+unix://{self._sockets(name)}/{protocol}.sock"
         ports = server.ports()
         if protocol not in ports:
             protocol = next(iter(ports))
             scheme = "http" if protocol == "rest" else "grpc"
         return f"{scheme}://{self.engine.address(name)}:{ports[protocol]}"
 
-    def _runtime_options(self, purpose: str, configuration: Path) -> list[str]:
+    def activate(self, name: str) -> None:
+        """Let a candidate serve clients, beside the release before it on the same ports.
+
+        Raises FleetError with the runtime's own reason; the candidate is one still.
+        """
+        seen = ""
+        connection = UnixConnection(str(self._sockets(name) / ADMIN_SOCKET), timeout=ACTIVATION_SECONDS)
+        try:
+            connection.request("POST", "/activate", headers={"Host": "localhost"})
+            answer = connection.getresponse()
+            body = json.loads(answer.read() or b"{}")
+            if answer.status == 200:
+                return
+            seen = str(body.get("error", answer.status))
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            seen = str(error)
+        finally:
+            connection.close()
+        raise FleetError(
+            "The new release cannot take over the ports",
+            where=f"container {name}",
+            seen=seen,
+            remedy="correct what it names; the release that served before still serves",
+        )
+
+    def confirm(self, name: str) -> None:
+        """Have the container active after each start from now on."""
+        sockets = self._sockets(name)
+        (sockets / CANDIDATE_MARK).unlink(missing_ok=True)
+        sync_directory(sockets)
+        self.engine.set_restart_policy(name, "always")
+
+    def _sockets(self, name: str) -> Path:
+        container = self.engine.container(name)
+        source = mount_source(container, SOCKET_DIRECTORY) if container else None
+        if source is None:
+            raise FleetError(f"The container {name} is gone", where=name, remedy="run again")
+        return Path(source)
+
+    def _free_sockets(self) -> Path:
+        """Return one of two directories for sockets that no container uses, empty."""
+        serving = self.engine.container(self.active)
+        used = mount_source(serving, SOCKET_DIRECTORY) if serving else None
+        directory = next(path for path in (self.root / "run" / slot for slot in "ab") if str(path) != used)
+        make_directory(directory)
+        for path in directory.iterdir():
+            path.unlink()
+        return directory
+
+    def _runtime_options(self, configuration: Path) -> list[str]:
         desired = self.desired
-        sockets = self.root / "run" / purpose
+        sockets = self._free_sockets()
+        (sockets / CANDIDATE_MARK).touch()
         cache = self.root / "cache"
+        make_directory(cache)
         for written in (sockets, cache):
-            make_directory(written)
             os.chown(written, SERVICE_USER, SERVICE_USER)
         options = [
-            "--network", "host" if purpose == "active" else "none",
+            "--network", "host",
             "--user", f"{SERVICE_USER}:{SERVICE_USER}",
             *_mount(configuration, CONFIGURATION_FILE),
             *_mount(sockets, SOCKET_DIRECTORY, writable=True),
@@ -121,6 +197,11 @@ class Container:
         for model in self.desired.models:
             options += _mount(self.root / "models" / model.directory_name, f"{server.models_directory}/{model.name}")
         return options
+
+
+def mount_source(container: Mapping[str, Any], target: str) -> str | None:
+    """Return the host's path that the container sees as `target`, None if there is none."""
+    return next((str(m["Source"]) for m in container.get("Mounts", ()) if m["Destination"] == target), None)
 
 
 def check_devices(devices: tuple[str, ...]) -> None:

@@ -90,11 +90,8 @@ class Desired:
     devices: tuple[str, ...] = ()
     server: ForeignServer | None = None
 
-    def runtime_configuration(self, purpose: str = "active") -> dict[str, Any]:
-        """Return the content of the runtime's configuration file.
-
-        A candidate listens on private sockets only, where it has to show every model.
-        """
+    def runtime_configuration(self) -> dict[str, Any]:
+        """Return the content of the runtime's configuration file, without what the container itself adds."""
         if self.server is not None:
             return self.configuration
         models = [
@@ -108,18 +105,7 @@ class Desired:
             }
             for m in self.models
         ]
-        configuration = {"cache_directory": CACHE_DIRECTORY, **self.configuration, "models": models}
-        if purpose == "candidate":
-            configuration["listen"] = {
-                "rest": [f"unix:{SOCKET_DIRECTORY}/rest.sock"],
-                "grpc": [f"unix:{SOCKET_DIRECTORY}/grpc.sock"],
-                "metrics": [],
-            }
-            configuration["models"] = [
-                {key: value for key, value in model.items() if key != "protocols"} for model in models
-            ]
-            configuration.pop("mqtt", None)
-        return configuration
+        return {"cache_directory": CACHE_DIRECTORY, **self.configuration, "models": models}
 
     def secret_digests(self) -> dict[str, str]:
         """Return the SHA-256 digest (hexadecimal) of each file with a secret, by file name."""
@@ -155,3 +141,8 @@ def tcp_listeners(configuration: dict[str, Any]) -> set[str]:
         for address in addresses
         if not address.startswith("unix:")
     }
+
+
+def ports_of(listeners: set[str]) -> set[str]:
+    """Return the ports of TCP addresses (``ADDRESS:PORT``)."""
+    return {listener.rpartition(":")[2] for listener in listeners}

@@ -20,8 +20,18 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import (
     container_name,
     runtime_root,
 )
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.container import RELEASE_LABEL
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import Desired, Model, tcp_listeners
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.container import (
+    CONFIGURATION_FILE,
+    RELEASE_LABEL,
+    mount_source,
+)
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import (
+    SOCKET_DIRECTORY,
+    Desired,
+    Model,
+    ports_of,
+    tcp_listeners,
+)
 
 
 class InstalledRuntime:
@@ -59,16 +69,27 @@ class InstalledRuntime:
         committed = {"active": active, "previous": previous}
         replace_file(self.state_file, json.dumps(committed, indent=2, sort_keys=True).encode())
 
-    def listeners(self) -> set[str]:
-        """Return the addresses on which the running release serves."""
+    def ports(self) -> set[str]:
+        """Return the TCP ports on which the running release serves."""
         container = self.engine.container(self.active)
         if container is None or not container["State"]["Running"]:
             return set()
         label = container["Config"]["Labels"].get(RELEASE_LABEL, "")
+        # The host's directory may have been another one when the container was made.
+        path = mount_source(container, CONFIGURATION_FILE) or self.releases / label / "runtime.json"
         try:
-            return tcp_listeners(json.loads((self.releases / label / "runtime.json").read_text()))
+            return ports_of(tcp_listeners(json.loads(Path(path).read_text())))
         except FileNotFoundError:
             return set()
+
+    def shares_ports(self) -> bool:
+        """Return whether another process may listen on the ports of the running release, beside it."""
+        container = self.engine.container(self.active)
+        return container is None or container["HostConfig"].get("NetworkMode") == "host"
+
+    def left_over(self) -> list[str]:
+        """Return the containers that a transaction which was cut short has left."""
+        return [name for name in (self.candidate, self.previous) if self.engine.container(name) is not None]
 
     def missing_models(self, desired: Desired) -> list[Model]:
         """Return the models of `desired` that are not on the disk."""
@@ -83,8 +104,9 @@ class InstalledRuntime:
 
     def evidence(self, desired: Desired, release_id: str) -> list[dict[str, Any]]:
         """Return what a later run can look at to see that this release still is what the host has (host_state)."""
-        if desired.server is None:
-            ready = [f"http+unix://{self.root / 'run' / 'active'}/rest.sock"]
+        container = self.engine.container(self.active) or {}
+        if sockets := mount_source(container, SOCKET_DIRECTORY):
+            ready = [f"http+unix://{sockets}/rest.sock"]
         else:
             ready = [f"http://{address}" for address in desired.configuration["listen"].get("rest", ())[:1]]
         return [

@@ -1,6 +1,6 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The release transaction: compare, stage, candidate, gate, switch, commit. It runs on the device.
+"""The release transaction: compare, stage, candidate, gate, hand-over, commit. It runs on the device.
 
 Whatever ends it (an error, a lost connection, a power cut), the old release serves or the new one does.
 """
@@ -35,7 +35,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.content impo
     stage_image,
     stage_model,
 )
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import Desired, Model
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import Desired, Model, ports_of
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.installed import InstalledRuntime
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.plan import (
     describe,
@@ -43,6 +43,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.plan import 
     make_diff,
     make_plan,
 )
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.takeover import Takeover
 
 #: Requests for a latency objective, before the release takes traffic.
 GATE_WARMUP = 20
@@ -71,6 +72,7 @@ class Release:
     ) -> None:
         self.engine = engine
         self.installed = InstalledRuntime(engine, host_root, name)
+        self.takeover = Takeover(self.installed, self._wait_until_ready)
         self.ca_file = ca_file
         self.start_timeout = start_timeout
         self.runtimes = runtimes
@@ -91,7 +93,7 @@ class Release:
         if container["HostConfig"]["RestartPolicy"]["Name"] != "always":
             faults.append(f"the container {active} would not start with the engine")
         faults += [f"model {m.name} {m.version} is not on the disk" for m in self.installed.missing_models(desired)]
-        if not faults and not self._ready(self._container(desired, release_id), active, "active"):
+        if not faults and not self._ready(self._container(desired, release_id), active):
             faults.append(f"the container {active} does not say that it is ready")
         return faults
 
@@ -103,6 +105,8 @@ class Release:
         committed = before is not None and before["id"] == release_id
         faults = self._faults(desired, release_id) if committed else []
         is_active = committed and not faults
+        left_over = self.installed.left_over()
+        faults += [f"an earlier run was cut short and left the container {name}" for name in left_over]
         unneeded = self._unneeded(desired)
         missing_image = not is_active and not self.engine.has_image(desired.image)
         missing_models = [] if is_active else self.installed.missing_models(desired)
@@ -114,36 +118,38 @@ class Release:
         }
         plan = make_plan(self.installed.name, before, after, faults, bytes_to_move, [other.name for other in unneeded])
         result: dict[str, Any] = {
-            "changed": not is_active or bool(unneeded),
+            "changed": not is_active or bool(unneeded) or bool(left_over),
             "release": after,
             "plan": plan,
             "diff": make_diff(plan, before, after),
             "bytes_fetched": bytes_to_move["models"],
-            "evidence": self.installed.evidence(desired, release_id),
+            "evidence": [],
         }
-        if check_mode or not result["changed"]:
+        if check_mode:
             return result
+        if not result["changed"]:
+            return {**result, "evidence": self.installed.evidence(desired, release_id)}
         with self.installed.lock():
             if not is_active:
                 result["bytes_fetched"] = self._stage(desired, missing_image, missing_models)
-                container = self._container(desired, release_id)
-                self._gate(container)
-                self._switch(container, unneeded)
+                self._replace(self._container(desired, release_id), unneeded)
                 self.installed.commit(after)
+            else:
+                self.takeover.recover()
             for other in unneeded:
                 other.erase()
             self.installed.prune(after)
-        return result
+        return {**result, "evidence": self.installed.evidence(desired, release_id)}
 
     def _container(self, desired: Desired, release_id: str) -> Container:
-        return Container(self.engine, self.installed.root, desired, release_id)
+        return Container(self.engine, self.installed.root, desired, release_id, self.installed.active)
 
     def _unneeded(self, desired: Desired) -> list[InstalledRuntime]:
         """Return the runtimes to remove now: those whose ports we need, or all unlisted ones in the last step."""
         others = self._others()
         if self.runtimes and self.runtimes[-1] == self.installed.name:
             return others
-        return [other for other in others if other.listeners() & desired.listeners()]
+        return [other for other in others if other.ports() & ports_of(desired.listeners())]
 
     def _others(self) -> list[InstalledRuntime]:
         """Return the runtimes on this host that are not among those to keep."""
@@ -153,9 +159,10 @@ class Release:
 
     def _check_ports(self, desired: Desired, unneeded: Sequence[InstalledRuntime]) -> None:
         """Refuse a port that another program holds; those of our own running releases are fine."""
-        ours = self.installed.listeners().union(*(other.listeners() for other in unneeded))
-        for listener in sorted(desired.listeners() - ours):
-            check_port(listener)
+        ours = self.installed.ports().union(*(other.ports() for other in unneeded))
+        for listener in sorted(desired.listeners()):
+            if not ports_of({listener}) & ours:
+                check_port(listener)
 
     def _stage(self, desired: Desired, missing_image: bool, missing_models: Sequence[Model]) -> int:
         """Fetch what is missing; return the bytes of models fetched."""
@@ -174,24 +181,26 @@ class Release:
 
     # -- candidate and gate ----------------------------------------------------------------------------------------
 
-    def _gate(self, container: Container) -> None:
-        """Start the release where only this host reaches it; it has to be ready, right and fast enough."""
+    def _replace(self, container: Container, unneeded: Sequence[InstalledRuntime]) -> None:
+        """Start the release where only this host reaches it; if it is ready, right and fast enough, it takes over."""
         candidate = self.installed.candidate
-        self._recover()
+        self.takeover.recover()
         try:
             container.create(candidate, "candidate")
             self.engine.start(candidate)
-            self._wait_until_ready(container, candidate, "candidate")
+            self._wait_until_ready(container, candidate)
             self._check_models(container)
-        finally:
-            container.remove(candidate)
+            self.takeover.take_over(container, unneeded)
+        except FleetError:
+            self.takeover.recover()
+            raise
 
     def _check_models(self, container: Container) -> None:
         """Golden outputs of all models, then their latency objectives, each through the protocol of its clients."""
         for model in container.desired.models:
             cases = str(self.installed.models / model.directory_name / "golden") if model.golden_cases else None
             protocol = "grpc" if model.protocol == "grpc" and model.p95_ms is not None else "rest"
-            endpoint = container.endpoint(self.installed.candidate, "candidate", protocol)
+            endpoint = container.endpoint(self.installed.candidate, protocol)
             with connect(endpoint, timeout=self.start_timeout) as client:
                 health = check_model(client, ModelCheck(model.name, model.version, cases), client.server_metadata())
                 if health.failures:
@@ -204,51 +213,6 @@ class Release:
                 )
             if not latency.met:
                 raise missed_objective("the candidate, before it takes traffic", latency)
-
-    # -- switch and commit -----------------------------------------------------------------------------------------
-
-    def _switch(self, container: Container, unneeded: Sequence[InstalledRuntime]) -> None:
-        """Stop the old release, start the new one on the public listeners; on failure the old one comes back.
-
-        The old container keeps its restart policy until the new one is committed, and the new one gets its policy
-        only then: after a power cut in between, the engine itself starts the old release. Runtimes to remove that
-        hold a port of the new release are stopped and, on failure, started in the same way.
-        """
-        active, previous = self.installed.active, self.installed.previous
-        yielding = [other for other in unneeded if other.listeners() & container.desired.listeners()]
-        had_previous = self.engine.container(active) is not None
-        for other in yielding:
-            self.engine.stop(other.active)
-        if had_previous:
-            self.engine.stop(active)
-            self.engine.rename(active, previous)
-        try:
-            container.create(active, "active")
-            self.engine.start(active)
-            self._wait_until_ready(container, active, "active")
-            self.engine.set_restart_policy(active, "always")
-        except FleetError:
-            self.engine.remove(active)
-            if had_previous:
-                self.engine.rename(previous, active)
-                self.engine.start(active)
-            for other in yielding:
-                self.engine.start(other.active)
-            raise
-        self.engine.remove(previous)
-
-    def _recover(self) -> None:
-        """Tidy what an interrupted run left: a previous release that must come back or go."""
-        active, previous = self.installed.active, self.installed.previous
-        if self.engine.container(previous) is None:
-            return
-        container = self.engine.container(active)
-        if container is not None and container["HostConfig"]["RestartPolicy"]["Name"] == "always":
-            self.engine.remove(previous)
-            return
-        self.engine.remove(active)
-        self.engine.rename(previous, active)
-        self.engine.start(active)
 
     # -- removal ---------------------------------------------------------------------------------------------------
 
@@ -267,16 +231,16 @@ class Release:
 
     # -- helpers ---------------------------------------------------------------------------------------------------
 
-    def _ready(self, container: Container, name: str, purpose: str) -> bool:
+    def _ready(self, container: Container, name: str) -> bool:
         try:
-            with connect(container.endpoint(name, purpose, "rest"), timeout=5) as client:
+            with connect(container.endpoint(name, "rest"), timeout=5) as client:
                 return bool(client.ready())
         except FleetError:
             return False
 
-    def _wait_until_ready(self, container: Container, name: str, purpose: str) -> None:
+    def _wait_until_ready(self, container: Container, name: str) -> None:
         deadline = time.monotonic() + self.start_timeout
-        while not self._ready(container, name, purpose):
+        while not self._ready(container, name):
             state = (self.engine.container(name) or {"State": {"Running": False, "ExitCode": None}})["State"]
             if not state["Running"] or time.monotonic() > deadline:
                 seen = (

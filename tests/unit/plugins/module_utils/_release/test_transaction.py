@@ -18,9 +18,20 @@ import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import SERVICE_USER
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.container import RELEASE_LABEL, Container
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.container import (
+    CANDIDATE_MARK,
+    RELEASE_LABEL,
+    Container,
+    mount_source,
+)
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.content import _unpack
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import Desired, ForeignServer, Limits, Model
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import (
+    SOCKET_DIRECTORY,
+    Desired,
+    ForeignServer,
+    Limits,
+    Model,
+)
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.transaction import Release
 
 ACTIVE = "edgeml-runtime"
@@ -62,10 +73,16 @@ class MemoryEngine(DockerEngine):
         self.options[name] = options
         self.commands[name] = command
         label = options[list(options).index("--label") + 1].partition("=")[2]
+        mounts = [dict(part.partition("=")[::2] for part in text.split(",")) for text in options if "type=bind" in text]
         self.containers[name] = {
+            "Mounts": [{"Source": mount["source"], "Destination": mount["target"]} for mount in mounts],
             "Config": {"Labels": {RELEASE_LABEL: label}},
             "State": {"Running": False, "ExitCode": 0},
-            "HostConfig": {"RestartPolicy": {"Name": "no"}},
+            "HostConfig": {
+                "RestartPolicy": {"Name": "no"},
+                "NetworkMode": options[list(options).index("--network") + 1],
+            },
+            "Active": "--publish" in options,
         }
 
     def create_internal_network(self, name: str) -> None:
@@ -93,9 +110,18 @@ class MemoryEngine(DockerEngine):
     def logs(self, name: str, lines: int = 20) -> str:
         return "the model has no operator Foo"
 
+    def serving(self) -> list[str]:
+        """Return the containers that serve clients now."""
+        return [name for name, c in self.containers.items() if c["State"]["Running"] and c["Active"]]
+
     def after_power_cut(self) -> list[str]:
-        """Return the containers that the engine starts when the host comes back."""
-        return [n for n, c in self.containers.items() if c["HostConfig"]["RestartPolicy"]["Name"] == "always"]
+        """Return the containers that serve clients when the host has come back."""
+        started = [n for n, c in self.containers.items() if c["HostConfig"]["RestartPolicy"]["Name"] == "always"]
+        return [name for name in started if not self._is_marked(name)]
+
+    def _is_marked(self, name: str) -> bool:
+        sockets = mount_source(self.containers[name], SOCKET_DIRECTORY)
+        return sockets is not None and (Path(sockets) / CANDIDATE_MARK).exists()
 
 
 def desired(threads: int = 1) -> Desired:
@@ -107,6 +133,13 @@ def desired(threads: int = 1) -> Desired:
     )
 
 
+def activate(container: Container, name: str) -> None:
+    """Do what the runtime does when it is asked to."""
+    engine = container.engine
+    assert isinstance(engine, MemoryEngine)
+    engine.containers[name]["Active"] = True
+
+
 @pytest.fixture
 def engine() -> MemoryEngine:
     return MemoryEngine()
@@ -116,8 +149,9 @@ def engine() -> MemoryEngine:
 def release(engine: MemoryEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Release:
     """A release below a temporary directory, whose runtime is always ready and right."""
     monkeypatch.setattr(os, "chown", lambda *arguments: None)
-    monkeypatch.setattr(Release, "_ready", lambda self, container, name, purpose: True)
+    monkeypatch.setattr(Release, "_ready", lambda self, container, name: True)
     monkeypatch.setattr(Release, "_check_models", lambda self, container: None)
+    monkeypatch.setattr(Container, "activate", activate)
     (tmp_path / "models" / MODEL.directory_name).mkdir(parents=True)
     return Release(engine, tmp_path, "", 0.0)
 
@@ -142,24 +176,22 @@ def test_options_of_models_are_part_of_the_release(release: Release) -> None:
     with_options = replace(desired(), models=(replace(MODEL, options=options),))
     assert with_options.release_id() != desired().release_id()
     release.converge(with_options, check_mode=False)
-    for name in ("runtime.json", "candidate.json"):
-        written = json.loads((release.installed.releases / with_options.release_id() / name).read_text())
-        assert written["models"][0]["options"] == options
+    written = json.loads((release.installed.releases / with_options.release_id() / "runtime.json").read_text())
+    assert written["models"][0]["options"] == options
 
 
-def test_a_candidate_shows_every_model_and_knows_no_broker(release: Release) -> None:
+def test_one_container_is_candidate_and_active(release: Release, engine: MemoryEngine) -> None:
     model = replace(MODEL, protocols=("mqtt",))
     configuration = {"listen": {"rest": [], "grpc": []}, "mqtt": {"host": "broker", "device": "press"}}
     wanted = replace(desired(), models=(model,), configuration=configuration)
     release.converge(wanted, check_mode=False)
     directory = release.installed.releases / wanted.release_id()
-    active = json.loads((directory / "runtime.json").read_text())
-    assert active["models"][0]["protocols"] == ["mqtt"]
-    assert active["mqtt"]["host"] == "broker"
-    candidate = json.loads((directory / "candidate.json").read_text())
-    assert "protocols" not in candidate["models"][0]
-    assert "mqtt" not in candidate
-    assert candidate["listen"]["rest"] == ["unix:/run/edgeml/rest.sock"]
+    written = json.loads((directory / "runtime.json").read_text())
+    assert written["models"][0]["protocols"] == ["mqtt"]
+    assert written["mqtt"]["host"] == "broker"
+    assert written["listen"]["admin"] == ["unix:/run/edgeml/admin.sock"]
+    assert engine.commands[CANDIDATE][-2:] == ("--candidate-file", "/run/edgeml/candidate")
+    assert ACTIVE not in engine.commands, "the container that was checked is the one that serves"
     assert replace(wanted, models=(MODEL,)).release_id() != wanted.release_id()
 
 
@@ -172,7 +204,7 @@ def test_container_has_a_directory_for_optimised_graphs(
     cache = release.installed.root / "cache"
     assert cache.is_dir()
     assert owners[cache] == SERVICE_USER
-    assert f"type=bind,source={cache},target=/var/cache/edgeml" in engine.options[ACTIVE]
+    assert f"type=bind,source={cache},target=/var/cache/edgeml" in engine.options[CANDIDATE]
     written = json.loads((release.installed.releases / desired().release_id() / "runtime.json").read_text())
     assert written["cache_directory"] == "/var/cache/edgeml"
 
@@ -192,59 +224,112 @@ def test_new_release_that_is_not_ready_leaves_the_old_one(
 ) -> None:
     release.converge(desired(1), check_mode=False)
     before = dict(engine.containers)
-    monkeypatch.setattr(Release, "_ready", lambda self, container, name, purpose: purpose != "candidate")
+    monkeypatch.setattr(Release, "_ready", lambda self, container, name: name != CANDIDATE)
     with pytest.raises(FleetError, match="no operator Foo"):
         release.converge(desired(2), check_mode=False)
     assert engine.containers == before
     assert release.installed.state()["active"]["id"] == desired(1).release_id()
 
 
-def test_switch_that_fails_brings_the_old_one_back(
+def test_candidate_that_cannot_take_over_leaves_the_old_one(
     release: Release, engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release.converge(desired(1), check_mode=False)
-    started: list[str] = []
+    before = dict(engine.containers)
 
-    def ready(self: Release, container: Container, name: str, purpose: str) -> bool:
-        label = (engine.container(ACTIVE) or {"Config": {"Labels": {}}})["Config"]["Labels"].get(RELEASE_LABEL)
-        started.append(purpose)
-        return purpose == "candidate" or label == desired(1).release_id()
+    def refuse(container: Container, name: str) -> None:
+        raise FleetError("The new release cannot take over the ports", seen="cannot listen on 192.0.2.1:8000")
 
-    monkeypatch.setattr(Release, "_ready", ready)
-    with pytest.raises(FleetError):
+    monkeypatch.setattr(Container, "activate", refuse)
+    with pytest.raises(FleetError, match="cannot listen"):
         release.converge(desired(2), check_mode=False)
-    assert "candidate" in started
-    active = engine.containers[ACTIVE]
-    assert active["Config"]["Labels"][RELEASE_LABEL] == desired(1).release_id()
-    assert active["State"]["Running"]
-    assert set(engine.containers) == {ACTIVE}
+    assert engine.containers == before
+    assert engine.serving() == [ACTIVE]
 
 
-STEPS = ["stop", "rename", "create", "start", "set_restart_policy", "remove"]
+def test_sockets_of_two_releases_are_apart(release: Release, engine: MemoryEngine) -> None:
+    used = []
+    for threads in (1, 2, 3):
+        release.converge(desired(threads), check_mode=False)
+        used.append(mount_source(engine.containers[ACTIVE], SOCKET_DIRECTORY))
+    assert used == [str(release.installed.root / "run" / slot) for slot in "aba"]
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_power_cut_at_any_step_leaves_one_that_starts_by_itself(
-    release: Release, engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch, step: str
+class Cut(BaseException):
+    """The process is gone: nothing that it would do afterwards is done."""
+
+
+#: What the transaction does to an engine, in the order of a hand-over, with the container it is done to.
+HAND_OVER = [
+    ("create", CANDIDATE),
+    ("start", CANDIDATE),
+    ("activate", CANDIDATE),
+    ("rename", ACTIVE),
+    ("rename", CANDIDATE),
+    ("confirm", ACTIVE),
+    ("set_restart_policy", ACTIVE),
+    ("set_restart_policy", PREVIOUS),
+    ("stop", PREVIOUS),
+    ("remove", PREVIOUS),
+]
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(("step", "container"), HAND_OVER)
+def test_hand_over_that_is_cut_at_any_step(
+    release: Release, engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch, step: str, container: str, after: bool
 ) -> None:
+    """A release serves whatever step was the last, also when the power goes; the next run sets everything right."""
     release.converge(desired(1), check_mode=False)
-    original = getattr(MemoryEngine, step)
+    owner: type = Container if step in ("activate", "confirm") else MemoryEngine
+    original = getattr(owner, step)
+    cut = []
 
-    def cut(self: MemoryEngine, name: str, *arguments: Any) -> None:
-        if name == CANDIDATE or (step == "remove" and name == ACTIVE):
+    def stop_there(self: Any, name: str, *arguments: Any) -> None:
+        if name != container:
             original(self, name, *arguments)
             return
-        raise KeyboardInterrupt
+        if after:
+            original(self, name, *arguments)
+        cut.append(name)
+        raise Cut
 
-    monkeypatch.setattr(MemoryEngine, step, cut)
-    with pytest.raises(KeyboardInterrupt):
-        release.converge(desired(2), check_mode=False)
-    assert engine.after_power_cut() in ([ACTIVE], [PREVIOUS], [PREVIOUS, ACTIVE])
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, step, stop_there)
+        with pytest.raises(Cut):
+            release.converge(desired(2), check_mode=False)
+    assert cut == [container]
+    assert engine.serving(), engine.containers
+    assert engine.after_power_cut(), engine.containers
 
-    monkeypatch.setattr(MemoryEngine, step, original)
-    release.converge(desired(2), check_mode=False)
+    assert release.converge(desired(2), check_mode=False)["changed"]
     assert set(engine.containers) == {ACTIVE}
+    assert engine.serving() == engine.after_power_cut() == [ACTIVE]
     assert engine.containers[ACTIVE]["Config"]["Labels"][RELEASE_LABEL] == desired(2).release_id()
+    assert not release.converge(desired(2), check_mode=False)["changed"]
+
+
+def test_candidate_that_a_killed_run_left_is_seen(
+    release: Release, engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next run may want the release that serves; it tells what it tidies, and does not touch that release."""
+    release.converge(desired(1), check_mode=False)
+    serving = engine.containers[ACTIVE]
+
+    def killed(self: Release, container: Container) -> None:
+        raise Cut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Release, "_check_models", killed)
+        with pytest.raises(Cut):
+            release.converge(desired(2), check_mode=False)
+    assert CANDIDATE in engine.containers
+    told = release.converge(desired(1), check_mode=True)
+    assert told["plan"]["action"] == "repair"
+    assert CANDIDATE in told["plan"]["faults"][0]
+    assert release.converge(desired(1), check_mode=False)["changed"]
+    assert engine.containers == {ACTIVE: serving}
+    assert not release.converge(desired(1), check_mode=False)["changed"]
 
 
 def test_pull_that_a_power_cut_interrupted_is_done_again(release: Release, engine: MemoryEngine) -> None:
@@ -332,7 +417,7 @@ def test_limits_environment_and_devices_are_part_of_the_release(release: Release
     ]
     for one, texts in zip(others, expected, strict=True):
         release.converge(one, check_mode=False)
-        line = " ".join(engine.options[ACTIVE])
+        line = " ".join(engine.options[CANDIDATE])
         assert all(text in line for text in texts), line
         assert "--cap-drop ALL" in line
 
@@ -343,10 +428,10 @@ def test_a_device_of_a_group_comes_with_that_group(release: Release, engine: Mem
         device = Path(os.ttyname(terminal))
         device.chmod(0o660)
         release.converge(replace(desired(), devices=(str(device),)), check_mode=False)
-        assert f"--group-add {device.stat().st_gid}" in " ".join(engine.options[ACTIVE])
+        assert f"--group-add {device.stat().st_gid}" in " ".join(engine.options[CANDIDATE])
         device.chmod(0o666)
         release.converge(replace(desired(2), devices=(str(device),)), check_mode=False)
-        assert "--group-add" not in engine.options[ACTIVE]
+        assert "--group-add" not in engine.options[CANDIDATE]
     finally:
         os.close(controller)
         os.close(terminal)
@@ -437,14 +522,15 @@ def test_a_renamed_runtime_takes_the_ports_of_the_old_one(
         monkeypatch.undo()
         monkeypatch.setattr(os, "chown", lambda *arguments: None)
         monkeypatch.setattr(Release, "_check_models", lambda self, container: None)
+        monkeypatch.setattr(Container, "activate", activate)
 
-        monkeypatch.setattr(Release, "_ready", lambda self, container, name, purpose: purpose == "candidate")
+        monkeypatch.setattr(Release, "_ready", lambda self, container, name: name != "edgeml-runtime-new.candidate")
         with pytest.raises(FleetError, match="does not become ready"):
             new.converge(wanted, check_mode=False)
         assert engine.containers["edgeml-runtime-old"]["State"]["Running"]
         assert set(engine.containers) == {"edgeml-runtime-old"}
 
-        monkeypatch.setattr(Release, "_ready", lambda self, container, name, purpose: True)
+        monkeypatch.setattr(Release, "_ready", lambda self, container, name: True)
         new.converge(wanted, check_mode=False)
         assert set(engine.containers) == {"edgeml-runtime-new"}
 
