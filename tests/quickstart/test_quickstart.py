@@ -4,14 +4,18 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from ansible_collections.edgeml.fleet.plugins.module_utils._inference.connect import connect
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -75,3 +79,94 @@ def test_again_changes_nothing(output: str) -> None:
     del output
     recap = re.findall(r"^\S+ +: ok=\d+ +changed=(\d+)", play("edgeml.fleet.quickstart"), re.MULTILINE)
     assert recap == ["0", "0"]
+
+
+class Clients:
+    """Clients that never pause, each counting its answers: REST on kept and on new connections, gRPC."""
+
+    def __init__(self) -> None:
+        self.answered = Counter[str]()
+        self.failed: list[str] = []
+        self._over = threading.Event()
+        case = json.loads(next(Path("/var/lib/edgeml/models").glob("*/golden/digit_0.json")).read_text())
+        self._body = json.dumps({"inputs": case["inputs"]}).encode()
+        self._values = case["inputs"][0]["data"]
+        kinds = (self._rest_kept, self._rest_new, self._grpc)
+        self._threads = [threading.Thread(target=self._ask, args=(kind,)) for kind in kinds]
+
+    def __enter__(self) -> Clients:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def wait_for(self, more: int) -> None:
+        """Wait until each kind of client has got that many more answers, or one has failed."""
+        goal = {kind: self.answered[kind] + more for kind in ("REST kept", "REST new", "gRPC")}
+        while not self.failed and any(self.answered[kind] < count for kind, count in goal.items()):
+            self._over.wait(0.05)
+
+    def _ask(self, kind: Callable[[], None]) -> None:
+        while not self._over.is_set():
+            try:
+                kind()
+            except Exception as error:
+                self.failed.append(f"{kind.__name__} after {dict(self.answered)}: {type(error).__name__}: {error}")
+
+    def _rest_kept(self) -> None:
+        """One connection, until the server says that it closes it."""
+        connection = http.client.HTTPConnection("127.0.0.1", 8000, timeout=60)
+        while not self._over.is_set() and self._rest(connection, "REST kept") != "close":
+            self._over.wait(0.005)
+        connection.close()
+
+    def _rest_new(self) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", 8000, timeout=60)
+        self._rest(connection, "REST new")
+        connection.close()
+        self._over.wait(0.005)
+
+    def _rest(self, connection: http.client.HTTPConnection, kind: str) -> str:
+        connection.request("POST", "/v2/models/digits/infer", self._body)
+        response = connection.getresponse()
+        body = response.read()
+        label = {tensor["name"]: tensor["data"] for tensor in json.loads(body)["outputs"]}["label"]
+        if (response.status, label) != (200, [0]):
+            raise ValueError(f"{response.status} {body[:200]!r}")
+        self.answered[kind] += 1
+        return response.getheader("connection", "")
+
+    def _grpc(self) -> None:
+        with connect("grpc://127.0.0.1:8001", timeout=60) as client:
+            while not self._over.is_set():
+                if not client.ready():
+                    raise ValueError("a server that serves says that it is not ready")
+                self.answered["gRPC"] += 1
+                self._over.wait(0.005)
+
+
+def test_release_changes_without_a_lost_request(output: str) -> None:
+    """Three releases one after the other, under load; the second returns to the first one's configuration."""
+    del output
+    with Clients() as clients:
+        clients.wait_for(100)
+        for change in ({"inference_runtime_engine": {"threads": 2}}, {}, {"inference_runtime_log_level": "warning"}):
+            before = container("edgeml-runtime")
+            play("edgeml.fleet.site", "-e", json.dumps(change))
+            assert container("edgeml-runtime") != before
+            clients.wait_for(100)
+    assert clients.failed == []
+    assert sum(clients.answered.values()) > 1000
+
+
+def container(name: str) -> str:
+    shown = subprocess.run(
+        ["docker", "inspect", "--format", "{{.Id}} {{.State.StartedAt}} {{.State.Running}}", name],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert shown.stdout.endswith(" true\n")
+    return shown.stdout
