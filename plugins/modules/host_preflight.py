@@ -234,33 +234,31 @@ ansible_facts:
 """
 
 import sys
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.edgeml.fleet.plugins.module_utils._module import command_runner, run
 from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.options import ARGUMENT_SPEC
 
 MINIMUM_PYTHON = (3, 11)
 
 
-def main() -> None:
-    """Run the module."""
-    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+def judge(module: AnsibleModule) -> dict[str, Any]:
+    """Examine the host."""
     if sys.version_info < MINIMUM_PYTHON:  # the action plugin makes a finding of it
-        module.fail_json(msg="This host's Python is too old", python=sys.version.split()[0])
+        return {"failed": True, "msg": "This host's Python is too old", "python": sys.version.split()[0]}
 
     # Only a Python that is new enough can read this.
     from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.examine import examine
     from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.host import Host, Wanted
 
-    def run(arguments: list[str]) -> tuple[int, str, str]:
-        if module.get_bin_path(arguments[0]) is None:
-            return 127, "", ""
-        code, out, err = module.run_command(arguments)
-        return int(code), str(out), str(err)
+    result = examine(Host(command_runner(module)), Wanted.from_options(module.params)).as_result()
+    return {**result, "failed": bool(result["msg"]) and module.params["refuse"]}
 
-    result = examine(Host(run), Wanted.from_options(module.params)).as_result()
-    if result["msg"] and module.params["refuse"]:
-        module.fail_json(**result)
-    module.exit_json(changed=False, **result)
+
+def main() -> None:
+    """Run the module."""
+    run(ARGUMENT_SPEC, judge)
 
 
 if __name__ == "__main__":

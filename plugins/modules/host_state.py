@@ -123,50 +123,52 @@ ansible_facts:
 """
 
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.facts import host_facts
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.record import compare, forget, record
+from ansible_collections.edgeml.fleet.plugins.module_utils._module import command_runner, run
+
+ARGUMENT_SPEC: dict[str, Any] = {
+    "state": {"type": "str", "choices": ["compared", "recorded", "absent"], "default": "compared"},
+    "documents": {"type": "dict", "default": {}},
+    "group": {"type": "str"},
+    "force": {"type": "bool", "default": False},
+    "section": {"type": "str"},
+    "document": {"type": "raw"},
+    "evidence": {"type": "list", "elements": "dict", "default": []},
+    "note": {"type": "raw"},
+    "directory": {"type": "path", "default": "/var/lib/edgeml/converged"},
+}
+
+
+def remember(module: AnsibleModule) -> dict[str, Any]:
+    """Compare the host with its records, or write or remove one of them."""
+    options = module.params
+    directory, section = Path(options["directory"]), options["section"]
+    if options["state"] == "compared":
+        answer = compare(directory, list(options["documents"]), command_runner(module))
+        return {**answer, "ansible_facts": {"edgeml_host": host_facts()}}
+    if options["state"] == "absent":
+        return {"changed": forget(directory, section, check_mode=module.check_mode)}
+    if not module.check_mode:
+        document, evidence, note = str(options["document"]), options["evidence"], options["note"]
+        record(directory, section, document, evidence, note, command_runner(module))
+    return {}
 
 
 def main() -> None:
     """Run the module; the action plugin of the same name makes digests of documents."""
-    module = AnsibleModule(
-        argument_spec={
-            "state": {"type": "str", "choices": ["compared", "recorded", "absent"], "default": "compared"},
-            "documents": {"type": "dict", "default": {}},
-            "group": {"type": "str"},
-            "force": {"type": "bool", "default": False},
-            "section": {"type": "str"},
-            "document": {"type": "raw"},
-            "evidence": {"type": "list", "elements": "dict", "default": []},
-            "note": {"type": "raw"},
-            "directory": {"type": "path", "default": "/var/lib/edgeml/converged"},
-        },
+    run(
+        ARGUMENT_SPEC,
+        remember,
         required_if=[
             ("state", "compared", ["documents", "group"]),
             ("state", "recorded", ["section", "document"]),
             ("state", "absent", ["section"]),
         ],
-        supports_check_mode=True,
     )
-
-    def run(arguments: list[str]) -> tuple[int, str, str]:
-        if module.get_bin_path(arguments[0], opt_dirs=["/sbin", "/usr/sbin"]) is None:
-            return 127, "", ""
-        code, out, err = module.run_command(arguments)
-        return int(code), str(out), str(err)
-
-    options = module.params
-    directory = Path(options["directory"])
-    if options["state"] == "compared":
-        answer = compare(directory, list(options["documents"]), run)
-        module.exit_json(changed=False, **answer, ansible_facts={"edgeml_host": host_facts()})
-    if options["state"] == "absent":
-        module.exit_json(changed=forget(directory, options["section"], check_mode=module.check_mode))
-    if not module.check_mode:
-        record(directory, options["section"], str(options["document"]), options["evidence"], options["note"], run)
-    module.exit_json(changed=False)
 
 
 if __name__ == "__main__":

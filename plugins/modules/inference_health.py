@@ -186,50 +186,48 @@ remedy:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.connect import ENDPOINT_ARGUMENTS, connect
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.health import (
     ModelCheck,
     check_model,
     wait_until_ready,
 )
+from ansible_collections.edgeml.fleet.plugins.module_utils._module import run, with_failures
+
+ARGUMENT_SPEC: dict[str, Any] = {
+    **ENDPOINT_ARGUMENTS,
+    "wait": {"type": "float", "default": 0.0},
+    "models": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "name": {"type": "str", "required": True},
+            "version": {"type": "str", "default": ""},
+            "golden": {"type": "path"},
+            "labels": {"type": "path"},
+        },
+    },
+}
+
+
+def check(module: AnsibleModule) -> dict[str, Any]:
+    """Ask the server for its health and the models for their golden outputs."""
+    options = module.params
+    with connect(**{option: options[option] for option in ENDPOINT_ARGUMENTS}) as client:
+        wait_until_ready(client, options["wait"])
+        server = client.server_metadata()
+        health = [check_model(client, ModelCheck(**model), server) for model in options["models"]]
+    result = {
+        "server": {"name": server.name, "version": server.version},
+        "models": [model.as_result() for model in health],
+    }
+    return with_failures([failure for model in health for failure in model.failures], result)
 
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(
-        argument_spec={
-            **ENDPOINT_ARGUMENTS,
-            "wait": {"type": "float", "default": 0.0},
-            "models": {
-                "type": "list",
-                "elements": "dict",
-                "default": [],
-                "options": {
-                    "name": {"type": "str", "required": True},
-                    "version": {"type": "str", "default": ""},
-                    "golden": {"type": "path"},
-                    "labels": {"type": "path"},
-                },
-            },
-        },
-        required_together=[("client_certificate", "client_key")],
-        supports_check_mode=True,
-    )
-    result: dict[str, Any] = {"changed": False}
-    try:
-        with connect(**{option: module.params[option] for option in ENDPOINT_ARGUMENTS}) as client:
-            wait_until_ready(client, module.params["wait"])
-            server = client.server_metadata()
-            health = [check_model(client, ModelCheck(**model), server) for model in module.params["models"]]
-    except FleetError as error:
-        module.fail_json(**error.as_result(), **result)
-    result["server"] = {"name": server.name, "version": server.version}
-    result["models"] = [model.as_result() for model in health]
-    failures = [failure for model in health for failure in model.failures]
-    if failures:
-        module.fail_json(**failures[0].as_result(), failures=list(map(str, failures)), **result)
-    module.exit_json(**result)
+    run(ARGUMENT_SPEC, check, required_together=[("client_certificate", "client_key")])
 
 
 if __name__ == "__main__":

@@ -205,65 +205,64 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._inference.latency im
     measure_model,
     missed_objective,
 )
+from ansible_collections.edgeml.fleet.plugins.module_utils._module import run, with_failures
+
+ARGUMENT_SPEC: dict[str, Any] = {
+    **ENDPOINT_ARGUMENTS,
+    "samples": {"type": "int", "default": 200},
+    "warmup": {"type": "int", "default": 20},
+    "max_seconds": {"type": "float", "default": 30.0},
+    "binary": {"type": "bool", "default": True},
+    "models": {
+        "type": "list",
+        "elements": "dict",
+        "required": True,
+        "options": {
+            "name": {"type": "str", "required": True},
+            "version": {"type": "str", "default": ""},
+            "golden": {"type": "path"},
+            "p95_ms": {"type": "float"},
+            "p99_ms": {"type": "float"},
+        },
+    },
+}
+
+
+def measure(module: AnsibleModule) -> dict[str, Any]:
+    """Measure each model and compare it with its objectives."""
+    options = module.params
+    samples, warmup = options["samples"], options["warmup"]
+    if samples < 1 or warmup < 0:
+        raise FleetError(
+            "There is nothing to measure",
+            seen=f"samples: {samples}, warmup: {warmup}",
+            remedy="give samples of 1 or more and warmup of 0 or more",
+        )
+    models: list[dict[str, Any]] = []
+    failures: list[FleetError] = []
+    with connect(**{option: options[option] for option in ENDPOINT_ARGUMENTS}) as client:
+        for objective in (ModelObjective(**model) for model in options["models"]):
+            try:
+                latency = measure_model(
+                    client,
+                    objective,
+                    samples=samples,
+                    warmup=warmup,
+                    binary=options["binary"],
+                    max_seconds=options["max_seconds"],
+                )
+            except FleetError as error:
+                failures.append(error)
+                continue
+            models.append(latency.as_result())
+            if not latency.met:
+                failures.append(missed_objective(client.endpoint, latency))
+    return with_failures(failures, {"models": models})
 
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(
-        argument_spec={
-            **ENDPOINT_ARGUMENTS,
-            "samples": {"type": "int", "default": 200},
-            "warmup": {"type": "int", "default": 20},
-            "max_seconds": {"type": "float", "default": 30.0},
-            "binary": {"type": "bool", "default": True},
-            "models": {
-                "type": "list",
-                "elements": "dict",
-                "required": True,
-                "options": {
-                    "name": {"type": "str", "required": True},
-                    "version": {"type": "str", "default": ""},
-                    "golden": {"type": "path"},
-                    "p95_ms": {"type": "float"},
-                    "p99_ms": {"type": "float"},
-                },
-            },
-        },
-        required_together=[("client_certificate", "client_key")],
-        supports_check_mode=True,
-    )
-    samples, warmup = module.params["samples"], module.params["warmup"]
-    models: list[dict[str, Any]] = []
-    failures: list[FleetError] = []
-    try:
-        if samples < 1 or warmup < 0:
-            raise FleetError(
-                "There is nothing to measure",
-                seen=f"samples: {samples}, warmup: {warmup}",
-                remedy="give samples of 1 or more and warmup of 0 or more",
-            )
-        with connect(**{option: module.params[option] for option in ENDPOINT_ARGUMENTS}) as client:
-            for objective in (ModelObjective(**model) for model in module.params["models"]):
-                try:
-                    latency = measure_model(
-                        client,
-                        objective,
-                        samples=samples,
-                        warmup=warmup,
-                        binary=module.params["binary"],
-                        max_seconds=module.params["max_seconds"],
-                    )
-                except FleetError as error:
-                    failures.append(error)
-                    continue
-                models.append(latency.as_result())
-                if not latency.met:
-                    failures.append(missed_objective(client.endpoint, latency))
-    except FleetError as error:
-        module.fail_json(**error.as_result(), changed=False)
-    if failures:
-        module.fail_json(**failures[0].as_result(), failures=list(map(str, failures)), models=models, changed=False)
-    module.exit_json(models=models, changed=False)
+    run(ARGUMENT_SPEC, measure, required_together=[("client_certificate", "client_key")])
 
 
 if __name__ == "__main__":

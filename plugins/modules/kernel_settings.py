@@ -100,28 +100,29 @@ remedy:
   sample: install the package that brings it
 """
 
+from typing import Any
+
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.kernel import KernelSettings
+from ansible_collections.edgeml.fleet.plugins.module_utils._module import run
+
+ARGUMENT_SPEC: dict[str, Any] = {
+    "modules": {"type": "list", "elements": "str", "default": []},
+    "sysctls": {"type": "dict", "default": {}},
+    "optional_sysctls": {"type": "dict", "default": {}},
+}
+
+
+def apply(module: AnsibleModule) -> dict[str, Any]:
+    """Make the options the host's settings."""
+    options = module.params
+    texts = [{name: str(value) for name, value in options[key].items()} for key in ("sysctls", "optional_sysctls")]
+    return KernelSettings(module.run_command).apply(options["modules"], *texts, check_mode=module.check_mode)
 
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(
-        argument_spec={
-            "modules": {"type": "list", "elements": "str", "default": []},
-            "sysctls": {"type": "dict", "default": {}},
-            "optional_sysctls": {"type": "dict", "default": {}},
-        },
-        supports_check_mode=True,
-    )
-    options = module.params
-    texts = [{name: str(value) for name, value in options[key].items()} for key in ("sysctls", "optional_sysctls")]
-    try:
-        result = KernelSettings(module.run_command).apply(options["modules"], *texts, check_mode=module.check_mode)
-    except FleetError as error:
-        module.fail_json(**error.as_result())
-    module.exit_json(**result)
+    run(ARGUMENT_SPEC, apply)
 
 
 if __name__ == "__main__":

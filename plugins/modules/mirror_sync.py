@@ -133,44 +133,46 @@ remedy:
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.sync import synchronize
+from ansible_collections.edgeml.fleet.plugins.module_utils._module import run
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import REGISTRY_ARGUMENT, Registry
+
+ARGUMENT_SPEC: dict[str, Any] = {
+    "root": {"type": "path", "required": True},
+    "store": REGISTRY_ARGUMENT,
+    "lock": {"type": "dict", "required": True},
+    "architectures": {
+        "type": "list",
+        "elements": "str",
+        "choices": ["amd64", "arm64"],
+        "default": ["amd64", "arm64"],
+    },
+    "keep_generations": {"type": "int", "default": 2},
+}
+
+
+def mirror(module: AnsibleModule) -> dict[str, Any]:
+    """Bring the mirror to the lock's content."""
+    options = module.params
+    summary = synchronize(
+        Path(options["root"]),
+        Registry.from_options(options["store"]),
+        options["lock"],
+        options["architectures"],
+        options["keep_generations"],
+        write=not module.check_mode,
+    )
+    result = {**asdict(summary), "plan": summary.plan()}
+    diff = {"before": "\n".join(result.pop("before")) + "\n", "after": "\n".join(result.pop("after")) + "\n"}
+    return {"diff": diff, **result}
 
 
 def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            "root": {"type": "path", "required": True},
-            "store": REGISTRY_ARGUMENT,
-            "lock": {"type": "dict", "required": True},
-            "architectures": {
-                "type": "list",
-                "elements": "str",
-                "choices": ["amd64", "arm64"],
-                "default": ["amd64", "arm64"],
-            },
-            "keep_generations": {"type": "int", "default": 2},
-        },
-        supports_check_mode=True,
-    )
-    options = module.params
-    try:
-        summary = synchronize(
-            Path(options["root"]),
-            Registry.from_options(options["store"]),
-            options["lock"],
-            options["architectures"],
-            options["keep_generations"],
-            write=not module.check_mode,
-        )
-    except FleetError as error:
-        module.fail_json(**error.as_result())
-    result = {**asdict(summary), "plan": summary.plan()}
-    diff = {"before": "\n".join(result.pop("before")) + "\n", "after": "\n".join(result.pop("after")) + "\n"}
-    module.exit_json(diff=diff, **result)
+    """Run the module."""
+    run(ARGUMENT_SPEC, mirror)
 
 
 if __name__ == "__main__":

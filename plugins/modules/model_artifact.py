@@ -166,6 +166,7 @@ remedy:
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
@@ -176,37 +177,37 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._model.artifact impor
     describe_model,
     push_model,
 )
+from ansible_collections.edgeml.fleet.plugins.module_utils._module import run
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import REGISTRY_ARGUMENT, Registry
 
-
-def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            "source": {"type": "path", "required": True},
+ARGUMENT_SPEC: dict[str, Any] = {
+    "source": {"type": "path", "required": True},
+    "name": {"type": "str", "required": True},
+    "version": {"type": "raw", "required": True},
+    "platform": {"type": "str", "default": "onnxruntime_onnx"},
+    "file": {"type": "str"},
+    "variant": {
+        "type": "dict",
+        "options": {
             "name": {"type": "str", "required": True},
-            "version": {"type": "raw", "required": True},
-            "platform": {"type": "str", "default": "onnxruntime_onnx"},
             "file": {"type": "str"},
-            "variant": {
-                "type": "dict",
-                "options": {
-                    "name": {"type": "str", "required": True},
-                    "file": {"type": "str"},
-                    "others": {"type": "list", "elements": "str", "default": []},
-                },
-            },
-            "golden": {"type": "path"},
-            "repository": {"type": "str", "required": True},
-            "registry": REGISTRY_ARGUMENT,
-            "architectures": {
-                "type": "list",
-                "elements": "str",
-                "choices": ["amd64", "arm64"],
-                "default": ["amd64", "arm64"],
-            },
+            "others": {"type": "list", "elements": "str", "default": []},
         },
-        supports_check_mode=True,
-    )
+    },
+    "golden": {"type": "path"},
+    "repository": {"type": "str", "required": True},
+    "registry": REGISTRY_ARGUMENT,
+    "architectures": {
+        "type": "list",
+        "elements": "str",
+        "choices": ["amd64", "arm64"],
+        "default": ["amd64", "arm64"],
+    },
+}
+
+
+def publish(module: AnsibleModule) -> dict[str, Any]:
+    """Send the model's artifact, or in check mode say what would be sent."""
     options = module.params
     variant = options["variant"]
     model = Model(
@@ -218,26 +219,27 @@ def main() -> None:
         Variant(variant["name"], variant["file"] or "", tuple(variant["others"])) if variant else None,
         Path(options["golden"]) if options["golden"] else None,
     )
-    architectures, repository = options["architectures"], options["repository"]
     send = not module.check_mode
+    entry, content = describe_model(model, options["architectures"], options["repository"])
     try:
-        entry, content = describe_model(model, architectures, repository)
-        try:
-            registry = Registry.from_options(options["registry"], patient=send)
-            changed, before = push_model(model, entry, content, registry, send=send)
-        except FleetError as error:
-            if send:
-                raise
-            module.warn(f"What the registry lacks is not known. {error}")
-            changed, before = True, {}
+        registry = Registry.from_options(options["registry"], patient=send)
+        changed, before = push_model(model, entry, content, registry, send=send)
     except FleetError as error:
-        module.fail_json(**error.as_result())
+        if send:
+            raise
+        module.warn(f"What the registry lacks is not known. {error}")
+        changed, before = True, {}
     after = {model.tag: entry["digest"], f"{model.tag}-image": entry["index"]}
-    module.exit_json(changed=changed, diff={"before": _lines(before), "after": _lines(after)}, **entry)
+    return {"changed": changed, "diff": {"before": _lines(before), "after": _lines(after)}, **entry}
 
 
 def _lines(tags: Mapping[str, str | None]) -> str:
     return "".join(f"{tag}: {digest}\n" for tag, digest in tags.items() if digest)
+
+
+def main() -> None:
+    """Run the module."""
+    run(ARGUMENT_SPEC, publish)
 
 
 if __name__ == "__main__":

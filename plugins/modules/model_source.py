@@ -101,40 +101,42 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._model.source import fetch_artifact, fetch_url
+from ansible_collections.edgeml.fleet.plugins.module_utils._module import run
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import split_reference
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
 
+ARGUMENT_SPEC: dict[str, Any] = {
+    "url": {"type": "str"},
+    "sha256": {"type": "str"},
+    "reference": {"type": "str"},
+    "directory": {"type": "path", "required": True},
+    "username": {"type": "str"},
+    "password": {"type": "str", "no_log": True},
+    "ca_file": {"type": "path"},
+}
 
-def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            "url": {"type": "str"},
-            "sha256": {"type": "str"},
-            "reference": {"type": "str"},
-            "directory": {"type": "path", "required": True},
-            "username": {"type": "str"},
-            "password": {"type": "str", "no_log": True},
-            "ca_file": {"type": "path"},
-        },
-        required_one_of=[("url", "reference")],
-        mutually_exclusive=[("url", "reference")],
-        required_together=[("url", "sha256"), ("username", "password")],
-        supports_check_mode=True,
-    )
+
+def fetch(module: AnsibleModule) -> dict[str, Any]:
+    """Fetch the model's files if the directory does not hold them."""
     options = module.params
     directory = Path(options["directory"])
     access: dict[str, Any] = {key: options[key] or "" for key in ("username", "password", "ca_file")}
-    try:
-        if options["url"]:
-            changed = fetch_url(options["url"], options["sha256"], directory, **access)
-        else:
-            address, repository, digest = split_reference(options["reference"], "reference")
-            changed = fetch_artifact(Registry(address, **access), repository, digest, directory)
-    except FleetError as error:
-        module.fail_json(**error.as_result())
-    module.exit_json(changed=changed)
+    if options["url"]:
+        return {"changed": fetch_url(options["url"], options["sha256"], directory, **access)}
+    address, repository, digest = split_reference(options["reference"], "reference")
+    return {"changed": fetch_artifact(Registry(address, **access), repository, digest, directory)}
+
+
+def main() -> None:
+    """Run the module."""
+    run(
+        ARGUMENT_SPEC,
+        fetch,
+        required_one_of=[("url", "reference")],
+        mutually_exclusive=[("url", "reference")],
+        required_together=[("url", "sha256"), ("username", "password")],
+    )
 
 
 if __name__ == "__main__":

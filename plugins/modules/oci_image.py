@@ -216,56 +216,55 @@ packages:
       numpy: 2.4.6
 """
 
+from typing import Any
+
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._image.task import assemble_and_deliver
+from ansible_collections.edgeml.fleet.plugins.module_utils._module import run
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import REGISTRY_ARGUMENT
+
+ARCHITECTURES = ["amd64", "arm64"]
+ARGUMENT_SPEC: dict[str, Any] = {
+    "recipe": {"type": "dict"},
+    "image": {"type": "str"},
+    "requirements": {"type": "list", "elements": "path", "default": []},
+    "source_root": {"type": "path"},
+    "architectures": {"type": "list", "elements": "str", "choices": ARCHITECTURES, "default": ARCHITECTURES},
+    "cache": {"type": "path", "required": True},
+    "rebuild": {"type": "bool", "default": False},
+    "base_image": {"type": "str"},
+    "base_username": {"type": "str"},
+    "base_password": {"type": "str", "no_log": True},
+    "base_ca_file": {"type": "path"},
+    "registry": {**REGISTRY_ARGUMENT, "required": False},
+    "repository": {"type": "str"},
+    "mount_from": {"type": "list", "elements": "str", "default": []},
+    "tag": {"type": "str", "default": "latest"},
+    "archive": {
+        "type": "dict",
+        "options": {
+            "path": {"type": "path", "required": True},
+            "architecture": {"type": "str", "choices": ARCHITECTURES, "required": True},
+            "name": {"type": "str"},
+        },
+    },
+}
+
+
+def deliver(module: AnsibleModule) -> dict[str, Any]:
+    """Assemble or copy the image, and deliver it."""
+    return assemble_and_deliver(module.params, check_mode=module.check_mode, warn=module.warn)
 
 
 def main() -> None:
     """Run the module."""
-    architectures = ["amd64", "arm64"]
-    module = AnsibleModule(
-        argument_spec={
-            "recipe": {"type": "dict"},
-            "image": {"type": "str"},
-            "requirements": {"type": "list", "elements": "path", "default": []},
-            "source_root": {"type": "path"},
-            "architectures": {
-                "type": "list",
-                "elements": "str",
-                "choices": architectures,
-                "default": architectures,
-            },
-            "cache": {"type": "path", "required": True},
-            "rebuild": {"type": "bool", "default": False},
-            "base_image": {"type": "str"},
-            "base_username": {"type": "str"},
-            "base_password": {"type": "str", "no_log": True},
-            "base_ca_file": {"type": "path"},
-            "registry": {**REGISTRY_ARGUMENT, "required": False},
-            "repository": {"type": "str"},
-            "mount_from": {"type": "list", "elements": "str", "default": []},
-            "tag": {"type": "str", "default": "latest"},
-            "archive": {
-                "type": "dict",
-                "options": {
-                    "path": {"type": "path", "required": True},
-                    "architecture": {"type": "str", "choices": architectures, "required": True},
-                    "name": {"type": "str"},
-                },
-            },
-        },
+    run(
+        ARGUMENT_SPEC,
+        deliver,
         required_one_of=[("registry", "archive"), ("recipe", "image")],
         mutually_exclusive=[("recipe", "image"), ("base_image", "image"), ("archive", "image")],
         required_together=[("registry", "repository"), ("base_username", "base_password")],
-        supports_check_mode=True,
     )
-    try:
-        result = assemble_and_deliver(module.params, check_mode=module.check_mode, warn=module.warn)
-        module.exit_json(**result)
-    except FleetError as error:
-        module.fail_json(**error.as_result())
 
 
 if __name__ == "__main__":

@@ -224,21 +224,17 @@ remedy:
 """
 
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine, NoEngine
+from ansible_collections.edgeml.fleet.plugins.module_utils._module import run
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.options import ARGUMENT_SPEC, desired_release
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.transaction import Release
 
 
-def main() -> None:
-    """Run the module."""
-    module = AnsibleModule(
-        argument_spec=ARGUMENT_SPEC,
-        required_if=[("state", "active", ["image"])],
-        supports_check_mode=True,
-    )
+def converge(module: AnsibleModule) -> dict[str, Any]:
+    """Make the release active, or remove the runtime."""
     options = module.params
     has_engine = module.get_bin_path("docker") is not None
     release = Release(
@@ -249,15 +245,14 @@ def main() -> None:
         options["name"],
         options["runtimes"],
     )
-    try:
-        if options["state"] == "absent":
-            result = release.remove(module.check_mode, has_engine)
-        else:
-            desired = desired_release(options)
-            result = release.converge(desired, module.check_mode)
-    except FleetError as error:
-        module.fail_json(**error.as_result())
-    module.exit_json(**result)
+    if options["state"] == "absent":
+        return release.remove(module.check_mode, has_engine)
+    return release.converge(desired_release(options), module.check_mode)
+
+
+def main() -> None:
+    """Run the module."""
+    run(ARGUMENT_SPEC, converge, required_if=[("state", "active", ["image"])])
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import re
@@ -117,6 +118,24 @@ def test_module_documentation_says_what_it_supports(module: str) -> None:
     assert all(text.strip() for text in (loaded.EXAMPLES, loaded.RETURN))
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_runs_through_the_one_funnel(module: str) -> None:
+    """What fails looks the same everywhere: only `run` makes an AnsibleModule and ends the process."""
+    path = ROOT / "plugins" / "modules" / f"{module}.py"
+    tree = ast.parse(path.read_text())
+    called = {
+        node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+    }
+    assert not called & {"AnsibleModule", "exit_json", "fail_json"}
+    if (ROOT / "plugins" / "action" / path.name).exists() and not called:
+        return  # documentation alone: the work is the action plugin's
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    assert [ast.unparse(node.value.func) for node in functions["main"].body[1:] if isinstance(node, ast.Expr)
+            and isinstance(node.value, ast.Call)] == ["run"]  # fmt: skip
+
+
 def test_knowledge_goes_one_way_through_the_plugins() -> None:
     """Inventory plugins, filters and actions know plugin_utils, these know module_utils, and never back."""
     allowed = {
@@ -141,6 +160,7 @@ GROUND = {"_errors", "_canonical"}
 ROOMS = {
     "_errors": set(),
     "_canonical": set(),
+    "_module": {"_errors", "_host"},
     "_host": GROUND,
     "_inference": GROUND,
     "_oci": {*GROUND, "_host"},
