@@ -22,13 +22,13 @@ from urllib.parse import unquote, urlsplit
 from ansible.module_utils.urls import SSLValidationError, open_url
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._model.artifact import DESCRIPTION
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci import registry as _registry
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci import failures as _failures
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
     MODEL_FILEPATH,
     check_digest,
     check_repository,
 )
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import ATTEMPTS, Registry
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.store import fetch_blob
 
 BLOCK = 1 << 20  # bytes
@@ -147,7 +147,7 @@ def _download(url: str, sha256: str, partial: Path, username: str, password: str
                     return _verify_file(partial, sha256, shown)
                 partial.unlink()
                 continue
-            if error.code not in _registry.TRANSIENT_STATUS:
+            if error.code not in _failures.TRANSIENT_STATUS:
                 raise _unreachable(shown, error, "correct the address, or the credentials for this host") from error
             seen: Exception = error
         except (URLError, OSError, http.client.HTTPException) as error:
@@ -162,9 +162,9 @@ def _download(url: str, sha256: str, partial: Path, username: str, password: str
                 continue  # what was there before may be bad: once more from its beginning
         now = partial.stat().st_size if partial.exists() else 0
         failures = 0 if now > have else failures + 1
-        if failures == ATTEMPTS:
+        if failures == _failures.ATTEMPTS:
             raise _unreachable(shown, seen, "check the network and run again: what was fetched is kept") from seen
-        time.sleep(_registry.FIRST_PAUSE * 2**failures)
+        time.sleep(_failures.FIRST_PAUSE * 2**failures)
 
 
 def _continue(url: str, partial: Path, have: int, username: str, password: str, ca_file: str) -> None:

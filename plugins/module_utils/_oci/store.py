@@ -12,8 +12,9 @@ from typing import BinaryIO
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.disk import FULL_DISK, check_space, full_disk
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import make_directory, sync_directory
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.failures import ATTEMPTS, TransientError
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import check_digest
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import ATTEMPTS, Registry, TransientError
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
 
 READ_BLOCK = 64 << 10  # bytes; at most this much of a broken transfer is fetched twice
 

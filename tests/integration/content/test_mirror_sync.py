@@ -18,7 +18,7 @@ import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.sync import Summary, synchronize
 from ansible_collections.edgeml.fleet.plugins.module_utils._model.artifact import Model, publish_model
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci import registry as _registry
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci import failures as _failures
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import sha256_digest
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.store import fetch_blob
 from ansible_collections.edgeml.fleet.runtime.tests.support.ports import free_port
@@ -38,7 +38,7 @@ LARGE = 6_000_000
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_registry, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(_failures, "FIRST_PAUSE", 0.01)
 
 
 def lock_of(serial: int, images: dict[str, Any], models: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci import registry as _registry
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci import failures as _failures
 from ansible_collections.edgeml.fleet.tests.support.registry_server import (
     Answer,
     Request,
@@ -48,4 +48,4 @@ def serve(ca: tuple[ssl.SSLContext, Path]) -> Iterator[Serve]:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_registry, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(_failures, "FIRST_PAUSE", 0.01)

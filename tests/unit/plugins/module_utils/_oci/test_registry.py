@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci import registry as _registry
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci import failures as _failures
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import IMAGE_MANIFEST, sha256_digest
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
 from ansible_collections.edgeml.fleet.tests.support.registry_server import Answer, Request, Server
@@ -187,7 +187,7 @@ def test_a_registry_that_states_no_digest(serve: Serve) -> None:
 def test_a_connection_that_the_server_closed_meanwhile_is_replaced(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_registry, "ATTEMPTS", 1)
+    monkeypatch.setattr(_failures, "ATTEMPTS", 1)
     # The first answer ends its connection without saying so.
     answers = iter([Answer(200, cut=0), Answer(200)])
     server = serve(lambda _: next(answers))
