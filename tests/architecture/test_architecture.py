@@ -167,7 +167,7 @@ ROOMS = {
     "_image": {*GROUND, "_host", "_oci"},
     "_model": {*GROUND, "_host", "_oci"},
     "_mirror": {*GROUND, "_host", "_oci"},
-    "_preflight": {*GROUND, "_host"},
+    "_preflight": {*GROUND, "_host", "_oci"},
     "_release": {*GROUND, "_host", "_inference", "_oci"},
 }
 

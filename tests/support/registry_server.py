@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Mapping
@@ -42,9 +43,9 @@ class Server:
 
 
 def start(
-    certificate: ssl.SSLContext, ca_file: str, answer: Callable[[Request], Answer]
+    certificate: ssl.SSLContext, ca_file: str, answer: Callable[[Request], Answer], host: str = "127.0.0.1"
 ) -> tuple[Server, Callable[[], None]]:
-    """Start a server on a free port; return it and the function that stops it."""
+    """Start a server on a free port of `host`, an IP address; return it and the function that stops it."""
     requests: list[Request] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -72,7 +73,10 @@ def start(
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class AnyServer(ThreadingHTTPServer):
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+    server = AnyServer((host, 0), Handler)
     server.daemon_threads = True
     server.socket = certificate.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
@@ -81,4 +85,5 @@ def start(
         server.shutdown()
         server.server_close()
 
-    return Server(f"127.0.0.1:{server.server_port}", ca_file, requests), stop
+    shown = f"[{host}]" if ":" in host else host
+    return Server(f"{shown}:{server.server_port}", ca_file, requests), stop

@@ -54,7 +54,7 @@ class Registry:
     Parameters
     ----------
     address : str
-        ``host`` or ``host:port``, without scheme and path.
+        ``host`` or ``host:port``, without scheme and path; an IPv6 address in brackets.
     username, password : str
         Sent as HTTP Basic, or to the registry's token service when it asks for a Bearer token. Empty: anonymous.
     ca_file : str
@@ -84,11 +84,12 @@ class Registry:
         ip_address: str = "",
         patient: bool = True,
     ) -> None:
-        if not re.fullmatch(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?", address):
+        found = re.fullmatch(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?", address)
+        if found is None or int(found[1] or 443) > 65535:
             raise FleetError(
                 "Not a registry address",
                 where=repr(address),
-                remedy="give host or host:port, without https:// and without a path",
+                remedy="give host or host:port without https:// and path, an IPv6 address in brackets: [::1]:5000",
             )
         self.address = address
         self._username = username

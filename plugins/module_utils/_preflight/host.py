@@ -16,11 +16,11 @@ from typing import Any
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.command import RunCommand
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.facts import host_facts
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import DEFAULT_RUNTIME
-from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.registry import RegistryAccess
 
 REFUSE = "refuse"
 WARN = "warn"
 ENGINE_DIRECTORY = "/var/lib/docker"
+STEP_SECONDS = 5.0  # for each step of a conversation over the network
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,18 @@ class Content:
     digest: str
     size: int
     runtime: str = DEFAULT_RUNTIME
+
+
+@dataclass(frozen=True)
+class RegistryAccess:
+    """How a registry is reached: ``host:port``, the authority's PEM text, and an IP address unless a name service
+    knows the name."""
+
+    address: str
+    ip_address: str = ""
+    ca_certificate: str = ""
+    username: str = ""
+    password: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)

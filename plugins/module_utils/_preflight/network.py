@@ -9,15 +9,24 @@ import socket
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.failures import (
+    RefusedError,
+    UnknownNameError,
+    UnreachableError,
+    UntrustedError,
+)
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
 from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.host import (
     REFUSE,
+    STEP_SECONDS,
     Content,
     Engine,
     Finding,
     Host,
+    RegistryAccess,
     Wanted,
 )
-from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.registry import RegistryProblem, ask_registry
 
 
 def ports(host: Host, engine: Engine, wanted: Wanted) -> Iterator[Finding]:
@@ -95,12 +104,59 @@ def registry(wanted: Wanted, missing: Sequence[Content]) -> Iterator[Finding]:
     if wanted.registry is None or not missing:
         return
     try:
-        ask_registry(
-            wanted.registry,
-            [
-                (content.name, content.repository, "blobs" if content.kind == "model" else "manifests", content.digest)
-                for content in missing
-            ],
+        lacking = _lacking(wanted.registry, missing)
+    except FleetError as error:
+        yield _registry_problem(wanted.registry, error)
+        return
+    if lacking:
+        yield Finding(
+            "content",
+            REFUSE,
+            f"{wanted.registry.address} lacks {', '.join(lacking[:3])}{' and more' if len(lacking) > 3 else ''}",
+            "all that the lock names for this host",
+            "run the playbook edgeml.fleet.mirror (for a store edgeml.fleet.publish)",
         )
-    except RegistryProblem as problem:
-        yield Finding(problem.name, REFUSE, problem.value, problem.need, problem.remedy)
+
+
+def _lacking(access: RegistryAccess, missing: Sequence[Content]) -> list[str]:
+    """Return the names of the content that the registry does not hold either; raise FleetError if it cannot say."""
+    client = Registry(
+        access.address,
+        access.username,
+        access.password,
+        timeout=STEP_SECONDS,
+        ca_certificate=access.ca_certificate,
+        ip_address=access.ip_address,
+        patient=False,
+    )
+    try:
+        client.ping()
+        holds = {True: client.has_blob, False: client.has_manifest}
+        return [
+            content.name
+            for content in missing
+            if not holds[content.kind == "model"](content.repository, content.digest)
+        ]
+    finally:
+        client.close()
+
+
+def _registry_problem(access: RegistryAccess, error: FleetError) -> Finding:
+    name, need, remedy = "registry", "an OCI registry that answers over TLS", error.remedy
+    if isinstance(error, UnknownNameError):
+        name, need = "name_resolution", "the address of the registry"
+        remedy = (
+            "let the name service know the name, or set edgeml_mirror_ip_address (of a store edgeml_store_ip_address)"
+        )
+    elif isinstance(error, UnreachableError):
+        remedy = (
+            "start it (playbook edgeml.fleet.mirror or edgeml.fleet.store), or correct address, routes or firewalls"
+        )
+    elif isinstance(error, UntrustedError):
+        name = "registry_tls"
+        need = "a certificate of the authority in edgeml_ca_certificate_file, for this name and time"
+        remedy = "renew the registry's certificate (playbook edgeml.fleet.certificates), or set this host's clock"
+    elif isinstance(error, RefusedError):
+        need, remedy = "a registry that lets this host in", "correct user name and password"
+    place = f"{access.address} at {access.ip_address}" if access.ip_address else access.address
+    return Finding(name, REFUSE, f"{place}: {error.seen or error.what}", need, remedy)

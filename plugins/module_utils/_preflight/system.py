@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.host import (
     REFUSE,
+    STEP_SECONDS,
     WARN,
     Content,
     Engine,
@@ -21,7 +22,6 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.host impor
     Wanted,
     can_load,
 )
-from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.registry import TIMEOUT
 
 CLOCK_TOLERANCE = 300.0  # seconds; what TLS and logs of several hosts bear
 FIRST_PLAUSIBLE_TIME = 1735689600.0  # 2025: before this collection was made
@@ -135,7 +135,7 @@ def _unreachable_sources(host: Host) -> list[str]:
         addresses.add((via.hostname or "", via.port or PORTS.get(via.scheme, 80)))
     for address in sorted(addresses):
         try:
-            socket.create_connection(address, timeout=TIMEOUT).close()
+            socket.create_connection(address, timeout=STEP_SECONDS).close()
         except OSError:
             continue
         return []

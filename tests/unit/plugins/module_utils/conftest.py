@@ -18,7 +18,7 @@ from ansible_collections.edgeml.fleet.tests.support.registry_server import (
     start,
 )
 
-Serve = Callable[[Callable[[Request], Answer]], Server]
+Serve = Callable[..., Server]
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +27,7 @@ def ca(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, Path]:
     path = tmp_path_factory.mktemp("tls") / "ca.crt"
     authority.cert_pem.write_to_path(str(path))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1", "registry.edgeml.internal").configure_cert(context)
+    authority.issue_cert("127.0.0.1", "::1", "registry.edgeml.internal").configure_cert(context)
     return context, path
 
 
@@ -36,8 +36,8 @@ def serve(ca: tuple[ssl.SSLContext, Path]) -> Iterator[Serve]:
     """Return a function that starts a server which answers each request by the function given."""
     stops: list[Callable[[], None]] = []
 
-    def begin(answer: Callable[[Request], Answer]) -> Server:
-        server, stop = start(ca[0], str(ca[1]), answer)
+    def begin(answer: Callable[[Request], Answer], host: str = "127.0.0.1") -> Server:
+        server, stop = start(ca[0], str(ca[1]), answer, host)
         stops.append(stop)
         return server
 

@@ -154,7 +154,7 @@ def test_a_missing_file_of_authorities() -> None:
         Registry("127.0.0.1", ca_file="/none.crt")
 
 
-@pytest.mark.parametrize("address", ["", "https://a", "a/b", "a@b", "a b", "a:b", "a\r\nb"])
+@pytest.mark.parametrize("address", ["", "https://a", "a/b", "a@b", "a b", "a:b", "a\r\nb", "a:65536", "::1"])
 def test_what_is_no_address(address: str) -> None:
     with pytest.raises(FleetError, match="Not a registry address"):
         Registry(address)

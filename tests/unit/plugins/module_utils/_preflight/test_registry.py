@@ -12,11 +12,14 @@ from pathlib import Path
 
 import pytest
 import trustme
-from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.registry import (
+from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.host import (
+    REFUSE,
+    Content,
+    Finding,
     RegistryAccess,
-    RegistryProblem,
-    ask_registry,
+    Wanted,
 )
+from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.network import registry
 from ansible_collections.edgeml.fleet.tests.support.registry_server import (
     Answer,
     Request,
@@ -25,28 +28,32 @@ from ansible_collections.edgeml.fleet.tests.support.registry_server import (
 )
 from ansible_collections.edgeml.fleet.tests.unit.plugins.module_utils.conftest import Serve
 
-MODEL = ("model digits 1.0.0", "edgeml/models/digits", "blobs", "sha256:" + "b" * 64)
-IMAGE = ("image runtime", "edgeml/runtime", "manifests", "sha256:" + "a" * 64)
+MODEL = Content("model", "model digits 1.0.0", "edgeml/models/digits", "sha256:" + "b" * 64, 10)
+IMAGE = Content("image", "image runtime", "edgeml/runtime", "sha256:" + "a" * 64, 10)
 
 
 def access(server: Server, **more: str) -> RegistryAccess:
     return RegistryAccess(server.address, ca_certificate=Path(server.ca_file).read_text(), **more)
 
 
-def problem(registry: RegistryAccess, *wanted: tuple[str, str, str, str]) -> RegistryProblem:
-    with pytest.raises(RegistryProblem) as caught:
-        ask_registry(registry, wanted)
-    return caught.value
+def findings(server: RegistryAccess, *missing: Content) -> list[Finding]:
+    return list(registry(Wanted(content=missing, registry=server), missing))
+
+
+def problem(server: RegistryAccess, *missing: Content) -> Finding:
+    (found,) = findings(server, *missing)
+    assert found.severity == REFUSE
+    return found
 
 
 @pytest.mark.parametrize("headers", [{}, {"Connection": "close"}])
 def test_a_mirror_that_has_everything(serve: Serve, headers: dict[str, str]) -> None:
     server = serve(lambda request: Answer(200, b"{}", dict(headers)))
-    ask_registry(access(server), [MODEL, IMAGE])
+    assert findings(access(server), MODEL, IMAGE) == []
     assert [(request.method, request.path) for request in server.requests] == [
         ("GET", "/v2/"),
-        ("HEAD", f"/v2/edgeml/models/digits/blobs/{MODEL[3]}"),
-        ("HEAD", f"/v2/edgeml/runtime/manifests/{IMAGE[3]}"),
+        ("HEAD", f"/v2/edgeml/models/digits/blobs/{MODEL.digest}"),
+        ("HEAD", f"/v2/edgeml/runtime/manifests/{IMAGE.digest}"),
     ]
 
 
@@ -69,12 +76,14 @@ def test_the_name_is_asked_at_the_address_given(serve: Serve) -> None:
 
 def test_user_name_and_password(serve: Serve) -> None:
     def answer(request: Request) -> Answer:
-        return Answer(200 if request.headers.get("Authorization") == "Basic ZWRnZW1sOnNlc2FtZQ==" else 401)
+        if request.headers.get("Authorization") == "Basic ZWRnZW1sOnNlc2FtZQ==":
+            return Answer(200)
+        return Answer(401, headers={"WWW-Authenticate": 'Basic realm="store"'})
 
     server = serve(answer)
-    ask_registry(access(server, username="edgeml", password="sesame"), [MODEL])
+    assert findings(access(server, username="edgeml", password="sesame"), MODEL) == []
     found = problem(access(server, username="edgeml", password="wrong-one"), MODEL)
-    assert "status 401" in found.value
+    assert "HTTP 401" in found.value
     assert "password" in found.remedy
     assert "wrong-one" not in repr(access(server, username="edgeml", password="wrong-one"))
 
@@ -129,3 +138,42 @@ def test_something_else_listens() -> None:
         thread.start()
         assert problem(RegistryAccess(address), MODEL).name == "registry"
         thread.join()
+
+
+def test_a_store_behind_a_token_service(serve: Serve) -> None:
+    tokens = serve(lambda _: Answer(200, b'{"token":"abc"}'))
+    challenge = f'Bearer realm="https://{tokens.address}/token",service="store",scope="repository:edgeml:pull"'
+
+    def answer(request: Request) -> Answer:
+        if request.headers.get("Authorization") == "Bearer abc":
+            return Answer(404 if "runtime" in request.path else 200)
+        return Answer(401, headers={"WWW-Authenticate": challenge})
+
+    server = serve(answer)
+    assert findings(access(server, username="edgeml", password="sesame"), MODEL) == []
+    assert problem(access(server), MODEL, IMAGE).value == f"{server.address} lacks image runtime"
+
+
+def test_a_store_that_keeps_its_blobs_elsewhere(serve: Serve) -> None:
+    storage = serve(lambda request: Answer(200 if "Authorization" not in request.headers else 400))
+
+    def answer(request: Request) -> Answer:
+        if "/blobs/" in request.path:
+            return Answer(307, headers={"Location": f"https://{storage.address}/bucket/digits?signature=s3cret"})
+        return Answer(200)
+
+    assert findings(access(serve(answer)), MODEL, IMAGE) == []
+    assert [request.path for request in storage.requests] == ["/bucket/digits?signature=s3cret"]
+
+
+def test_a_store_at_an_ipv6_address(serve: Serve) -> None:
+    server = serve(lambda _: Answer(200), "::1")
+    assert server.address.startswith("[::1]:")
+    assert findings(access(server), MODEL, IMAGE) == []
+
+
+@pytest.mark.parametrize("address", ["::1", "2001:db8::1", "https://store", "store:5000/edgeml"])
+def test_what_is_no_address_is_a_finding(address: str) -> None:
+    found = problem(RegistryAccess(address), MODEL)
+    assert found.name == "registry"
+    assert "host:port" in found.remedy
