@@ -77,7 +77,11 @@ def check_tag(text: object, where: str) -> str:
 
 
 def split_reference(reference: str, where: str) -> tuple[str, str, str]:
-    """Return address, repository and digest of ``registry/repository@sha256:<digest>``; raise FleetError otherwise."""
+    """Return address, repository and digest of ``registry/repository@sha256:<digest>``; raise FleetError otherwise.
+
+    ``docker.io`` is Docker Hub, as in Docker's own names: its registry has another address, and its own images are
+    below ``library/``.
+    """
     name, _, digest = reference.partition("@")
     address, _, repository = name.partition("/")
     if not repository or not digest:
@@ -87,6 +91,16 @@ def split_reference(reference: str, where: str) -> tuple[str, str, str]:
             seen=reference,
             remedy="give it as registry/repository@sha256:<digest>",
         )
+    if not re.search(r"[.:]", address) and address != "localhost":  # Docker takes it for a user of Docker Hub
+        raise FleetError(
+            "The name of a registry is missing",
+            where=where,
+            seen=reference,
+            remedy=f"write docker.io/{reference} if it is on Docker Hub, else a port: {address}:443/{repository}@...",
+        )
+    if address in ("docker.io", "index.docker.io"):
+        address = "registry-1.docker.io"
+        repository = repository if "/" in repository else f"library/{repository}"
     return address, check_repository(repository, where), check_digest(digest, where)
 
 

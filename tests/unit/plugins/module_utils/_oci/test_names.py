@@ -14,6 +14,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
     check_tag,
     descriptor,
     sha256_digest,
+    split_reference,
 )
 
 EMPTY = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
@@ -65,3 +66,39 @@ def test_descriptor_of_data_and_of_known_content() -> None:
     expected = {"mediaType": LAYER_TAR, "digest": EMPTY, "size": 0, "annotations": {"a": "b"}}
     assert descriptor(LAYER_TAR, b"", annotations={"a": "b"}) == expected
     assert descriptor(LAYER_TAR, digest=EMPTY, size=0, annotations={"a": "b"}) == expected
+
+
+DIGEST = "sha256:" + "a" * 64
+
+
+@pytest.mark.parametrize(
+    ("name", "address", "repository"),
+    [
+        ("registry.edgeml.internal:5443/edgeml/runtime", "registry.edgeml.internal:5443", "edgeml/runtime"),
+        ("[::1]:5000/busybox", "[::1]:5000", "busybox"),
+        ("localhost/a/b/c", "localhost", "a/b/c"),
+        ("store:443/a", "store:443", "a"),
+        ("docker.io/busybox", "registry-1.docker.io", "library/busybox"),
+        ("docker.io/library/busybox", "registry-1.docker.io", "library/busybox"),
+        ("index.docker.io/user/x", "registry-1.docker.io", "user/x"),
+    ],
+)
+def test_references_name_registry_and_repository(name: str, address: str, repository: str) -> None:
+    assert split_reference(f"{name}@{DIGEST}", "image") == (address, repository, DIGEST)
+
+
+@pytest.mark.parametrize(
+    ("reference", "remedy"),
+    [
+        (f"user/x@{DIGEST}", f"write docker.io/user/x@{DIGEST}"),
+        (f"busybox@{DIGEST}", "registry/repository@sha256"),
+        ("docker.io/busybox:1.36", "registry/repository@sha256"),
+        ("docker.io/busybox@sha256:12", "64 lower-case"),
+        (f"docker.io/Busy@{DIGEST}", "lower-case letters"),
+    ],
+)
+def test_references_that_say_too_little(reference: str, remedy: str) -> None:
+    with pytest.raises(FleetError) as caught:
+        split_reference(reference, "image")
+    assert caught.value.where == "image"
+    assert remedy in caught.value.remedy
