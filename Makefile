@@ -103,6 +103,10 @@ bench-quickstart: $(VENV)/controller ## Measure what the quickstart serves, agai
 bench-inventory: $(VENV)/controller ## Measure parsing and placing 100, 1,000 and 10,000 hosts of 50 models
 	@$(BIN)/python tests/benchmark/inventory.py
 
+.PHONY: bench-converge
+bench-converge: $(VENV)/development engine ## Compare a converge that changes nothing with a plain playbook's, in the lab
+	@$(BIN)/python tests/benchmark/converge.py
+
 build/environments/fuzz/installed: requirements/fuzz.txt
 	@echo "Making the environment for fuzzing (about a minute, once)"
 	@$(PYTHON) -m venv build/environments/fuzz

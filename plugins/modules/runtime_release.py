@@ -15,9 +15,10 @@ description:
   - Takes the whole desired release (image and models by digest, configuration, objectives) and brings the host there
     as one transaction that runs on the host.
   - "The steps: compare, stage (pull the image, fetch and verify the models), start a candidate on private sockets,
-    check it (ready, golden outputs, latency objective), switch, commit."
-  - Until the switch the release that serves is not touched. If the new one does not become ready after the switch,
-    the old one is started again.
+    check it (ready, golden outputs, latency objective), hand over, commit."
+  - "The collection's runtime hands over without a gap: the checked candidate opens the public ports beside the release
+    that serves, which then finishes its requests and goes. Another server is stopped before the new one starts; if that
+    one does not become ready, the old one is started again."
 extends_documentation_fragment:
   - edgeml.fleet.release_container
 requirements:
