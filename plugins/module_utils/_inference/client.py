@@ -20,6 +20,10 @@ class UnreachableError(FleetError):
     """The server gave no answer: it may still be starting, so that asking again can help."""
 
 
+class SlowError(UnreachableError):
+    """No answer came within the time that the caller gave; nobody said that there is no server."""
+
+
 BINARY_EXTENSION = "binary_tensor_data"
 
 
@@ -127,6 +131,7 @@ class Client(ABC):
 
     def __init__(self, access: Access) -> None:
         self.endpoint = access.endpoint
+        self.timeout = access.timeout
 
     @abstractmethod
     def live(self) -> Status:
@@ -200,6 +205,15 @@ class Client(ABC):
             where=self.endpoint,
             seen=quote(seen),
             remedy="start the server, read its log, or correct scheme, address and TLS options",
+        )
+
+    def slow(self, seen: str) -> SlowError:
+        """Return the error for a server that took longer than the caller waits."""
+        return SlowError(
+            f"The inference server is slow: no answer within {self.timeout:g} s",
+            where=self.endpoint,
+            seen=quote(seen),
+            remedy="give it more time (timeout), or see what keeps the host busy; a wrong address can look the same",
         )
 
     def untrusted(self, seen: str) -> FleetError:

@@ -129,7 +129,6 @@ class GrpcClient(Client):
                 seen=str(MISSING_LIBRARY),
                 remedy="install python3-grpcio and python3-protobuf, pip packages grpcio and protobuf, or use REST",
             )
-        self._timeout = access.timeout
         self._metadata = None if access.bearer_token is None else (("authorization", f"Bearer {access.bearer_token}"),)
         options: list[tuple[str, int | str]] = [
             ("grpc.max_receive_message_length", -1),
@@ -137,7 +136,9 @@ class GrpcClient(Client):
             ("grpc.enable_http_proxy", 0),
             # A server that starts is to be seen soon; the default grows to two minutes.
             ("grpc.initial_reconnect_backoff_ms", 200),
-            ("grpc.min_reconnect_backoff_ms", 200),
+            # Despite its name, how long one attempt to connect may take, TLS handshake included. Longer than the
+            # caller waits, so that its own limit is the one that ends it.
+            ("grpc.min_reconnect_backoff_ms", int(access.timeout * 1000) + 10_000),
             ("grpc.max_reconnect_backoff_ms", 500),
         ]
         if access.server_name:
@@ -196,7 +197,7 @@ class GrpcClient(Client):
 
     def send(self, request: PreparedRequest) -> RawResponse:
         try:
-            body = self._infer(request.body, timeout=self._timeout, metadata=self._metadata)
+            body = self._infer(request.body, timeout=self.timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             raise self._error(request.model, error) from error
         return RawResponse(request.model, body, None)
@@ -214,7 +215,7 @@ class GrpcClient(Client):
         request = message_class(f"{method}Request")(**fields)
         call = self._channel.unary_unary(f"/{SERVICE}/{method}")
         try:
-            body = call(request.SerializeToString(), timeout=self._timeout, metadata=self._metadata)
+            body = call(request.SerializeToString(), timeout=self.timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             raise self._error(subject, error) from error
         try:
@@ -228,8 +229,10 @@ class GrpcClient(Client):
             return self.denied(seen)
         if code is grpc.StatusCode.UNAVAILABLE and UNTRUSTED.search(seen):
             return self.untrusted(seen)
-        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        if code is grpc.StatusCode.UNAVAILABLE:
             return self.unreachable(seen)
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return self.slow(seen)
         if code is grpc.StatusCode.UNIMPLEMENTED:
             return self.misunderstood(subject, seen)
         refusal = self.refused(subject, seen)

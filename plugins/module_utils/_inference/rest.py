@@ -187,6 +187,9 @@ class RestClient(Client):
                 seen=error.reason or str(error),
                 remedy="check that this port speaks TLS, and give client_certificate and client_key if asked for",
             ) from error
+        except TimeoutError as error:
+            self._connection.close()
+            raise self.slow(str(error)) from error
         except OSError as error:
             self._connection.close()
             raise self.unreachable(error.strerror or str(error) or type(error).__name__) from error

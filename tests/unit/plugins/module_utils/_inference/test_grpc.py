@@ -14,7 +14,7 @@ import grpc  # type: ignore[import-untyped]
 import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference import grpc as _oip_grpc
-from ansible_collections.edgeml.fleet.plugins.module_utils._inference.client import UnreachableError
+from ansible_collections.edgeml.fleet.plugins.module_utils._inference.client import SlowError, UnreachableError
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.connect import connect
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.grpc import decode_outputs, message_class
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.tensor import DATATYPES, Tensor
@@ -122,7 +122,7 @@ def server(tmp_path: Path) -> Iterator[tuple[Behaviour, str]]:
     ("code", "kind", "message"),
     [
         (grpc.StatusCode.UNAVAILABLE, UnreachableError, "does not answer"),
-        (grpc.StatusCode.DEADLINE_EXCEEDED, UnreachableError, "does not answer"),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, SlowError, "is slow: no answer within 10 s"),
         (grpc.StatusCode.UNAUTHENTICATED, FleetError, "refused the credentials"),
         (grpc.StatusCode.PERMISSION_DENIED, FleetError, "refused the credentials"),
         (grpc.StatusCode.UNIMPLEMENTED, FleetError, "does not follow the Open Inference Protocol"),

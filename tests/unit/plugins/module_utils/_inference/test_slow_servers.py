@@ -1,0 +1,131 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A device that takes its time is waited for as long as the caller said, over gRPC as over REST."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc  # type: ignore[import-untyped]
+import pytest
+import trustme
+from ansible_collections.edgeml.fleet.plugins.module_utils._inference.client import SlowError, UnreachableError
+from ansible_collections.edgeml.fleet.plugins.module_utils._inference.connect import connect
+from ansible_collections.edgeml.fleet.plugins.module_utils._inference.grpc import message_class
+
+# Longer than grpcio gives a connection by its own settings for reconnecting.
+HANDSHAKE_SECONDS = 2.0
+TIMEOUT = 120.0
+
+
+class Delay:
+    """Passes a connection on to a server; what the server says first comes late, for ever if `seconds` is None."""
+
+    def __init__(self, target: int, seconds: float | None) -> None:
+        self._target, self._seconds = target, seconds
+        self._over = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._over.set()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._target))
+                threading.Thread(target=self._pass, args=(client, server, 0.0), daemon=True).start()
+                threading.Thread(target=self._pass, args=(server, client, self._seconds), daemon=True).start()
+
+    def _pass(self, source: socket.socket, target: socket.socket, seconds: float | None) -> None:
+        with contextlib.suppress(OSError), source, target:
+            data = source.recv(65536)
+            self._over.wait(seconds)
+            while data and not self._over.is_set():
+                target.sendall(data)
+                data = source.recv(65536)
+
+
+class _Ready(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *arguments: object) -> None:
+        del arguments
+
+
+class _ReadyService(grpc.GenericRpcHandler):  # type: ignore[misc]
+    def service(self, details: Any) -> Any:
+        del details
+        answer = message_class("ServerReadyResponse")(ready=True).SerializeToString()
+        return grpc.unary_unary_rpc_method_handler(lambda request, context: answer)
+
+
+@pytest.fixture(params=["https", "grpcs"])
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, int, str]]:
+    """A server that is ready, behind TLS: scheme, port, file of its authority."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    ca_file = tmp_path / "ca.crt"
+    authority.cert_pem.write_to_path(str(ca_file))
+    if request.param == "https":
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        certificate.configure_cert(context)
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Ready) as web:
+            web.socket = context.wrap_socket(web.socket, server_side=True, do_handshake_on_connect=False)
+            threading.Thread(target=web.serve_forever, daemon=True).start()
+            yield request.param, web.server_address[1], str(ca_file)
+            web.shutdown()
+    else:
+        chain = b"".join(blob.bytes() for blob in certificate.cert_chain_pems)
+        credentials = grpc.ssl_server_credentials([(certificate.private_key_pem.bytes(), chain)])
+        rpc = grpc.server(ThreadPoolExecutor(1), handlers=[_ReadyService()])
+        port = rpc.add_secure_port("127.0.0.1:0", credentials)
+        rpc.start()
+        yield request.param, port, str(ca_file)
+        rpc.stop(None).wait()
+
+
+def test_slow_handshake_is_waited_for(server: tuple[str, int, str]) -> None:
+    scheme, port, ca_file = server
+    with (
+        contextlib.closing(Delay(port, HANDSHAKE_SECONDS)) as slow,
+        connect(f"{scheme}://127.0.0.1:{slow.port}", ca_file=ca_file, timeout=TIMEOUT) as client,
+    ):
+        assert client.ready()
+
+
+def test_server_that_is_too_slow_is_called_slow(server: tuple[str, int, str]) -> None:
+    scheme, port, ca_file = server
+    with (
+        contextlib.closing(Delay(port, None)) as hanging,
+        connect(f"{scheme}://127.0.0.1:{hanging.port}", ca_file=ca_file, timeout=0.5) as client,
+        pytest.raises(SlowError, match=r"is slow: no answer within 0\.5 s") as failure,
+    ):
+        client.ready()
+    assert "timeout" in failure.value.remedy
+
+
+def test_closed_port_is_not_slow(server: tuple[str, int, str]) -> None:
+    scheme, _, ca_file = server
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    with (
+        connect(f"{scheme}://127.0.0.1:{port}", ca_file=ca_file, timeout=TIMEOUT) as client,
+        pytest.raises(UnreachableError, match="does not answer") as failure,
+    ):
+        client.ready()
+    assert not isinstance(failure.value, SlowError)
