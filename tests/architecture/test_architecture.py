@@ -20,7 +20,7 @@ import yaml
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema import validate
 from jsonschema import Draft202012Validator
 
-from .role_readme import ROLES, render
+from .role_readme import EXAMPLES, ROLES, render
 
 ROOT = Path(__file__).resolve().parents[2]
 COLLECTION = ("plugins", "roles", "playbooks", "meta")
@@ -77,6 +77,55 @@ def test_role_readme_is_current(role: str) -> None:
     assert (ROLES / role / "README.md").read_text() == render(ROLES / role), (
         "run: python tests/architecture/role_readme.py"
     )
+
+
+def called_entry_points(tasks: Any) -> Iterator[tuple[str, str]]:
+    """Yield (role, entry point) of each include and import in a document of plays or tasks."""
+    if isinstance(tasks, dict):
+        for key, value in tasks.items():
+            if key in ("ansible.builtin.import_role", "ansible.builtin.include_role"):
+                yield value["name"].rpartition(".")[2], value.get("tasks_from", "main")
+            else:
+                yield from called_entry_points(value)
+    elif isinstance(tasks, list):
+        for task in tasks:
+            yield from called_entry_points(task)
+
+
+def test_entry_points_that_others_call_are_declared() -> None:
+    declared = {
+        (role, name)
+        for role in ROLE_NAMES
+        for name in load(ROLES / role / "meta" / "argument_specs.yml")["argument_specs"]
+    }
+    called = {
+        entry
+        for path in tracked("playbooks", "roles")
+        if path.suffix == ".yml" and path.parent.name in ("tasks", "playbooks")
+        for entry in called_entry_points(load(path))
+    }
+    assert called
+    assert sorted(called - declared) == []
+
+
+def test_each_role_has_an_example_that_ansible_can_read() -> None:
+    assert sorted(path.stem for path in EXAMPLES.glob("*.yml")) == ROLE_NAMES
+    program = Path(sys.executable).with_name("ansible-playbook")
+    read = subprocess.run(
+        [program, "--syntax-check", "--inventory", "localhost,", *sorted(EXAMPLES.glob("*.yml"))],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert read.returncode == 0, read.stderr
+
+
+@pytest.mark.parametrize("role", ROLE_NAMES)
+def test_an_example_sets_variables_that_its_role_has(role: str) -> None:
+    specs = load(ROLES / role / "meta" / "argument_specs.yml")["argument_specs"]
+    options = {name for spec in specs.values() for name in spec["options"]}
+    used = [item for play in load(EXAMPLES / f"{role}.yml") for item in play.get("roles", [])]
+    mine = [item for item in used if item["role"] == f"edgeml.fleet.{role}"]
+    assert mine
+    assert {name for item in mine for name in item} - {"role"} <= options
 
 
 @pytest.mark.parametrize("role", ROLE_NAMES)
