@@ -13,11 +13,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
+from ansible_collections.edgeml.fleet.plugins.module_utils._model.artifact import Model, describe_model, push_model
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
     IMAGE_CONFIG,
     IMAGE_INDEX,
@@ -206,6 +208,14 @@ def publish_image(store: Store, repository: str, layer_size: int = 100_000) -> P
     index = canonical_json({"schemaVersion": 2, "mediaType": IMAGE_INDEX, "manifests": manifests})
     registry.push_manifest(repository, sha256_digest(index), index, IMAGE_INDEX)
     return Published({"repository": repository, "digest": sha256_digest(index), "platforms": platforms}, layers)
+
+
+def publish_model(
+    model: Model, architectures: Sequence[str], registry: Registry, repository: str
+) -> tuple[bool, dict[str, Any]]:
+    """Make the registry hold `model`; return whether anything was sent, and the model's entry of the lock."""
+    entry, content = describe_model(model, architectures, repository)
+    return push_model(model, entry, content, registry, send=True)[0], entry
 
 
 def write_model(directory: Path) -> Path:

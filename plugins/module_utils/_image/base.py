@@ -20,7 +20,6 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._image.recipe import 
 # Packages of suites before Debian 13 rely on these links, which the installer makes there.
 MERGED_USR = ("bin", "sbin", "lib", "lib64")
 PACKAGE_DIRECTORY = "var/cache/apt/archives"
-PASSWORD_LOCKED = "*"  # noqa: S105  no password matches it
 TIMEOUT = 1800  # seconds
 
 

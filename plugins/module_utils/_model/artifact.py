@@ -306,14 +306,6 @@ def push_model(
     return bool(blob_missing or configs or images or tags), before
 
 
-def publish_model(
-    model: Model, architectures: Sequence[str], registry: Registry, repository: str
-) -> tuple[bool, dict[str, Any]]:
-    """Make the registry hold `model`; return whether anything was sent, and the model's entry of the lock."""
-    entry, content = describe_model(model, architectures, repository)
-    return push_model(model, entry, content, registry, send=True)[0], entry
-
-
 class _HashingSink(io.RawIOBase):
     """Takes bytes, keeps their number and SHA-256."""
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._mirror import sync as _mirror
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.sync import synchronize
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.tree import Tree
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
     IMAGE_CONFIG,
     IMAGE_INDEX,
@@ -171,14 +171,14 @@ def test_a_served_generation_is_never_removed(serve: Serve, tmp_path: Path, monk
     server = serve(deliverer(first[0] | second[0]))
     sync(server, tmp_path, lock_of(1, first[1]))
     removed = []
-    remove = _mirror._Tree._remove_generation
+    remove = Tree._remove_generation
 
-    def checked(tree: _mirror._Tree, path: Path) -> None:
+    def checked(tree: Tree, path: Path) -> None:
         assert path.resolve() != tree.current.resolve(strict=True)
         removed.append(path.name)
         remove(tree, path)
 
-    monkeypatch.setattr(_mirror._Tree, "_remove_generation", checked)
+    monkeypatch.setattr(Tree, "_remove_generation", checked)
     assert sync(server, tmp_path, lock_of(1, second[1]))
     assert "1" in removed
 

@@ -1,0 +1,178 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The content tree of a site mirror: exactly what a lock names, switched from one generation to the next at once.
+
+The tree, which a web server delivers as a read-only registry::
+
+    cas/sha256/<hex>                                                       blobs, complete and verified
+    staging/                                                               unfinished work, continued by the next run
+    generations/<serial>/v2/<repository>/manifests/<digest>.oci-manifest   or another of EXTENSIONS
+    generations/<serial>/v2/<repository>/tags/list
+    current -> generations/<serial>
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import make_directory, sync_directory, write_file
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.content import EXTENSIONS, Blob, Content, blobs_of
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.lock import document_of
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import sha256_digest
+
+
+class Tree:
+    """The directories and files under the mirror's root."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.current = root / "current"
+        self.generations = root / "generations"
+        self.staging = root / "staging"
+        self.cas = root / "cas" / "sha256"
+
+    def blob(self, digest: str) -> Path:
+        """Return where a blob is served from."""
+        return self.cas / digest.partition(":")[2]
+
+    def partial(self, digest: str) -> Path:
+        """Return where a blob is while it is fetched."""
+        return self.staging / (digest.partition(":")[2] + ".part")
+
+    def partial_size(self, blob: Blob) -> int:
+        """Return the bytes of a blob that an interrupted run left."""
+        with contextlib.suppress(FileNotFoundError):
+            return min(self.partial(blob.digest).stat().st_size, blob.size)
+        return 0
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the directories and keep other synchronizations off them; raise FleetError if one is under way."""
+        for directory in (self.root, self.generations, self.staging, self.cas):
+            make_directory(directory)
+        with (self.root / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise FleetError(
+                    "Another synchronization of this mirror is under way",
+                    where=str(self.root),
+                    remedy="wait until it has ended, then run again",
+                ) from error
+            yield
+
+    def current_target(self) -> str | None:
+        """Return the name of the generation that is served."""
+        return Path(os.readlink(self.current)).name if self.current.is_symlink() else None  # noqa: PTH115 - Python 3.8
+
+    def current_serial(self) -> int | None:
+        """Return the serial of the lock whose content is served."""
+        target = self.current_target()
+        return serial_of(target) if target else None
+
+    def read_generation(self) -> dict[str, bytes]:
+        """Return the files of the generation that is served."""
+        if not self.current.is_dir():
+            return {}
+        return {
+            path.relative_to(self.current).as_posix(): path.read_bytes()
+            for path in self.current.rglob("*")
+            if path.is_file()
+        }
+
+    def manifests(self) -> dict[str, tuple[bytes, str]]:
+        """Return the intact manifests of all generations and their media types, by digest."""
+        media_types = {extension: media_type for media_type, extension in EXTENSIONS.items()}
+        found = {}
+        for path in self.generations.glob("*/v2/**/manifests/sha256:*"):
+            digest, _, extension = path.name.partition(".")
+            data = path.read_bytes()
+            if sha256_digest(data) == digest and extension in media_types:
+                found[digest] = data, media_types[extension]
+        return found
+
+    def switch(self, serial: int, files: Mapping[str, bytes]) -> None:
+        """Serve a generation with these files from one moment to the next."""
+        target = self.generations / str(serial)
+        if self.current_target() == target.name:
+            # A directory cannot be replaced at once while it is served: serve an equal one meanwhile.
+            self._write_generation(self.generations / f"{serial}.new", files)
+            self._point_current_to(f"{serial}.new")
+        self._write_generation(target, files)
+        self._point_current_to(target.name)
+
+    def _write_generation(self, target: Path, files: Mapping[str, bytes]) -> None:
+        work = self.staging / "generation"
+        _remove_tree(work)
+        for name, data in files.items():
+            make_directory((work / name).parent)
+            write_file(work / name, data)
+        for directory, _, _ in os.walk(work, topdown=False):
+            sync_directory(Path(directory))
+        self._remove_generation(target)
+        work.rename(target)
+        sync_directory(self.generations)
+
+    def _point_current_to(self, name: str) -> None:
+        link = self.root / "current.new"
+        link.unlink(missing_ok=True)
+        link.symlink_to(Path("generations") / name)
+        link.replace(self.current)
+        sync_directory(self.root)
+
+    def _remove_generation(self, path: Path) -> None:
+        if path.exists():
+            doomed = self.staging / "removed"
+            _remove_tree(doomed)
+            path.rename(doomed)
+            _remove_tree(doomed)
+
+    def garbage(self, serial: int, content: Content, keep: int) -> tuple[list[Path], list[Path], list[Path]]:
+        """Return the generations, blobs and leftovers that are of no use once `serial` is served."""
+        others = [path for path in self.generations.glob("*") if path.name != str(serial)]
+        # "3.new" is what an interrupted switch left behind.
+        others.sort(key=lambda path: (path.name.isdigit(), serial_of(path.name)), reverse=True)
+        used = set(content.blobs)
+        kept: list[Path] = []
+        for generation in others:
+            if len(kept) < keep - 1 and generation.name.isdigit():
+                with contextlib.suppress(FleetError):  # a damaged generation is of no use
+                    used.update(_blobs_of_generation(generation))
+                    kept.append(generation)
+        blobs = [path for path in self.cas.glob("*") if f"sha256:{path.name}" not in used]
+        return [path for path in others if path not in kept], blobs, list(self.staging.glob("*"))
+
+    def remove(self, generations: Sequence[Path], blobs: Sequence[Path], leftovers: Sequence[Path]) -> None:
+        """Remove what `garbage` returned."""
+        for path in generations:
+            self._remove_generation(path)
+        sync_directory(self.generations)  # no generation may come back without its blobs
+        for path in [*blobs, *leftovers]:
+            if path.is_dir():
+                _remove_tree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def serial_of(name: str) -> int:
+    digits = name.partition(".")[0]
+    return int(digits) if digits.isdigit() else 0
+
+
+def _blobs_of_generation(generation: Path) -> set[str]:
+    digests: set[str] = set()
+    for path in generation.glob("v2/**/manifests/*-manifest"):
+        document = document_of(path.read_bytes(), str(path))
+        digests.update(blob.digest for blob in blobs_of(document, "", str(path)))
+    return digests
+
+
+def _remove_tree(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(path)
