@@ -213,9 +213,6 @@ def test_every_drift_is_seen_and_repaired(fleet: Fleet) -> None:
     policy = "sudo docker inspect --format '{{.HostConfig.RestartPolicy.Name}}' edgeml-runtime"
     seen = fleet.lab.run(device, f"{policy}; systemctl is-enabled docker", check=True).stdout
     assert seen.split() == ["always", "enabled"]
-    forced = fleet.playbook("edgeml.fleet.site", *hosts, "-e", "edgeml_force=true").must_succeed()
-    assert set(forced.changed.values()) == {0}
-    assert min(forced.tasks.values()) > 10
 
 
 def test_plan_of_a_change(fleet: Fleet) -> None:
