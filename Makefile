@@ -74,6 +74,7 @@ lint-types: $(VENV)/development
 lint-roles: $(VENV)/development
 	@$(BIN)/yamllint --strict .
 	@$(BIN)/ansible-lint --offline --profile production
+	@$(BIN)/antsibull-changelog lint
 
 # Files share nothing and run two at a time, the longest first.
 QUICK_TESTS := tests/unit tests/architecture tests/contract runtime/tests

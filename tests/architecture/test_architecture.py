@@ -316,5 +316,13 @@ def test_the_collection_holds_only_the_collection(tmp_path: Path) -> None:
         names = archive.getnames()
     folders = {name.split("/")[0] for name in names}
     assert "meta/schemas/placement.schema.json" in names
-    assert folders <= {*COLLECTION, "LICENSES", "README.md", "CHANGELOG.md", "MANIFEST.json", "FILES.json"}
+    pages = {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"}
+    assert folders <= {*COLLECTION, *pages, "LICENSES", "MANIFEST.json", "FILES.json"}
     assert set(COLLECTION) <= folders
+
+
+def test_hooks_before_a_commit_run_what_lint_runs() -> None:
+    hooks = load(ROOT / ".pre-commit-config.yaml")["repos"][0]["hooks"]
+    lint = (ROOT / "Makefile").read_text().replace("$(BIN)", ".venv/bin")
+    commands = {" ".join(hook["entry"].split()[:2]) for hook in hooks}
+    assert [command for command in commands if command not in lint] == []
