@@ -28,9 +28,9 @@ import json
 import os
 import ssl
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Mapping
 from urllib.parse import urlsplit
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
@@ -65,7 +65,7 @@ def differences(items: Sequence[Item], before: Sequence[Any], now: Sequence[Any]
     """Return one line for each item of which something else is seen `now` than `before`."""
     return [
         f"{item['kind']} {_name(item)} is not as it was: {_short(was)}, now {_short(seen)}"
-        for item, was, seen in zip(items, before, now)  # noqa: B905 - strict is newer than Python 3.8
+        for item, was, seen in zip(items, before, now)
         if was != seen
     ]
 

@@ -59,7 +59,7 @@ class KernelSettings:
         found = {name: self._read(name, check_mode) for name in wanted}
         changes = {name: value for name, value in wanted.items() if found[name] != _normal(value)}
         restored = {name: value for name, value in record["sysctls"].items() if name not in wanted}
-        found |= {name: self._read(name, True) for name in restored}
+        found.update({name: self._read(name, True) for name in restored})
         unloaded = [name for name in record["modules"] if name not in modules]
         plan = [
             *({"kind": "module", "name": name, "before": "not loaded", "after": "loaded"} for name in missing),

@@ -197,7 +197,7 @@ def _difference(expected: Tensor, seen: Tensor | None, case: GoldenCase) -> str:
             f"expected {expected.datatype} {list(expected.shape)}"
         )
     wrong = []
-    for index, (want, got) in enumerate(zip(expected.values(), seen.values(), strict=True)):
+    for index, (want, got) in enumerate(_pairs(expected, seen)):
         allowed = _allowed(want, case) if expected.datatype in FLOATING else 0.0
         if not _close(want, got, allowed):
             wrong.append((index, want, got, allowed))
@@ -210,6 +210,14 @@ def _difference(expected: Tensor, seen: Tensor | None, case: GoldenCase) -> str:
         f"element {index} of output '{expected.name}' is {_show(got)}, expected {_show(want)}{within} "
         f"({len(wrong)} of {count} elements differ)"
     )
+
+
+def _pairs(expected: Tensor, seen: Tensor) -> list[tuple[Value, Value]]:
+    """Return the elements of two tensors of one shape side by side; raise ValueError if one lacks some of its own."""
+    wanted, got = expected.values(), seen.values()
+    if len(wanted) != len(got):
+        raise ValueError(f"output '{seen.name}' has {len(got)} elements, its shape {len(wanted)}")
+    return list(zip(wanted, got))
 
 
 def _allowed(expected: Value, case: GoldenCase) -> float:
@@ -228,8 +236,7 @@ def _largest_error(expected: Tensor, seen: Tensor) -> float | None:
     """Return the largest difference between the numbers of two tensors; None if they cannot be compared."""
     if (seen.datatype, seen.shape) != (expected.datatype, expected.shape) or expected.datatype in ("BYTES", "BOOL"):
         return None
-    pairs = zip(expected.values(), seen.values(), strict=True)
-    errors = [0.0 if _close(want, got, 0) else abs(float(got) - float(want)) for want, got in pairs]
+    errors = [0.0 if _close(want, got, 0) else abs(float(got) - float(want)) for want, got in _pairs(expected, seen)]
     # max() would pass over a NaN that is not the first.
     return math.nan if any(map(math.isnan, errors)) else max(errors, default=None)
 

@@ -245,7 +245,7 @@ class _NotFoundError(FleetError):
     """The server does not know the model."""
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def message_class(name: str) -> Any:
     """Return the class of a message of `MESSAGES`."""
     descriptor = _pool().FindMessageTypeByName(f"inference.{name}")
@@ -278,7 +278,7 @@ def decode_outputs(answer: Any) -> list[Tensor]:
     return tensors
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def _pool() -> Any:
     """Return the descriptions of all messages, apart from the process-wide ones, which may know the same names."""
     types = descriptor_pb2.FieldDescriptorProto

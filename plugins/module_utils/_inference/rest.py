@@ -104,7 +104,7 @@ class RestClient(Client):
             document["outputs"] = [{"name": output, "parameters": {"binary_data": binary}} for output in outputs]
         body = json.dumps(document).encode()
         if binary:
-            headers |= {"Content-Type": "application/octet-stream", JSON_SIZE_HEADER: str(len(body))}
+            headers.update({"Content-Type": "application/octet-stream", JSON_SIZE_HEADER: str(len(body))})
             body += b"".join(tensor.raw for tensor in inputs)
         else:
             headers["Content-Type"] = "application/json"

@@ -12,9 +12,9 @@ import math
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Union
 
-Value = bool | int | float | bytes
+Value = Union[bool, int, float, bytes]
 
 # Format characters of the struct module. BYTES has none: its elements vary in size.
 FORMATS: Mapping[str, str] = {

@@ -69,7 +69,7 @@ class Tree:
 
     def current_target(self) -> str | None:
         """Return the name of the generation that is served."""
-        return Path(os.readlink(self.current)).name if self.current.is_symlink() else None  # noqa: PTH115 - Python 3.8
+        return Path(os.readlink(self.current)).name if self.current.is_symlink() else None
 
     def current_serial(self) -> int | None:
         """Return the serial of the lock whose content is served."""

@@ -279,7 +279,7 @@ class Registry:
             parts = urlsplit(url)
             trusted = parts.netloc.lower() == self.address.lower()
             authorization = (self._basic or self._tokens.get((repository, write), "")) if trusted else ""
-            sent = dict(headers or {}) | ({"Authorization": authorization} if authorization else {})
+            sent = {**(headers or {}), **({"Authorization": authorization} if authorization else {})}
             response = self._connections.send(method, parts, sent, body)
             if response.status == 401 and trusted and not challenged:
                 challenged = True

@@ -35,7 +35,7 @@ BYTES_PER_FILE = 8 << 10  # transferred bytes of an image for each file in it, a
 
 
 def is_present(host: Host, engine: Engine, wanted: Wanted, content: Content) -> bool:
-    digest = content.digest.removeprefix("sha256:")
+    digest = content.digest.partition(":")[2]
     if content.kind == "model":
         return (runtime_root(host.path(wanted.root), content.runtime) / "models" / digest).is_dir()
     if content.kind == "mirrored":

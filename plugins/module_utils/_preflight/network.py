@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -89,7 +90,7 @@ def _listeners(host: Host) -> dict[int, str]:
     found: dict[int, str] = {}
     for link in host.path("/proc").glob("[0-9]*/fd/*"):
         try:
-            target = str(link.readlink())
+            target = os.readlink(link)
         except OSError:
             continue  # it has ended, or was closed
         if target in sockets:
