@@ -61,8 +61,8 @@ def unreachable(reason: str) -> Finding:
 def not_examined(result: dict[str, Any]) -> Finding:
     """Return the finding for a host on which the module failed before it found anything."""
     seen = _line(result.get("msg") or result.get("module_stderr") or repr(result))
-    if "python" in result:
-        seen = f"Python {result['python']}"
+    if "SyntaxError" in result.get("module_stderr", ""):
+        seen = "a Python too old for Ansible's modules"
     elif result.get("rc") != 127 and "interpreter" not in seen and "Python version" not in seen:
         return Finding(
             "examination",
@@ -75,7 +75,7 @@ def not_examined(result: dict[str, Any]) -> Finding:
         "python",
         REFUSE,
         seen,
-        "Python 3.11 or newer",
+        "Python 3.8 or newer",
         "install python3 on the host, or set ansible_python_interpreter to a newer one",
     )
 

@@ -40,7 +40,7 @@ options:
     type: float
     default: 10.0
 requirements:
-  - python >= 3.11
+  - python >= 3.8
   - for gRPC, grpcio >= 1.51 and protobuf >= 3.21 (Debian packages python3-grpcio and python3-protobuf)
 notes:
   - The module runs where the play runs it. O(ca_file), O(client_certificate), O(client_key) and the files of O(models)

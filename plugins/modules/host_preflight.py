@@ -17,7 +17,7 @@ description:
   - A host that cannot be reached, or has no Python that Ansible can use, is a finding as well and not an error.
   - What the host is (architecture, memory, features of the processor, accelerator) becomes the fact RV(ansible_facts).
 requirements:
-  - Python 3.11 or newer for a judgement; an older one is a finding.
+  - Python 3.8 or newer for a judgement; an older one is a finding.
 attributes:
   check_mode:
     description: Nothing is ever changed.
@@ -233,25 +233,17 @@ ansible_facts:
     edgeml_host: {architecture: arm64, memory_mb: 3792, cpu_features: [asimd, fp], accelerator: ""}
 """
 
-import sys
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edgeml.fleet.plugins.module_utils._module import command_runner, run
+from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.examine import examine
+from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.host import Host, Wanted
 from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.options import ARGUMENT_SPEC
-
-MINIMUM_PYTHON = (3, 11)
 
 
 def judge(module: AnsibleModule) -> dict[str, Any]:
     """Examine the host."""
-    if sys.version_info < MINIMUM_PYTHON:  # the action plugin makes a finding of it
-        return {"failed": True, "msg": "This host's Python is too old", "python": sys.version.split()[0]}
-
-    # Only a Python that is new enough can read this.
-    from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.examine import examine
-    from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.host import Host, Wanted
-
     result = examine(Host(command_runner(module)), Wanted.from_options(module.params)).as_result()
     return {**result, "failed": bool(result["msg"]) and module.params["refuse"]}
 

@@ -17,7 +17,7 @@ description:
   - An interrupted download is continued by the next run. If nothing is missing, the store is not asked.
 author: edgeml.fleet contributors (@edgeml)
 requirements:
-  - Python 3.11 or newer
+  - Python 3.8 or newer
 extends_documentation_fragment:
   - edgeml.fleet.registry.store
 attributes:

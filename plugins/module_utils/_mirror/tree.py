@@ -110,6 +110,7 @@ class Tree:
     def _write_generation(self, target: Path, files: Mapping[str, bytes]) -> None:
         work = self.staging / "generation"
         _remove_tree(work)
+        make_directory(work)
         for name, data in files.items():
             make_directory((work / name).parent)
             write_file(work / name, data)

@@ -26,7 +26,7 @@ IMAGE, MODEL, NEWER = ("sha256:" + letter * 64 for letter in "abc")
 OLD_PYTHON = """#!/bin/sh
 exec {python} -c '
 import sys
-sys.version_info, sys.version = (3, 9, 2, "final", 0), "3.9.2 (default)"
+sys.version_info, sys.version = (3, 7, 2, "final", 0), "3.7.2 (default)"
 exec(compile(sys.stdin.read(), "module", "exec"))'
 """
 
@@ -85,7 +85,7 @@ def report(tmp_path_factory: pytest.TempPathFactory, full_disk: Path) -> Iterato
 
     server, stop = start(context, str(directory / "ca.crt"), has_all_but_the_newest)
     registry = server.address.replace("127.0.0.1", "localhost")
-    old_python = directory / "python3.9"
+    old_python = directory / "python3.7"
     old_python.write_text(OLD_PYTHON.format(python=sys.executable))
     old_python.chmod(0o755)
     free = [socket.create_server(("127.0.0.1", 0)) for _ in range(4)]
@@ -170,7 +170,7 @@ def refusals(report: dict[str, Any], host: str) -> list[str]:
         ("no_mirror", ["registry"], "Connection refused"),
         ("no_name", ["name_resolution"], "registry.invalid"),
         ("no_python", ["python"], "/nowhere/python3"),
-        ("old_python", ["python"], "Python 3.9.2"),
+        ("old_python", ["python"], "3.7.2"),
         ("gone", [], "port"),
         ("misspelt", ["inventory"], "Model digit is not in the catalogue"),
         ("in_clear", ["inventory"], "in clear or without a token"),
