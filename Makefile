@@ -76,9 +76,10 @@ lint-roles: $(VENV)/development
 	@$(BIN)/ansible-lint --offline --profile production
 	@$(BIN)/antsibull-changelog lint
 
-# Files share nothing and run two at a time, the longest first.
+# Files share nothing and run two at a time, in this order: the quickstart fills the caches that the fleets use, the
+# fleets are the longest, and what is left fills the gaps.
 QUICK_TESTS := tests/unit tests/architecture tests/contract runtime/tests
-LAB_TESTS := tests/fleet tests/lab tests/molecule
+HOST_TESTS := tests/quickstart tests/integration tests/fleet tests/lab tests/molecule
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-quick
@@ -89,8 +90,11 @@ test-quick: lint ## Lint, unit, architecture, contract and runtime tests (no lab
 test: ## Everything, with fleets in the lab (about 45 minutes on two cores)
 	@$(MAKE) --jobs 2 --output-sync lint engine
 	@$(BIN)/python tests/lab/lab.py prepare
-	@$(PYTEST) --durations 15 tests/quickstart tests/integration $(QUICK_TESTS)
-	@$(PYTEST) --durations 15 $(LAB_TESTS)
+	@$(PYTEST) --durations 15 $(HOST_TESTS) $(QUICK_TESTS)
+
+.PHONY: test-fleet
+test-fleet: $(VENV)/development engine ## One story on real hosts: K='drift' chooses tests, KEEP=1 leaves the hosts up
+	@EDGEML_KEEP_LAB=$(KEEP) $(BIN)/pytest -v $(if $(K),-k "$(K)") tests/fleet
 
 .PHONY: bench
 bench: ## Compare the runtime with other inference servers (25 minutes; BENCH='--help' tells its options)

@@ -179,15 +179,31 @@ class Fleet:
 
 
 @contextmanager
-def running_lab(topology: str) -> Iterator[Lab]:
-    """Make a lab from nothing; remove it at the end."""
+def running_lab(request: pytest.FixtureRequest, topology: str) -> Iterator[Lab]:
+    """Make a lab from nothing and remove it at the end.
+
+    It stays up if a test of its module failed, or if EDGEML_KEEP_LAB is set: then it is also taken as it is found.
+    """
+    keep = bool(os.environ.get("EDGEML_KEEP_LAB"))
     lab = Lab(Topology.named(topology))
-    lab.down()
+    if not keep:
+        lab.down()
+    failed_before = request.session.testsfailed
     try:
         lab.up()
     except FleetError as error:
         pytest.fail(str(error), pytrace=False)
-    try:
-        yield lab
-    finally:
+    yield lab
+    if not keep and request.session.testsfailed == failed_before:
         lab.down()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how to look at the hosts that a failed story has left."""
+    failed = terminalreporter.stats.get("failed", []) + terminalreporter.stats.get("error", [])
+    if any(report.nodeid.startswith("tests/fleet/") for report in failed):
+        program = ".venv/bin/python tests/lab/lab.py"
+        terminalreporter.section("the lab of the failed story stays up (topology fleet or three_sites)")
+        terminalreporter.write_line(f"its hosts:   {program} status --topology fleet")
+        terminalreporter.write_line(f"look at one: {program} ssh --topology fleet HOST sudo docker ps --all")
+        terminalreporter.write_line(f"remove it:   {program} down --topology fleet")

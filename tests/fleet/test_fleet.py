@@ -31,9 +31,9 @@ DIGITS = [str(digit) for digit in range(10)]
 
 
 @pytest.fixture(scope="module")
-def fleet() -> Iterator[Fleet]:
+def fleet(request: pytest.FixtureRequest) -> Iterator[Fleet]:
     """The fleet of inventories/lab, on pristine hosts."""
-    with running_lab("fleet") as lab:
+    with running_lab(request, "fleet") as lab:
         yield Fleet(lab)
 
 

@@ -34,7 +34,7 @@ def vault(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def berlin(vault: list[str]) -> Iterator[Fleet]:
+def berlin(request: pytest.FixtureRequest, vault: list[str]) -> Iterator[Fleet]:
     """The site Berlin of the example, published but not there yet."""
     view: list[str | Path] = [
         Path(sys.executable).with_name("ansible-vault"),
@@ -43,7 +43,7 @@ def berlin(vault: list[str]) -> Iterator[Fleet]:
         EXAMPLE / "group_vars/all/vault.yml",
     ]
     secrets = yaml.safe_load(subprocess.run(view, capture_output=True, check=True).stdout)
-    with running_lab("three_sites") as lab:
+    with running_lab(request, "three_sites") as lab:
         berlin = Fleet(lab, (EXAMPLE, LAB), vault, secrets["vault_inference_token"])
         for name in ("certificates", "store", "publish"):
             run = berlin.playbook(f"edgeml.fleet.{name}", *BERLIN).must_succeed()
