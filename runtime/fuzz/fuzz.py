@@ -143,10 +143,10 @@ PARSERS = (
     "codecs/protobuf.py",
     "codecs/request.py",
     "tensors.py",
-    "transports/grpc_call.py",
-    "transports/http2.py",
-    "transports/http_connection.py",
-    "transports/rest.py",
+    "transports/grpc/call.py",
+    "transports/grpc/http2.py",
+    "transports/http/connection.py",
+    "transports/http/rest.py",
 )
 
 

@@ -6,9 +6,9 @@ import struct
 
 from edgeml_runtime.metrics import Metrics
 from edgeml_runtime.transports import bodies
-from edgeml_runtime.transports.grpc_call import Calls
-from edgeml_runtime.transports.grpc_service import SERVICE, InferenceService
-from edgeml_runtime.transports.http2 import Connection, Shared
+from edgeml_runtime.transports.grpc.call import Calls
+from edgeml_runtime.transports.grpc.http2 import Connection, Shared
+from edgeml_runtime.transports.grpc.service import SERVICE, InferenceService
 from hpack import Decoder
 from signatures import Broken
 from wire import FakeEngine, Wire, config

@@ -6,8 +6,8 @@ import re
 
 from edgeml_runtime.metrics import Metrics
 from edgeml_runtime.transports import bodies
-from edgeml_runtime.transports.http_connection import Connection, Shared
-from edgeml_runtime.transports.rest import RestApplication
+from edgeml_runtime.transports.http.connection import Connection, Shared
+from edgeml_runtime.transports.http.rest import RestApplication
 from signatures import Broken
 from wire import FakeEngine, Wire, config
 

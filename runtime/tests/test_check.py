@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 from authority import Authority
-from edgeml_runtime.check import Check, Plan, Report, as_text, check_server
+from edgeml_runtime.cli.check import Check, Plan, Report, as_text, check_server
+from edgeml_runtime.cli.command import parser
+from edgeml_runtime.client.connect import parse_target
 from edgeml_runtime.client.grpc import GrpcClient
-from edgeml_runtime.client.protocol import Access, parse_target
+from edgeml_runtime.client.protocol import Access
 from edgeml_runtime.codecs import open_inference_grpc_pb2 as messages
-from edgeml_runtime.command import parser
 from edgeml_runtime.errors import ConfigurationError
 from engines import running_sum
 from onnx_models import ModelDirectory

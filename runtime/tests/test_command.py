@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from edgeml_runtime.command import parser
+from edgeml_runtime.cli.command import parser
 from edgeml_runtime.errors import ConfigurationError
 from onnx_models import ModelDirectory
 from ports import free_ports
@@ -159,7 +159,7 @@ def test_wrong_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments:
 def test_start_imports_nothing_that_is_not_needed(config: str) -> None:
     """Start-up is imports: no package metadata, no symbolic mathematics, nothing of grpc for a bench."""
     code = (
-        "import sys, edgeml_runtime.server, edgeml_runtime.engine.served_model, edgeml_runtime.transports.grpc;"
+        "import sys, edgeml_runtime.server, edgeml_runtime.engine.served_model, edgeml_runtime.transports.grpc.listen;"
         "print(*sorted({'sympy', 'pkg_resources', 'setuptools', 'pip', 'mpmath'} & sys.modules.keys()))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

@@ -18,7 +18,7 @@ from authority import Authority
 from broker import BASE, Broker, Requester, wait_until
 from edgeml_runtime.config import read_config
 from edgeml_runtime.errors import ConfigurationError
-from edgeml_runtime.transports import mqtt_connection
+from edgeml_runtime.transports.mqtt import connection as mqtt_connection
 from onnx_models import ModelDirectory, perceptron_scores
 from paho.mqtt.client import MQTTMessage
 from paho.mqtt.packettypes import PacketTypes

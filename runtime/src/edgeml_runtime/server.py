@@ -22,12 +22,12 @@ from edgeml_runtime.config import Address, Config
 from edgeml_runtime.engine.engine import Engine, ModelStatus
 from edgeml_runtime.errors import ConfigurationError, Failure, RequestError, StartError
 from edgeml_runtime.metrics import Metrics
-from edgeml_runtime.transports import http
-from edgeml_runtime.transports.admin import AdminApplication
 from edgeml_runtime.transports.credentials import Access, TlsMaterial
+from edgeml_runtime.transports.http import listen as http
+from edgeml_runtime.transports.http.admin import AdminApplication
+from edgeml_runtime.transports.http.prometheus import MetricsApplication
+from edgeml_runtime.transports.http.rest import RestApplication
 from edgeml_runtime.transports.listener import Listener
-from edgeml_runtime.transports.prometheus import MetricsApplication
-from edgeml_runtime.transports.rest import RestApplication
 
 STARTING = "starting"
 CANDIDATE = "candidate"
@@ -171,7 +171,7 @@ class Server:
     def _open_broker(self) -> None:
         """Only once all models are loaded: the broker may hold requests for them. Raises StartError."""
         if self._config.mqtt:
-            from edgeml_runtime.transports import mqtt  # its library costs start-up time and memory
+            from edgeml_runtime.transports.mqtt import service as mqtt  # its library costs start-up time and memory
 
             self._public.append(mqtt.connect(self.engine, self._metrics, self._config, self._config.mqtt))
 
@@ -188,7 +188,7 @@ class Server:
             opened.append(await http.listen(AdminApplication(self), address, None, config, share_ports))
         addresses = list(filter(chosen, config.grpc))
         if addresses:
-            from edgeml_runtime.transports import grpc  # its library costs start-up time and memory
+            from edgeml_runtime.transports.grpc import listen as grpc  # its library costs start-up time and memory
 
             for address in addresses:
                 access = self._access_of(address)

@@ -6,13 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
-from edgeml_runtime.errors import ConfigurationError, RequestError
+from edgeml_runtime.errors import RequestError
 from edgeml_runtime.tensors import Array, TensorSpec, from_raw, from_values
-
-_ALLOWED = "http://HOST[:PORT], https://HOST[:PORT], grpc://HOST:PORT, grpcs://HOST:PORT, unix:/PATH, grpc+unix:/PATH"
-
 
 #: Input tensors; arrays have the dtypes of ``tensors.DTYPES`` and the shapes to send.
 Inputs = Sequence[tuple[TensorSpec, Array]]
@@ -121,38 +117,6 @@ class Client(Protocol):
 
     def close(self) -> None:
         """Close the connection."""
-
-
-def parse_target(url: str) -> Target:
-    """What a URL means. Raises ConfigurationError."""
-    scheme, _, rest = url.partition(":")
-    if scheme in ("unix", "grpc+unix"):
-        if not rest.startswith("/"):
-            raise ConfigurationError("command line", "URL", repr(url), _ALLOWED, "give an absolute path")
-        return Target(url, scheme != "unix", False, "localhost", 0, rest, "")
-    parts = urlsplit(url)
-    try:
-        port = parts.port
-    except ValueError:
-        raise ConfigurationError("command line", "URL", repr(url), _ALLOWED, "correct the port") from None
-    grpc = scheme in ("grpc", "grpcs")
-    if not (grpc or scheme in ("http", "https")) or not parts.hostname or parts.query or parts.fragment:
-        raise ConfigurationError("command line", "URL", repr(url), _ALLOWED, "correct the URL")
-    if grpc and (port is None or parts.path not in ("", "/")):
-        raise ConfigurationError("command line", "URL", repr(url), "grpc://HOST:PORT", "give host and port alone")
-    tls = scheme in ("https", "grpcs")
-    return Target(url, grpc, tls, parts.hostname, port or (443 if tls else 80), "", parts.path.rstrip("/"))
-
-
-def connect(target: Target, access: Access) -> Client:
-    """A client for that server; it connects when it is first used. Raises ConfigurationError for unusable PEM files."""
-    if target.grpc:
-        from edgeml_runtime.client.grpc import GrpcClient  # its library is slow to import
-
-        return GrpcClient(target, access)
-    from edgeml_runtime.client.rest import RestClient
-
-    return RestClient(target, access)
 
 
 def tensor(name: str, datatype: str, shape: Sequence[int], values: object = None, raw: bytes | None = None) -> Array:

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgeml_runtime import __version__
+from edgeml_runtime.cli.table import described
 from edgeml_runtime.config import Address, Config, read_config
 from edgeml_runtime.engine.engine import Engine
 from edgeml_runtime.engine.golden import golden_files
 from edgeml_runtime.engine.loading import DESCRIPTION_FILE, read_description
 from edgeml_runtime.errors import ConfigurationError, StartError
 from edgeml_runtime.inference import Signature
-from edgeml_runtime.table import described
 
 #: Listeners when none are named: the ports that clients of the protocol expect.
 LISTENERS: Mapping[str, str] = {"rest": "127.0.0.1:8000", "grpc": "127.0.0.1:8001", "metrics": "127.0.0.1:8002"}

@@ -156,7 +156,7 @@ def _config(arguments: argparse.Namespace) -> Config:
                 "command line", options[0], "--config as well", "listeners of the file", "use the file's 'listen'"
             )
         return load_config(arguments.config)
-    from edgeml_runtime.model_paths import config_of_paths
+    from edgeml_runtime.cli.paths import config_of_paths
 
     listeners = {name: getattr(arguments, name, None) or () for name in ("rest", "grpc", "metrics")}
     return config_of_paths(arguments.paths, listeners)
@@ -181,7 +181,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     logging.getLogger("asyncio").setLevel(logging.WARNING)
 
     def greet(engine: "Engine") -> None:
-        from edgeml_runtime.model_paths import welcome
+        from edgeml_runtime.cli.paths import welcome
 
         print(welcome(config, engine), flush=True)
 
@@ -197,7 +197,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _bench(arguments: argparse.Namespace) -> int:
     config = _config(arguments)
 
-    from edgeml_runtime.bench import measure
+    from edgeml_runtime.cli.bench import measure
 
     served = list(dict.fromkeys(model.name for model in config.models))
     if arguments.model is not None and arguments.model not in served:
@@ -210,8 +210,8 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from edgeml_runtime.check import Plan, as_text, check_server
-    from edgeml_runtime.client.protocol import parse_target
+    from edgeml_runtime.cli.check import Plan, as_text, check_server
+    from edgeml_runtime.client.connect import parse_target
 
     plan = Plan(
         _named(arguments), _golden(arguments), arguments.p95_ms, arguments.samples, arguments.warmup, arguments.seconds
@@ -277,8 +277,9 @@ def _access(arguments: argparse.Namespace) -> "Access":
 
 
 def _models(arguments: argparse.Namespace) -> int:
-    from edgeml_runtime.client.protocol import Refused, Unreachable, parse_target
-    from edgeml_runtime.models import READY, as_text, configured_models, served_models
+    from edgeml_runtime.cli.models import READY, as_text, configured_models, served_models
+    from edgeml_runtime.client.connect import parse_target
+    from edgeml_runtime.client.protocol import Refused, Unreachable
 
     try:
         if arguments.config:

@@ -11,7 +11,7 @@ from edgeml_runtime import __version__
 from edgeml_runtime.codecs.json_binary import json_object
 from edgeml_runtime.engine.engine import ModelStatus
 from edgeml_runtime.errors import RequestError
-from edgeml_runtime.transports.http_messages import JSON, STATUS, Answer, Request
+from edgeml_runtime.transports.http.messages import JSON, STATUS, Answer, Request
 
 
 class Controlled(Protocol):

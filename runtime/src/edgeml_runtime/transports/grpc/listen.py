@@ -9,11 +9,11 @@ from edgeml_runtime.config import Address, Config
 from edgeml_runtime.engine.engine import Engine
 from edgeml_runtime.metrics import Metrics
 from edgeml_runtime.transports.credentials import Access, TlsMaterial
-from edgeml_runtime.transports.grpc_call import PREFIX_BYTES, Calls
-from edgeml_runtime.transports.grpc_health import HEALTH_SERVICE, HealthService
-from edgeml_runtime.transports.grpc_reflection import REFLECTION_SERVICES, ReflectionService
-from edgeml_runtime.transports.grpc_service import SERVICE, InferenceService
-from edgeml_runtime.transports.http2 import Connection, Shared
+from edgeml_runtime.transports.grpc.call import PREFIX_BYTES, Calls
+from edgeml_runtime.transports.grpc.health import HEALTH_SERVICE, HealthService
+from edgeml_runtime.transports.grpc.http2 import Connection, Shared
+from edgeml_runtime.transports.grpc.reflection import REFLECTION_SERVICES, ReflectionService
+from edgeml_runtime.transports.grpc.service import SERVICE, InferenceService
 from edgeml_runtime.transports.listener import Listener, accept, emptied, remove_unix_socket
 
 _LARGEST_WINDOW = 2**31 - 1

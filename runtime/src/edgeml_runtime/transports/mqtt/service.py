@@ -21,9 +21,9 @@ from edgeml_runtime.engine.engine import Engine
 from edgeml_runtime.errors import Failure, RequestError, invalid
 from edgeml_runtime.metrics import Metrics
 from edgeml_runtime.request_log import log_request
-from edgeml_runtime.transports.http_messages import STATUS
+from edgeml_runtime.transports.http.messages import STATUS
 from edgeml_runtime.transports.listener import Listener
-from edgeml_runtime.transports.mqtt_connection import BrokerConnection
+from edgeml_runtime.transports.mqtt.connection import BrokerConnection
 
 _JSON_LENGTH = "inference-header-content-length"
 _MODEL_VERSION = "model-version"

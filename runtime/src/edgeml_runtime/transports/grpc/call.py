@@ -20,8 +20,7 @@ from edgeml_runtime.errors import Failure, RequestError, invalid
 from edgeml_runtime.transports import bodies
 from edgeml_runtime.transports.begun import rest_of
 from edgeml_runtime.transports.bodies import Body, Buffers, collect
-from edgeml_runtime.transports.grpc_service import CODES, Answer, Conversation
-from edgeml_runtime.transports.http2 import (
+from edgeml_runtime.transports.grpc.http2 import (
     END_HEADERS,
     END_STREAM,
     HEADERS,
@@ -31,6 +30,7 @@ from edgeml_runtime.transports.http2 import (
     header,
     status,
 )
+from edgeml_runtime.transports.grpc.service import CODES, Answer, Conversation
 
 PREFIX_BYTES = 5
 

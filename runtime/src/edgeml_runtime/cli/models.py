@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from edgeml_runtime.client.protocol import Access, Refused, Target, connect
+from edgeml_runtime.cli.table import described, table
+from edgeml_runtime.client.connect import connect
+from edgeml_runtime.client.protocol import Access, Refused, Target
 from edgeml_runtime.config import Config
 from edgeml_runtime.engine.loading import load_model
 from edgeml_runtime.errors import StartError
-from edgeml_runtime.table import described, table
 from edgeml_runtime.tensors import TensorSpec
 
 READY = "READY"

@@ -22,7 +22,7 @@ from edgeml_runtime.transports import bodies
 from edgeml_runtime.transports.begun import rest_of
 from edgeml_runtime.transports.bodies import Body, Buffers, collect, joined
 from edgeml_runtime.transports.credentials import common_name
-from edgeml_runtime.transports.http_messages import Answer, Application, Request, error_answer
+from edgeml_runtime.transports.http.messages import Answer, Application, Request, error_answer
 from edgeml_runtime.transports.turns import Turn, Turns
 
 # How long a client may take to notice that its request was refused while it still sends it.

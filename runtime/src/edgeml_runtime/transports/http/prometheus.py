@@ -5,7 +5,7 @@
 from edgeml_runtime.errors import RequestError
 from edgeml_runtime.metrics import Metrics
 from edgeml_runtime.transports.credentials import Access
-from edgeml_runtime.transports.http_messages import STATUS, Answer, Request
+from edgeml_runtime.transports.http.messages import STATUS, Answer, Request
 
 _TEXT = b"content-type: text/plain; charset=utf-8\r\n"
 _EXPOSITION = b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n"

@@ -23,7 +23,7 @@ from edgeml_runtime.inference import InferenceRequest
 from edgeml_runtime.metrics import Metrics
 from edgeml_runtime.request_log import log_request
 from edgeml_runtime.transports.credentials import EVERYTHING, Access, check_manage, check_model
-from edgeml_runtime.transports.http_messages import JSON, STATUS, Answer, Request, error_answer, failure_answer
+from edgeml_runtime.transports.http.messages import JSON, STATUS, Answer, Request, error_answer, failure_answer
 
 _JSON_LENGTH_HEADER = b"inference-header-content-length"
 _CLIENT_GONE = "499"  # as nginx logs it; nobody is left to be told

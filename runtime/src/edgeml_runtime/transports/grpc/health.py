@@ -12,7 +12,7 @@ from edgeml_runtime.codecs import health
 from edgeml_runtime.engine.engine import Engine
 from edgeml_runtime.errors import Failure, RequestError
 from edgeml_runtime.transports.credentials import check_model
-from edgeml_runtime.transports.grpc_service import SERVICE, Answer, Call, Conversation, InferenceService
+from edgeml_runtime.transports.grpc.service import SERVICE, Answer, Call, Conversation, InferenceService
 
 HEALTH_SERVICE = "grpc.health.v1.Health"
 

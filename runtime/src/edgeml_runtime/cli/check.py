@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from edgeml_runtime.client.protocol import Access, Client, Inputs, Refused, Target, Unreachable, connect
+from edgeml_runtime.cli.table import described, table
+from edgeml_runtime.client.connect import connect
+from edgeml_runtime.client.protocol import Access, Client, Inputs, Refused, Target, Unreachable
 from edgeml_runtime.engine.golden import GoldenCase, read_case, specs_of_case
 from edgeml_runtime.errors import StartError
-from edgeml_runtime.table import described, table
 from edgeml_runtime.tensors import DTYPES, Array, TensorSpec
 
 #: Requests that are measured however slow the model is.

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from edgeml_runtime.codecs.protobuf import parse_message
-from edgeml_runtime.transports.grpc_health import HEALTH_SERVICE
-from edgeml_runtime.transports.grpc_service import SERVICE, Answer, Call, Conversation, InferenceService
+from edgeml_runtime.transports.grpc.health import HEALTH_SERVICE
+from edgeml_runtime.transports.grpc.service import SERVICE, Answer, Call, Conversation, InferenceService
 
 _DESCRIBED = "grpc.reflection.v1alpha.ServerReflection"
 
