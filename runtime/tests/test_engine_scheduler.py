@@ -5,7 +5,6 @@
 import asyncio
 import gc
 import threading
-import time
 import weakref
 from collections.abc import Callable, Sequence
 
@@ -167,16 +166,18 @@ def test_clients_that_leave_the_queue_leave_nothing_behind() -> None:
 
 
 @pytest.mark.parametrize("waits", [True, False])
-def test_a_client_that_leaves_at_its_deadline_is_counted_once(waits: bool) -> None:
+def test_a_client_that_leaves_at_its_deadline_is_counted_once(waits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     async def test() -> None:
         gate = Gate()
-        scheduler = Scheduler("model", ServingOptions(queue=3), 1, gate.compute)
+        scheduler = Scheduler("model", ServingOptions(queue=3, deadline_seconds=86400), 1, gate.compute)
         others = [asyncio.create_task(scheduler.infer(request(str(number)))) for number in range(2 * waits)]
         await until(lambda: scheduler.under_way == len(others))
-        late = asyncio.create_task(scheduler.infer(request("late", 0.01)))
+        late = asyncio.create_task(scheduler.infer(request("late", 3600)))
         await until(lambda: scheduler.under_way == len(others) + 1)
-        time.sleep(0.05)  # the deadline passes unseen, and the client leaves in the turn in which it is seen
-        asyncio.get_running_loop().call_later(0.0, late.cancel)
+        # The deadline passes unseen, and the client leaves in the turn in which it is seen.
+        loop, now = asyncio.get_running_loop(), asyncio.get_running_loop().time
+        monkeypatch.setattr(loop, "time", lambda: now() + 3601)
+        loop.call_later(0.0, late.cancel)
         with pytest.raises(asyncio.CancelledError):
             await late
         gate.open.set()
