@@ -180,7 +180,7 @@ options:
     description: The controller's time in seconds since the epoch; now if omitted.
     type: float
   ignore:
-    description: Names of findings that shall only warn.
+    description: Names of findings that only warn.
     type: list
     elements: str
     default: []

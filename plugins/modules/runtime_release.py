@@ -110,7 +110,7 @@ options:
     default: {}
   secrets:
     description:
-      - SHA-256 digest, in hexadecimal, that each file in O(secrets_directory) shall have, by its name.
+      - SHA-256 digest, in hexadecimal, that each file in O(secrets_directory) must have, by its name.
       - A file that changes makes another release. Without this option the files are read, so that check mode does not
         know what a task before would write there.
     type: dict

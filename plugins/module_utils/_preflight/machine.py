@@ -88,7 +88,7 @@ def kernel(host: Host, wanted: Wanted) -> Iterator[Finding]:
             WARN,
             f"kernel {release} has no net.ipv4.tcp_migrate_req",
             "5.14 or newer",
-            "install a newer kernel, or bear that a change of release can reset connections that are being made",
+            "install a newer kernel, or accept that a release may reset new connections",
         )
 
 

@@ -23,7 +23,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.host impor
     can_load,
 )
 
-CLOCK_TOLERANCE = 300.0  # seconds; what TLS and logs of several hosts bear
+CLOCK_TOLERANCE = 300.0  # seconds; more, and TLS fails or logs of several hosts mislead
 FIRST_PLAUSIBLE_TIME = 1735689600.0  # 2025: before this collection was made
 RENEW_CERTIFICATE = 30 * 86400.0  # seconds before its end
 PORTS = {"http": 80, "https": 443}

@@ -30,6 +30,12 @@ sys.version_info, sys.version = (3, 7, 2, "final", 0), "3.7.2 (default)"
 exec(compile(sys.stdin.read(), "module", "exec"))'
 """
 
+#: What Python 3.7 says to Ansible's modules.
+ANCIENT_PYTHON = """#!/bin/sh
+echo 'SyntaxError: invalid syntax' >&2
+exit 1
+"""
+
 
 def lock(registry: str, model: str) -> dict[str, Any]:
     variant = {
@@ -88,6 +94,9 @@ def report(tmp_path_factory: pytest.TempPathFactory, full_disk: Path) -> Iterato
     old_python = directory / "python3.7"
     old_python.write_text(OLD_PYTHON.format(python=sys.executable))
     old_python.chmod(0o755)
+    ancient_python = directory / "python3.6"
+    ancient_python.write_text(ANCIENT_PYTHON)
+    ancient_python.chmod(0o755)
     free = [socket.create_server(("127.0.0.1", 0)) for _ in range(4)]
     closed_port, rest_port, grpc_port, metrics_port = [listener.getsockname()[1] for listener in free]
     for listener in free:
@@ -109,6 +118,7 @@ def report(tmp_path_factory: pytest.TempPathFactory, full_disk: Path) -> Iterato
             },
             "no_python": {"ansible_python_interpreter": "/nowhere/python3"},
             "old_python": {"ansible_python_interpreter": str(old_python)},
+            "ancient_python": {"ansible_python_interpreter": str(ancient_python)},
             "gone": {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": closed_port},
             "misspelt": {"edgeml_models": [{"name": "digit"}]},
             "in_clear": {"inference_runtime_listen_address": "0.0.0.0"},  # noqa: S104
@@ -171,6 +181,7 @@ def refusals(report: dict[str, Any], host: str) -> list[str]:
         ("no_name", ["name_resolution"], "registry.invalid"),
         ("no_python", ["python"], "/nowhere/python3"),
         ("old_python", ["python"], "3.7.2"),
+        ("ancient_python", ["python"], "too old for Ansible"),
         ("gone", [], "port"),
         ("misspelt", ["inventory"], "Model digit is not in the catalogue"),
         ("in_clear", ["inventory"], "in clear or without a token"),
