@@ -48,7 +48,7 @@ class Blob:
 
 
 @dataclass
-class Content:
+class MirrorContent:
     """What a lock asks a mirror to hold."""
 
     blobs: dict[str, Blob] = field(default_factory=dict)  # by digest
@@ -68,9 +68,9 @@ class Content:
 
 def resolve(
     local: Mapping[str, tuple[bytes, str]], store: Registry, lock: Mapping[str, Any], architectures: Sequence[str]
-) -> Content:
+) -> MirrorContent:
     """Return what the lock names; a manifest that is not in `local` (by digest) is read from the store."""
-    content = Content()
+    content = MirrorContent()
 
     def manifest(repository: str, digest: str, allowed: Sequence[str]) -> dict[str, Any]:
         data, media_type = local.get(digest) or store.get_manifest(repository, digest)

@@ -22,7 +22,12 @@ from pathlib import Path
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import make_directory, sync_directory, write_file
-from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.content import EXTENSIONS, Blob, Content, blobs_of
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.content import (
+    EXTENSIONS,
+    Blob,
+    MirrorContent,
+    blobs_of,
+)
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.lock import document_of
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import sha256_digest
 
@@ -134,7 +139,7 @@ class Tree:
             path.rename(doomed)
             _remove_tree(doomed)
 
-    def garbage(self, serial: int, content: Content, keep: int) -> tuple[list[Path], list[Path], list[Path]]:
+    def garbage(self, serial: int, content: MirrorContent, keep: int) -> tuple[list[Path], list[Path], list[Path]]:
         """Return the generations, blobs and leftovers that are of no use once `serial` is served."""
         others = [path for path in self.generations.glob("*") if path.name != str(serial)]
         # "3.new" is what an interrupted switch left behind.

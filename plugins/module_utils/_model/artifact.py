@@ -200,7 +200,7 @@ def _of_variant(entries: Mapping[str, Path], variant: Variant, source: Path) -> 
 
 
 @dataclass(frozen=True)
-class Content:
+class ArtifactContent:
     """What a registry holds of a model beside its tar, by digest: configurations, image manifests; and by tag."""
 
     configs: Mapping[str, bytes]
@@ -208,7 +208,9 @@ class Content:
     tagged: Mapping[str, tuple[bytes, str]]
 
 
-def describe_model(model: Model, architectures: Sequence[str], repository: str) -> tuple[dict[str, Any], Content]:
+def describe_model(
+    model: Model, architectures: Sequence[str], repository: str
+) -> tuple[dict[str, Any], ArtifactContent]:
     """Return the model's entry of the lock, and all that a registry holds of it but the tar. Raise FleetError."""
     _check(model)
     check_repository(repository, "repository")
@@ -275,11 +277,11 @@ def describe_model(model: Model, architectures: Sequence[str], repository: str) 
         "golden_cases": len(cases),
     }
     tagged = {model.tag: (manifest, IMAGE_MANIFEST), f"{model.tag}-image": (index, IMAGE_INDEX)}
-    return entry, Content(configs, images, tagged)
+    return entry, ArtifactContent(configs, images, tagged)
 
 
 def push_model(
-    model: Model, entry: Mapping[str, Any], content: Content, registry: Registry, *, send: bool
+    model: Model, entry: Mapping[str, Any], content: ArtifactContent, registry: Registry, *, send: bool
 ) -> tuple[bool, dict[str, str | None]]:
     """Make the registry hold what `describe_model` returned for `model`, tagged ``<tag>`` and ``<tag>-image``.
 
