@@ -4,16 +4,13 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
-
-# Ansible loads this file before it forks a worker for each host: what the filters import is then there in all of them,
-# which halves the controller's work.
-from ansible_collections.edgeml.fleet.plugins.filter import preflight  # noqa: F401
 from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.host import (
     REFUSE,
     WARN,
@@ -22,6 +19,10 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.host impor
     judge,
     result_of,
 )
+
+# Ansible loads this file before it forks a worker for each host: what the filters import is then there in all of them,
+# which halves the controller's work.
+importlib.import_module("ansible_collections.edgeml.fleet.plugins.filter.preflight")
 
 
 class ActionModule(ActionBase):

@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
-_OPTION = """
+
+class ModuleDocFragment:
+    DOCUMENTATION = r"""
 options:
-  {name}:
-    description: {description}
+  registry:
+    description: The registry to publish to.
     type: dict
     required: true
     suboptions:
@@ -32,7 +34,30 @@ options:
         type: str
 """
 
-
-class ModuleDocFragment:
-    DOCUMENTATION = _OPTION.format(name="registry", description="The registry to publish to.")
-    STORE = _OPTION.format(name="store", description="The registry that is the model store.")
+    STORE = r"""
+options:
+  store:
+    description: The registry that is the model store.
+    type: dict
+    required: true
+    suboptions:
+      address:
+        description: Host, or host and port, without scheme and path. TLS is always used.
+        type: str
+        required: true
+      username:
+        description: User name. Without it the registry is used anonymously.
+        type: str
+      password:
+        description: Password of the user.
+        type: str
+      ca_file:
+        description: PEM file of the certificate authorities to trust, where the module runs. By default the system's.
+        type: path
+      ca_certificate:
+        description: Text of the PEM file, instead of C(ca_file), for a host that does not have the file yet.
+        type: str
+      ip_address:
+        description: Where to connect to, if no name service knows the name in C(address).
+        type: str
+"""

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import bcrypt
 from ansible.errors import AnsibleFilterError
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import Positions, report
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema import native, origins, validate
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.libraries import missing_library
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement import resolver as placement
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.work import (
     next_lock,
@@ -23,6 +23,13 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.work impo
     published_lock,
     read_lock,
 )
+
+try:
+    import bcrypt
+except ImportError as error:
+    _without_bcrypt: ImportError | None = error
+else:
+    _without_bcrypt = None
 
 _VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?")
 
@@ -224,7 +231,9 @@ def _newest(versions: Iterable[str]) -> str:
 
 def htpasswd(username: str, password: str, current: str = "") -> str:
     """Return an htpasswd file with one bcrypt line; `current` itself if it already admits exactly this user."""
-    name, _, hashed = current.strip().partition(":")
+    if _without_bcrypt:
+        raise AnsibleFilterError(str(missing_library(_without_bcrypt)))
+    name, _separator, hashed = current.strip().partition(":")
     if name == username and "\n" not in current.strip():
         try:
             if bcrypt.checkpw(password.encode(), hashed.encode()):

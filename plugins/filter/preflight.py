@@ -12,11 +12,12 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.edgeml.fleet.plugins.filter.fleet import host_models
 from ansible_collections.edgeml.fleet.plugins.filter.releases import host_releases
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import DEFAULT_RUNTIME
-from cryptography import x509
 
 
 def certificate(path: str) -> dict[str, Any]:
     """Return {"path", "not_before", "not_after"} of a PEM file (seconds since the epoch), or {"path", "error"}."""
+    from cryptography import x509  # with ansible-core, but not where ansible-test imports this file
+
     try:
         found = x509.load_pem_x509_certificate(Path(path).read_bytes())
     except OSError as error:
@@ -57,7 +58,7 @@ def runtime_demand(
     except AnsibleFilterError as error:
         return {**demand, "problems": str(error).splitlines()}
     for release in releases:
-        repository, _, digest = release["image"].partition("/")[2].partition("@")
+        repository, _separator, digest = release["image"].partition("/")[2].partition("@")
         image = {"kind": "image", "name": f"image {release['name']}", "repository": repository, "digest": digest}
         demand["content"] += [
             {**image, "size": release["image_size"]},

@@ -205,7 +205,7 @@ def required(models: Sequence[Mapping[str, Any]], kind: str) -> Any:
     """
     needs = [(model["name"], model.get("requires", {}).get(kind, {})) for model in models]
     if kind != "sysctls":
-        return sorted({name for _, names in needs for name in names})
+        return sorted({name for _model, names in needs for name in names})
     sysctls: dict[str, str] = {}
     owners: dict[str, str] = {}
     for owner, values in needs:

@@ -1,4 +1,5 @@
 # Copyright (c) edgeml.fleet contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Inventory source that puts models on the hosts of other sources."""
 
@@ -8,7 +9,7 @@ DOCUMENTATION = r"""
 name: placement
 short_description: Puts models on the hosts of other inventory sources
 version_added: 0.1.0
-author: edgeml.fleet contributors
+author: edgeml.fleet contributors (@edgeml)
 description:
   - Reads a catalogue of models and rules that say which of them run on which hosts, and gives each host the variable
     C(edgeml_models) with all of it resolved, variants included.

@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # Copyright (c) edgeml.fleet contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Assemble a container image from a recipe and push it."""
 
@@ -10,7 +11,7 @@ module: oci_image
 short_description: Assemble a container image without a container engine
 version_added: 0.1.0
 author:
-  - edgeml.fleet contributors
+  - edgeml.fleet contributors (@edgeml)
 description:
   - Makes an OCI image for several architectures from Debian packages, hash-locked Python wheels and files, and pushes
     it to a registry or writes it to a file for C(docker load).
@@ -115,6 +116,12 @@ options:
       ca_file:
         description: PEM file of the certificate authorities to trust instead of the system's.
         type: path
+      ca_certificate:
+        description: Text of the PEM file, instead of O(registry.ca_file).
+        type: str
+      ip_address:
+        description: Where to connect to, if no name service knows the name in O(registry.address).
+        type: str
   repository:
     description: Repository that the image is pushed to.
     type: str

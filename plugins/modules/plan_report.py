@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # Copyright (c) edgeml.fleet contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Documentation of the action plan_report, all of which runs on the controller."""
 

@@ -129,7 +129,9 @@ def _lines(path: Path) -> list[str]:
 def _packages(names: Sequence[str], run: RunCommand) -> Any:
     if not names:
         return []
-    _, out, _ = run(["dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Status}\n", *sorted(names)])
+    _code, out, _error = run(
+        ["dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Status}\n", *sorted(names)]
+    )
     return sorted(line for line in out.splitlines() if line.endswith(" installed"))
 
 
@@ -157,7 +159,7 @@ def _containers(names: Sequence[str], run: RunCommand) -> dict[str, Any]:
     """Ask for all containers at once: each start of the engine's client costs the host some 30 ms of CPU."""
     if not names:
         return {}
-    _, out, _ = run(["docker", "container", "inspect", *names])
+    _code, out, _error = run(["docker", "container", "inspect", *names])
     try:
         found = json.loads(out)
     except ValueError:  # no engine, or it does not answer

@@ -270,13 +270,15 @@ class Assembly:
         """Return the Python of the image for this machine's architecture, unpacked for this assembly only."""
         with self._interpreter_lock:
             if self._known_interpreter is None:
-                assert self._recipe.python  # noqa: S101  no one else asks
+                python = self._recipe.python
+                if python is None:
+                    raise ValueError("a recipe without Python has no interpreter")
                 root = self._work / "interpreter"
                 root.mkdir()
                 for layer in self._base.layers(controller_architecture()):
                     with tarfile.open(layer.path, "r:gz") as archive:
                         unpack(archive, root)
-                self._known_interpreter = Interpreter(root, self._recipe.python.version)
+                self._known_interpreter = Interpreter(root, python.version)
             return self._known_interpreter
 
 

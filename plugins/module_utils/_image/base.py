@@ -11,6 +11,7 @@ import subprocess
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
 from urllib.parse import unquote
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
@@ -125,13 +126,13 @@ def unpack_base(base: Base, packages: list[Package], root: Path) -> None:
 def _unpack_package(package: Package, root: Path) -> None:
     command = ["dpkg-deb", "--fsys-tarfile", str(package.path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stderr  # noqa: S101  for the type checker
+        errors = cast(IO[bytes], process.stderr)  # a pipe
         try:
             with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
                 unpack(archive, root)
         except tarfile.TarError as error:
-            raise _damaged(package, process.stderr.read().decode(errors="replace").strip()) from error
-        message = process.stderr.read().decode(errors="replace").strip()
+            raise _damaged(package, errors.read().decode(errors="replace").strip()) from error
+        message = errors.read().decode(errors="replace").strip()
     if process.returncode:
         raise _damaged(package, message)
 

@@ -156,7 +156,7 @@ class LayerCache:
 
 def remove_tree(path: Path) -> None:
     """Delete a tree, also where its directories deny it."""
-    for here, names, _ in os.walk(path):
+    for here, names, _files in os.walk(path):
         for name in names:
             directory = Path(here, name)
             if not directory.is_symlink():

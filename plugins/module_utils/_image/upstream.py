@@ -85,7 +85,7 @@ class UpstreamImage:
         path = self._cache.blobs / check_digest(digest, self._where).removeprefix("sha256:")
         if not path.exists():
             with self._one_at_a_time, self._cache.work_directory() as work:
-                data, _ = self._registry.get_manifest(self.repository, digest)
+                data, _type = self._registry.get_manifest(self.repository, digest)
                 (work / "manifest").write_bytes(data)
                 (work / "manifest").replace(path)
         value = json.loads(path.read_bytes())

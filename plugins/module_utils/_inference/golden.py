@@ -224,8 +224,12 @@ def _allowed(expected: Value, case: GoldenCase) -> float:
     return case.absolute + case.relative * abs(float(expected)) if math.isfinite(float(expected)) else 0.0
 
 
+def _is_nan(value: Value) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
 def _close(expected: Value, seen: Value, allowed: float) -> bool:
-    if expected == seen or (expected != expected and seen != seen):
+    if expected == seen or (_is_nan(expected) and _is_nan(seen)):
         return True
     if isinstance(expected, bytes) or isinstance(seen, bytes):
         return False

@@ -110,7 +110,7 @@ def measure(
         The server refused a request or did not answer.
     """
     end = time.monotonic() + max_seconds
-    for _ in range(warmup):
+    for _request in range(warmup):
         client.send(request)
         if time.monotonic() > end:
             break

@@ -122,7 +122,7 @@ class Tensor:
             if not isinstance(document.get(key), kind):
                 raise ValueError(f"tensor {document.get('name')!r} has no valid '{key}'")
         name, datatype, shape = document["name"], document["datatype"], document["shape"]
-        if not all(type(size) is int for size in shape):
+        if not all(isinstance(size, int) and not isinstance(size, bool) for size in shape):
             raise ValueError(f"tensor '{name}' has the shape {shape}, not a list of whole numbers")
         values = list(_flat(document["data"]))
         if datatype == "BYTES":

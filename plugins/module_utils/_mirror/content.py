@@ -61,7 +61,7 @@ class MirrorContent:
             f"v2/{repository}/manifests/{digest}.{EXTENSIONS[media_type]}": data
             for (repository, digest), (media_type, data) in self.manifests.items()
         }
-        for repository, _ in self.manifests:
+        for repository, _digest in self.manifests:
             files[f"v2/{repository}/tags/list"] = canonical_json({"name": repository, "tags": []})
         return files
 

@@ -96,7 +96,7 @@ class Tree:
         media_types = {extension: media_type for media_type, extension in EXTENSIONS.items()}
         found = {}
         for path in self.generations.glob("*/v2/**/manifests/sha256:*"):
-            digest, _, extension = path.name.partition(".")
+            digest, _separator, extension = path.name.partition(".")
             data = path.read_bytes()
             if sha256_digest(data) == digest and extension in media_types:
                 found[digest] = data, media_types[extension]
@@ -119,7 +119,7 @@ class Tree:
         for name, data in files.items():
             make_directory((work / name).parent)
             write_file(work / name, data)
-        for directory, _, _ in os.walk(work, topdown=False):
+        for directory, _names, _files in os.walk(work, topdown=False):
             sync_directory(Path(directory))
         self._remove_generation(target)
         work.rename(target)

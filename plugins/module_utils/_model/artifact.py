@@ -294,7 +294,7 @@ def push_model(
     blob_missing = not registry.has_blob(repository, blob_digest)
     configs = {digest: data for digest, data in content.configs.items() if not registry.has_blob(repository, digest)}
     images = {digest: data for digest, data in content.images.items() if not registry.has_manifest(repository, digest)}
-    tags = [tag for tag, (data, _) in content.tagged.items() if before[tag] != sha256_digest(data)]
+    tags = [tag for tag, (data, _type) in content.tagged.items() if before[tag] != sha256_digest(data)]
     if send:
         if blob_missing:
             _push_tar(model, registry, repository, blob_digest)

@@ -15,7 +15,7 @@ import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, cast
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
 
@@ -135,6 +135,7 @@ def _download(url: str, sha256: str, partial: Path, username: str, password: str
     """Complete `partial`; raise FleetError if it cannot be, or is then something else than `sha256` says."""
     shown = urlsplit(url)._replace(query="").geturl()  # a query may hold a secret
     failures = 0
+    seen: Exception | None = None
     while True:
         have = partial.stat().st_size if partial.exists() else 0
         try:
@@ -149,7 +150,7 @@ def _download(url: str, sha256: str, partial: Path, username: str, password: str
                 continue
             if error.code not in _failures.TRANSIENT_STATUS:
                 raise _unreachable(shown, error, "correct the address, or the credentials for this host") from error
-            seen: Exception = error
+            seen = error
         except (URLError, OSError, http.client.HTTPException) as error:
             seen = error
         else:
@@ -262,9 +263,7 @@ def _put_layer(layer: Mapping[str, Any], blob: Path, target: Path, where: str) -
 def _put_tar(archive: tarfile.TarFile, target: Path) -> None:
     for entry in archive:
         if entry.isfile():
-            content = archive.extractfile(entry)
-            assert content is not None  # noqa: S101  it is a file
-            with content:
+            with cast(IO[bytes], archive.extractfile(entry)) as content:  # None for what is not a file
                 _put(content, entry.name, target)
         elif not entry.isdir():
             raise FleetError(

@@ -43,7 +43,7 @@ class RefusedError(FleetError):
 def repeat(action: Callable[[], Result]) -> Result:
     """Return what `action` returns; after a TransientError it is tried again, with a growing pause."""
     pause = FIRST_PAUSE
-    for _ in range(ATTEMPTS - 1):
+    for _attempt in range(ATTEMPTS - 1):
         try:
             return action()
         except TransientError:

@@ -82,8 +82,8 @@ def split_reference(reference: str, where: str) -> tuple[str, str, str]:
     ``docker.io`` is Docker Hub, as in Docker's own names: its registry has another address, and its own images are
     below ``library/``.
     """
-    name, _, digest = reference.partition("@")
-    address, _, repository = name.partition("/")
+    name, _separator, digest = reference.partition("@")
+    address, _separator, repository = name.partition("/")
     if not repository or not digest:
         raise FleetError(
             "Content of a registry is not named by digest",

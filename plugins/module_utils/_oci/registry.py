@@ -136,7 +136,7 @@ class Registry:
         `reference` is a tag or a digest; bytes that do not have that digest raise FleetError.
         """
         path = _manifest_path(repository, reference)
-        _, headers, data = self._call(
+        _status, headers, data = self._call(
             "GET",
             path,
             repository,
@@ -176,12 +176,12 @@ class Registry:
     def _head_manifest(self, repository: str, reference: str) -> tuple[int, Message]:
         path = _manifest_path(repository, reference)
         accept = {"Accept": ", ".join(MANIFEST_TYPES)}
-        status, headers, _ = self._call("HEAD", path, repository, headers=accept, expect={200, 404})
+        status, headers, _data = self._call("HEAD", path, repository, headers=accept, expect={200, 404})
         return status, headers
 
     def has_blob(self, repository: str, digest: str) -> bool:
         """Return whether the repository holds this blob (end-2, HEAD)."""
-        status, _, _ = self._call("HEAD", _blob_path(repository, digest), repository, expect={200, 404})
+        status, _headers, _data = self._call("HEAD", _blob_path(repository, digest), repository, expect={200, 404})
         return status == 200
 
     def open_blob(self, repository: str, digest: str, offset: int = 0) -> Response:
@@ -212,7 +212,7 @@ class Registry:
         check_repository(from_repository, f"registry {self.address}")
         path = _uploads_path(repository)
         query = urlencode({"mount": digest, "from": from_repository})
-        status, headers, _ = self._call("POST", f"{path}?{query}", repository, write=True, expect={201, 202})
+        status, headers, _data = self._call("POST", f"{path}?{query}", repository, write=True, expect={201, 202})
         if status == 202:  # an upload was opened instead
             upload = urljoin(self._url(path), headers.get("Location") or "")
             self._call("DELETE", upload, repository, write=True, expect={200, 202, 204, 404, 405})
@@ -297,7 +297,7 @@ class Registry:
     def _authenticate(self, headers: Message, repository: str, write: bool) -> bool:
         """Prepare what the registry asks for in WWW-Authenticate (RFC 9110 section 11); return False if it cannot."""
         for challenge in headers.get_all("WWW-Authenticate") or []:
-            scheme, _, rest = str(challenge).partition(" ")
+            scheme, _separator, rest = str(challenge).partition(" ")
             if scheme.lower() == "basic" and self._username:
                 pair = f"{self._username}:{self._password}".encode()
                 self._basic = "Basic " + base64.b64encode(pair).decode()

@@ -189,7 +189,7 @@ class Host:
 
     def engine(self) -> Engine:
         """Ask the engine what it is, and for our containers."""
-        code, out, _ = self.run(["docker", "info", "--format", "{{json .}}"])
+        code, out, _error = self.run(["docker", "info", "--format", "{{json .}}"])
         if code == 127:
             return Engine(installed=False)
         try:
@@ -199,9 +199,11 @@ class Host:
         if not info.get("ServerVersion"):
             return Engine(installed=True)
         containers: list[dict[str, Any]] = []
-        code, out, _ = self.run(["docker", "container", "ls", "--quiet", "--no-trunc", "--filter", "name=^edgeml-"])
+        code, out, _error = self.run(
+            ["docker", "container", "ls", "--quiet", "--no-trunc", "--filter", "name=^edgeml-"]
+        )
         if code == 0 and out.split():
-            code, out, _ = self.run(["docker", "container", "inspect", *out.split()])
+            code, out, _error = self.run(["docker", "container", "inspect", *out.split()])
             containers = json.loads(out) if code == 0 else []
         return Engine(True, True, info["ServerVersion"], info["DockerRootDir"], info.get("Driver", ""), containers)
 
@@ -224,7 +226,7 @@ def result_of(findings: Sequence[Finding]) -> dict[str, Any]:
 
 def inventory_finding(problem: str) -> Finding:
     """Return the finding for what a FleetError says about the inventory."""
-    value, _, remedy = problem.partition(" What to do: ")
+    value, _separator, remedy = problem.partition(" What to do: ")
     return Finding("inventory", REFUSE, value.rstrip("."), "a valid inventory", remedy.rstrip(".") or "correct it")
 
 

@@ -81,7 +81,7 @@ def packages(host: Host, engine: Engine, wanted: Wanted) -> Iterator[Finding]:
     names = sorted({*wanted.requires.packages, *(() if engine.installed else wanted.engine_packages)})
     if not names:
         return
-    code, out, _ = host.run(["dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Status}\\n", *names])
+    code, out, _error = host.run(["dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Status}\\n", *names])
     if code == 127:
         yield Finding(
             "package",
@@ -95,7 +95,7 @@ def packages(host: Host, engine: Engine, wanted: Wanted) -> Iterator[Finding]:
     absent = [name for name in names if name not in installed]
     if not absent:
         return
-    _, policy, _ = host.run(["env", "LC_ALL=C", "apt-cache", "policy", *absent])
+    _code, policy, _error = host.run(["env", "LC_ALL=C", "apt-cache", "policy", *absent])
     candidates = dict(re.findall(r"^(\S+):\n\s+Installed: .*\n\s+Candidate: (.*)$", policy, re.M))
     unknown = [name for name in absent if candidates.get(name, "(none)") == "(none)"]
     # A new host has no lists: they are read when the first package is installed.
@@ -123,11 +123,11 @@ def _unreachable_sources(host: Host) -> list[str]:
 
     apt says where it would read; nothing is read there.
     """
-    _, out, _ = host.run(["apt-get", "--print-uris", "update"])
+    _code, out, _error = host.run(["apt-get", "--print-uris", "update"])
     sources = {urlsplit(uri) for uri in re.findall(r"^'(\w+://[^/']+)", out, re.M)}
     if any(source.scheme not in PORTS for source in sources):
         return []  # a disk, or a way that only apt knows
-    _, proxies, _ = host.run(["apt-config", "dump"])
+    _code, proxies, _error = host.run(["apt-config", "dump"])
     addresses = set()
     for source in sources:
         proxy = re.search(rf'^Acquire::{source.scheme}::Proxy "(\w+://[^"]+)"', proxies, re.M)

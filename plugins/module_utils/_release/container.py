@@ -219,7 +219,7 @@ def check_devices(devices: tuple[str, ...]) -> None:
 
 def check_port(listener: str) -> None:
     """Raise FleetError if no server can listen on `listener` (``ADDRESS:PORT``, an IPv6 address in brackets)."""
-    host, _, port = listener.rpartition(":")
+    host, _separator, port = listener.rpartition(":")
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:

@@ -19,9 +19,16 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem imp
     path_text,
     shown,
 )
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError
-from referencing import Registry, Resource
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.libraries import missing_library
+
+try:
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import ValidationError
+    from referencing import Registry, Resource
+except ImportError as error:
+    _without_jsonschema: ImportError | None = error
+else:
+    _without_jsonschema = None
 
 try:
     from ansible._internal._datatag._tags import Origin as _Origin
@@ -121,6 +128,8 @@ def origins(variables: Any, path: Path) -> Positions:
 
 @functools.cache
 def _validator(name: str, part: str) -> Draft202012Validator:
+    if _without_jsonschema:
+        raise missing_library(_without_jsonschema)
     registry: Registry[Any] = Registry().with_resources(
         (file.name, Resource.from_contents(json.loads(file.read_text(encoding="utf-8"))))
         for file in SCHEMAS.glob("*.schema.json")

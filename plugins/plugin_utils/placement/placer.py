@@ -322,7 +322,7 @@ def _packed(placed: Mapping[str, Placed]) -> dict[str, Any]:
         if result.models is not None:
             numbers = [items.setdefault(id(item), (len(items), item))[0] for item in result.models]
         hosts[name] = [numbers, list(result.groups)]
-    return {"items": [item for _, item in items.values()], "hosts": hosts}
+    return {"items": [item for _key, item in items.values()], "hosts": hosts}
 
 
 def _unpacked(cached: Mapping[str, Any]) -> dict[str, Placed]:

@@ -29,8 +29,6 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.resolver im
     DEFAULT_VARIANT,
     check_catalogue,
 )
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
 
 #: Stands in the predicted lock for what is known only after something was built.
 UNKNOWN = "(known when it is built)"
@@ -306,14 +304,13 @@ def _plan_fetch(plan: _Plan, source: Mapping[str, str]) -> Path:
 def _plan_locked(plan: _Plan, model: Mapping[str, Any], place: Place) -> None:
     """Plan a model that another inventory has published: each of its variants comes from a registry, by digest."""
     path = plan.path(model["source"]["lock"], (*place, "source", "lock"))
-    if not path.is_file():
-        return
     try:
-        lock = read_lock(str(path))
+        lock = read_lock(str(path)) if path.is_file() else None
     except PublicationError as error:
         plan.problems.append(Problem(error.what.rstrip(".")))
         return
-    assert lock is not None  # noqa: S101  the file is there
+    if lock is None:
+        return
     name, version = model["name"], model["version"]
     versions = lock["models"].get(name)
     if versions is None:
@@ -347,6 +344,10 @@ def _plan_locked(plan: _Plan, model: Mapping[str, Any], place: Place) -> None:
 
 def _check_python(plan: _Plan, catalogue: Sequence[Mapping[str, Any]]) -> None:
     """Note each requirement of a model that the locked requirements of its runtime do not satisfy."""
+    # With ansible-core, but not where ansible-test imports this file.
+    from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.utils import canonicalize_name
+
     locked: dict[str, dict[str, dict[str, str]] | None] = {}
     for index, model in enumerate(catalogue):
         name = model.get("runtime", DEFAULT_RUNTIME)
