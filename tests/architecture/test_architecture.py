@@ -5,13 +5,15 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import importlib.util
 import json
 import re
 import subprocess
 import sys
+import sysconfig
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,13 @@ import pytest
 import yaml
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema import validate
 from jsonschema import Draft202012Validator
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from .role_readme import EXAMPLES, ROLES, render
 
 ROOT = Path(__file__).resolve().parents[2]
+COLLECTIONS = Path(sysconfig.get_path("purelib")) / "ansible_collections"
 COLLECTION = ("plugins", "roles", "playbooks", "meta")
 ROLE_NAMES = sorted(path.name for path in ROLES.iterdir())
 MODULES = sorted(path.stem for path in (ROOT / "plugins" / "modules").glob("*.py"))
@@ -269,6 +274,40 @@ def test_collections_that_are_used_are_declared() -> None:
                 ".".join(name.split(".")[:2]) for name in re.findall(r"^\s+([a-z]+\.[a-z]+\.[a-z_]+):", text, re.M)
             }
     assert used <= declared
+
+
+def test_collections_are_declared_from_the_version_that_is_tested() -> None:
+    for name, versions in load(ROOT / "galaxy.yml")["dependencies"].items():
+        manifest = COLLECTIONS.joinpath(*name.split("."), "MANIFEST.json")
+        installed = json.loads(manifest.read_text())["collection_info"]["version"]
+        assert versions == f">={installed}", f"{name} {installed} is installed and tested"
+
+
+def test_libraries_that_plugins_import_are_declared() -> None:
+    def names(requirements: Iterable[str]) -> set[str]:
+        return {canonicalize_name(Requirement(line).name) for line in requirements if line and line[0] != "#"}
+
+    declared = names((ROOT / "meta" / "ee-requirements.txt").read_text().splitlines())
+    locked = (ROOT / "requirements" / "controller.txt").read_text()
+    assert [name for name in declared if f"\n{name}==" not in f"\n{locked}"] == []
+    imported = {
+        name.partition(".")[0]
+        for path in tracked("plugins")
+        if path.suffix == ".py"
+        for node in ast.walk(ast.parse(path.read_text()))
+        for name in (
+            [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else []
+        )
+    }
+    providers = importlib.metadata.packages_distributions()
+    ansible = {"ansible-core", *names(importlib.metadata.requires("ansible-core") or [])}
+    for name in imported - sys.stdlib_module_names - {"", "ansible_collections"}:
+        needed = {canonicalize_name(distribution) for distribution in providers[name]}
+        assert needed & (declared | ansible), f"{name} is imported and not in meta/ee-requirements.txt"
 
 
 def test_the_collection_needs_nothing_else_of_the_repository() -> None:

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -128,6 +130,21 @@ def test_architecture_names(machine: str, architecture: str) -> None:
 def test_unknown_architecture() -> None:
     with pytest.raises(AnsibleFilterError, match="riscv64"):
         oci_architecture("riscv64")
+
+
+@pytest.mark.parametrize(
+    ("library", "program"),
+    [
+        ("bcrypt", "plugins.filter.fleet import htpasswd as call; call('edgeml', 'one')"),
+        ("jsonschema", "plugins.plugin_utils.documents.schema import validate as call; call({}, 'lock')"),
+    ],
+)
+def test_a_library_that_the_controller_lacks_is_named(library: str, program: str) -> None:
+    program = f"import sys; sys.modules['{library}'] = None; from ansible_collections.edgeml.fleet.{program}"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert f"The controller lacks the Python library {library} at {sys.executable}." in ended.stderr
+    assert "What to do: install what meta/ee-requirements.txt of the collection names" in ended.stderr
 
 
 def test_htpasswd_changes_only_with_user_or_password() -> None:
