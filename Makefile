@@ -74,7 +74,7 @@ lint-types: $(VENV)/development
 lint-roles: $(VENV)/development
 	@$(BIN)/yamllint --strict .
 	@$(BIN)/ansible-lint --offline --profile production
-	@$(BIN)/antsibull-changelog lint
+	@$(BIN)/antsibull-changelog lint && $(BIN)/antsibull-changelog lint-changelog-yaml changelogs/changelog.yaml
 
 # Of the collection's tests, pylint takes three quarters of the time.
 lint-collection: $(VENV)/development
