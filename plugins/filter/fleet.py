@@ -17,6 +17,7 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem imp
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema import native, origins, validate
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.libraries import missing_library
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement import resolver as placement
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.short_form import expand
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.work import (
     next_lock,
     publication,
@@ -99,6 +100,26 @@ def host_models(
         places = [replace(problem, hosts=(name,)).located(origins(written, problem.path)) for problem in problems]
         raise AnsibleFilterError(report(places))
     return resolved
+
+
+def placed_models(
+    placed: Sequence[str | Mapping[str, Any]], models: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return a host's resolved models: `placed` is its edgeml_placed, `models` the fleet's edgeml_placed_models."""
+    try:
+        return expand(placed, models)
+    except KeyError as error:
+        raise AnsibleFilterError(
+            str(
+                FleetError(
+                    "A placed model is not in edgeml_placed_models",
+                    where="edgeml_placed",
+                    seen=str(error),
+                    remedy="let the inventory plugin edgeml.fleet.placement set both variables; import the inventory "
+                    "again if it was exported",
+                )
+            )
+        ) from None
 
 
 def _explaining_the_lock(function: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
@@ -266,6 +287,7 @@ class FilterModule:
             "htpasswd": htpasswd,
             "next_lock": _clearly(next_lock),
             "oci_architecture": oci_architecture,
+            "placed_models": placed_models,
             "publication": _clearly(publication),
             "published_lock": _clearly(published_lock),
             "read_lock": _clearly(read_lock),

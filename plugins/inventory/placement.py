@@ -15,6 +15,8 @@ description:
     C(edgeml_models) with all of it resolved, variants included.
   - It makes no hosts. It goes after the sources that do, such as C(20-placement.yml) beside C(10-hosts.yml) in a
     directory, which Ansible reads in alphabetical order.
+  - In the inventory itself each host carries C(edgeml_placed), the short form of that, and the group C(all) carries
+    C(edgeml_placed_models), what the short forms refer to. C(edgeml_models) is the template that joins both.
   - Creates the groups C(model_<name>), C(variant_<model>_<variant>), C(arch_<architecture>) and C(site_<site>), with
     dashes as underscores. Group C(all) gets C(edgeml_catalogue) and C(edgeml_runtimes), with absolute paths.
   - What a variant asks for comes from the host's variables (C(edgeml_architecture), C(edgeml_memory_mb),
@@ -108,11 +110,16 @@ from ansible.inventory.data import InventoryData
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins import AnsiblePlugin
 from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable
+from ansible.template import trust_as_template
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import Problem, read_positions, report
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema import native, validate
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.host_variables import HostVariables
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.placer import Placed, Placer
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.resolver import group_name
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.short_form import shorten
+
+#: A host's models in full, made when somebody reads them. The template holds nothing from outside.
+_MODELS = trust_as_template("{{ edgeml_placed | edgeml.fleet.placed_models(edgeml_placed_models) }}")
 
 
 class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
@@ -162,7 +169,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         if placer.problems:
             raise AnsibleParserError(_message(placer.problems, file))
         _apply(inventory, document, file.parent, placed)
-        self._construct(inventory, loader, directories)
+        self._construct(inventory, loader, directories, placed)
 
     def _option(self, name: str) -> Any:
         return AnsiblePlugin.get_option(self, name)
@@ -186,7 +193,9 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
             for variant, entry in model["variants"].items()
         }
 
-    def _construct(self, inventory: InventoryData, loader: DataLoader, directories: Sequence[str]) -> None:
+    def _construct(
+        self, inventory: InventoryData, loader: DataLoader, directories: Sequence[str], placed: Mapping[str, Placed]
+    ) -> None:
         """Do what the options compose, groups and keyed_groups say, as ansible.builtin.constructed does."""
         apply: Any
         for option, apply in (
@@ -201,6 +210,8 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
             more = {} if option == "compose" else {"fetch_hostvars": False}
             for name, host in inventory.hosts.items():
                 variables = {**reader.facts(name), **reader.of(host), **host.get_magic_vars()}
+                if name in placed and placed[name].models is not None:
+                    variables["edgeml_models"] = placed[name].models
                 apply(expressions, variables, name, strict=self._option("strict"), **more)
 
 
@@ -213,12 +224,15 @@ def _apply(
     if "runtimes" in document:
         runtimes = [_absolute(r, directory, "recipe", "source_root", "requirements") for r in document["runtimes"]]
         inventory.set_variable("all", "edgeml_runtimes", runtimes)
+    models, short = shorten({name: result.models for name, result in placed.items() if result.models is not None})
+    inventory.set_variable("all", "edgeml_placed_models", models)
     with_variants = {(m["name"], m["version"]) for m in document["catalogue"] if m.get("variants")}
     groups: dict[str, list[str]] = {}
     for name, result in placed.items():
         if result.models is not None:
             # Set at the host itself: through the inventory, each host would get a copy of what many share.
-            inventory.hosts[name].set_variable("edgeml_models", result.models)
+            inventory.hosts[name].set_variable("edgeml_placed", short[name])
+            inventory.hosts[name].set_variable("edgeml_models", _MODELS)
         joined = list(result.groups)
         for item in result.models or ():
             joined.append(group_name("model", item["name"]))

@@ -107,7 +107,7 @@ def measure(directory: Path) -> dict[str, float]:
     manager.reconcile_inventory()
     done = time.perf_counter()
     devices = manager.get_hosts("devices")
-    if not devices or {len(host.vars["edgeml_models"]) for host in devices} != {MODELS}:
+    if not devices or {len(host.vars["edgeml_placed"]) for host in devices} != {MODELS}:
         raise RuntimeError("the benchmark's inventory did not give each device its models")
     return {
         "hosts_seconds": hosts_read - started,

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema import validate
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.short_form import expand
 from ansible_collections.edgeml.fleet.tests.fleet.variables_only import EXAMPLE, write_example_without_plugin
 
 ROLES = EXAMPLE.parents[1] / "roles"
@@ -61,6 +62,9 @@ def inventory(vault: list[str]) -> dict[str, Any]:
         run("ansible-inventory", "-i", EXAMPLE, *vault, "--list"),
         object_hook=lambda value: value.get("__ansible_unsafe", value),
     )
+    for variables in found["_meta"]["hostvars"].values():
+        if "edgeml_placed" in variables:  # edgeml_models is the template that does this
+            variables["edgeml_models"] = expand(variables["edgeml_placed"], variables["edgeml_placed_models"])
     return found
 
 

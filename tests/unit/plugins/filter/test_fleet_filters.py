@@ -11,7 +11,12 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
-from ansible_collections.edgeml.fleet.plugins.filter.fleet import htpasswd, oci_architecture, resolve_release
+from ansible_collections.edgeml.fleet.plugins.filter.fleet import (
+    htpasswd,
+    oci_architecture,
+    placed_models,
+    resolve_release,
+)
 
 DIGEST = "sha256:" + "a" * 64
 
@@ -154,3 +159,8 @@ def test_htpasswd_changes_only_with_user_or_password() -> None:
     assert htpasswd("edgeml", "two", first) != first
     assert not htpasswd("other", "one", first).startswith("edgeml:")
     assert htpasswd("edgeml", "one", "edgeml:plain").startswith("edgeml:$2b$")
+
+
+def test_a_placed_model_that_is_missing_is_named() -> None:
+    with pytest.raises(AnsibleFilterError, match=r"edgeml_placed.*Seen: 'digits 1\.0\.0'"):
+        placed_models(["digits 1.0.0"], {})

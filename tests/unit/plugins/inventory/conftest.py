@@ -17,6 +17,7 @@ from ansible.errors import AnsibleParserError
 from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import cache_loader, inventory_loader
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.short_form import expand
 
 HOSTS = """
 all:
@@ -92,10 +93,15 @@ class Inventory:
         )  # fmt: skip
 
     def listed(self, *arguments: str) -> dict[str, Any]:
-        """Return the output of ``--list`` without the marks of text that is no template."""
+        """Return the output of ``--list`` without the marks of text that is not a template, and with full models.
+
+        Like a play, it expands ``edgeml_models``, which is a template on the hosts that have models.
+        """
         done = self.run("--list", *arguments)
         assert done.returncode == 0, done.stderr
-        return dict(_unmarked(json.loads(done.stdout)))
+        listed = dict(unmarked(json.loads(done.stdout)))
+        expand_models(listed)
+        return listed
 
     def host(self, name: str) -> dict[str, Any]:
         return dict(self.listed()["_meta"]["hostvars"][name])
@@ -118,12 +124,21 @@ class Inventory:
         return [line.replace(f"{self.directory}/", "") for line in caught.value.message.splitlines()]
 
 
-def _unmarked(value: Any) -> Any:
+def unmarked(value: Any) -> Any:
     if isinstance(value, Mapping):
         return value["__ansible_unsafe"] if set(value) == {"__ansible_unsafe"} else {
-            key: _unmarked(item) for key, item in value.items()
+            key: unmarked(item) for key, item in value.items()
         }  # fmt: skip
-    return [_unmarked(item) for item in value] if isinstance(value, list) else value
+    return [unmarked(item) for item in value] if isinstance(value, list) else value
+
+
+def expand_models(listed: Mapping[str, Any]) -> None:
+    """Put each host's models in full in place of the template ``edgeml_models``, in an output of ``--list``."""
+    exported = listed.get("all", {}).get("vars", {})
+    for variables in listed["_meta"]["hostvars"].values():
+        if "edgeml_placed" in variables:
+            models = variables.get("edgeml_placed_models", exported.get("edgeml_placed_models"))
+            variables["edgeml_models"] = expand(variables["edgeml_placed"], models)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import ansible_runner
 import pytest
 import yaml
 from ansible.inventory.manager import InventoryManager
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.short_form import expand
 
 from .conftest import Inventory
 
@@ -20,7 +22,8 @@ SHA = "sha256:" + "a" * 64
 
 
 def models(manager: InventoryManager, host: str) -> dict[str, dict[str, Any]]:
-    return {item["name"]: item for item in manager.hosts[host].vars.get("edgeml_models", [])}
+    placed = manager.hosts[host].vars.get("edgeml_placed", [])
+    return {item["name"]: item for item in expand(placed, manager.groups["all"].vars["edgeml_placed_models"])}
 
 
 def test_models_and_groups_of_each_host(inventory: Inventory) -> None:
@@ -53,6 +56,42 @@ def test_graph_and_export(inventory: Inventory) -> None:
     exported = inventory.listed("--export")
     assert [model["name"] for model in exported["all"]["vars"]["edgeml_catalogue"]] == ["digits", "sound-events"]
     assert "edgeml_catalogue" not in exported["_meta"]["hostvars"]["camera"]
+
+
+def test_export_says_each_model_once(inventory: Inventory) -> None:
+    inventory.write("host_vars/camera.yml", "edgeml_model_overrides: {digits: {slo: {p95_ms: 7}}}\n")
+    done = inventory.run("--list", "--export")
+    assert done.stdout.count('"protocols"') == 3, "digits with a variant, digits of an unknown host, sound-events"
+    exported = inventory.listed("--export")
+    hosts, variables = exported["_meta"]["hostvars"], exported["all"]["vars"]
+    assert hosts["board"]["edgeml_placed"] == ["digits 1.0.0 int8"]
+    assert hosts["server"]["edgeml_placed"] == ["digits 1.0.0"]
+    assert hosts["camera"]["edgeml_placed"] == [
+        {"model": "digits 1.0.0 int8", "slo": {"p95_ms": 7}}, "sound-events 2.0.0 default",
+    ]  # fmt: skip
+    assert variables["edgeml_models"] == [] and "edgeml_placed" not in hosts["mirror"]
+    assert set(variables["edgeml_placed_models"]) == {
+        "digits 1.0.0 int8", "sound-events 2.0.0 default", "digits 1.0.0",
+    }  # fmt: skip
+
+
+def test_a_play_sees_the_models_in_full(inventory: Inventory) -> None:
+    inventory.write("host_vars/camera.yml", "edgeml_model_overrides: {digits: {slo: {p95_ms: 7}}}\n")
+    inventory.write("../group_vars/all.yml", "edgeml_models: [{name: of-the-playbook}]\n")
+    inventory.write(
+        "../play.yml",
+        "- hosts: all\n  gather_facts: false\n  tasks:\n"
+        "    - ansible.builtin.copy:\n        content: '{{ edgeml_models | to_json }}'\n"
+        "        dest: '{{ playbook_dir }}/{{ inventory_hostname }}.json'\n        mode: '0600'\n"
+        "      delegate_to: localhost\n      vars: {ansible_connection: local}\n",
+    )
+    play = inventory.directory.parent / "play.yml"
+    done = inventory.run(str(play), "--limit", "devices", program="ansible-playbook")
+    assert done.returncode == 0, done.stdout + done.stderr
+    listed = inventory.listed()["_meta"]["hostvars"]
+    for host in ("board", "camera", "server"):
+        assert json.loads((play.parent / f"{host}.json").read_text()) == listed[host]["edgeml_models"]
+    assert listed["camera"]["edgeml_models"][0]["slo"] == {"p95_ms": 7}
 
 
 def test_paths_are_absolute(inventory: Inventory) -> None:
