@@ -112,12 +112,13 @@ def prepare(lab: Lab) -> None:
         if name == "certificates":
             limit = []
         playbook("-i", INVENTORY, f"edgeml.fleet.{name}", *limit)
+    lab.run(PLAIN, "sudo apt-get update -qq", check=True)
     source = write_names(lab, 1, "plain", PLAIN, plain_variables(lab))
     playbook("-i", source, Path(__file__).with_name("converge_plain.yml"))
 
 
-def benchmark(lab: Lab, sizes: Sequence[int]) -> list[dict[str, float]]:
-    """Return the figures of each size, medians of runs in turns."""
+def benchmark(lab: Lab, sizes: Sequence[int], repeats: int, plain_limit: int) -> list[dict[str, float]]:
+    """Return the figures of each size, medians of runs in turns; the plain playbook runs up to `plain_limit` hosts."""
     results = []
     for size in sizes:
         devices = write_names(lab, size, "many", OURS, {})
@@ -125,13 +126,16 @@ def benchmark(lab: Lab, sizes: Sequence[int]) -> list[dict[str, float]]:
         devices.write_text(devices.read_text() + yaml.safe_dump({"devices": {"children": {"many": {}}}}))
         plain = write_names(lab, size, "plain", PLAIN, plain_variables(lab))
         ours, theirs = [], []
-        for _ in range(REPEATS):
+        for _ in range(repeats):
             ours.append(playbook("-i", devices, "-i", INVENTORY, "edgeml.fleet.site", "--limit", "many"))
-            theirs.append(playbook("-i", plain, Path(__file__).with_name("converge_plain.yml")))
+            if size <= plain_limit:
+                theirs.append(playbook("-i", plain, Path(__file__).with_name("converge_plain.yml")))
         if changed := [run for run in ours + theirs if run["changed"]]:
             raise RuntimeError(f"runs that should change nothing did: {changed}")
         figures: dict[str, float] = {"hosts": size}
         for name, runs in (("site", ours), ("plain", theirs)):
+            if not runs:
+                continue
             middle = sorted(runs, key=lambda run: run["cpu_seconds"])[len(runs) // 2]
             figures |= {
                 f"{name}_seconds": middle["seconds"],
@@ -151,13 +155,15 @@ def as_markdown(results: Sequence[dict[str, float]]) -> str:
     lines = ["# A converge that changes nothing", "", "| " + " | ".join(head) + " |", "|" + "---:|" * len(head)]
     for figures in results:
         cells = [f"{figures['hosts']:.0f}"]
-        cells += [f"{figures[f'{name}_{key}']:,.1f}" for key in keys for name in ("site", "plain")]
+        known = [figures.get(f"{name}_{key}") for key in keys for name in ("site", "plain")]
+        cells += ["" if figure is None else f"{figure:,.1f}" for figure in known]
         lines.append("| " + " | ".join(cells) + " |")
-    if len(results) > 1:
-        first, last = results[0], results[-1]
-        more = last["hosts"] - first["hosts"]
-        lines.append("")
-        for name in ("site", "plain"):
+    lines.append("")
+    for name in ("site", "plain"):
+        measured = [figures for figures in results if f"{name}_seconds" in figures]
+        if len(measured) > 1:
+            first, last = measured[0], measured[-1]
+            more = last["hosts"] - first["hosts"]
             cpu, seconds = (
                 (last[f"{name}_{key}"] * factor(last) - first[f"{name}_{key}"] * factor(first)) / more
                 for key, factor in (("cpu_ms", lambda one: one["hosts"]), ("seconds", lambda one: 1.0))
@@ -172,6 +178,13 @@ def as_markdown(results: Sequence[dict[str, float]]) -> str:
 def main() -> None:
     """Measure all sizes and write build/bench/converge.md, .json and .svg."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=REPEATS, help="runs of each size, of which the median counts")
+    parser.add_argument(
+        "--plain-limit",
+        type=int,
+        default=max(SIZES),
+        help="most hosts for the plain playbook, which takes the lab's hosts minutes",
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of hosts")
     options = parser.parse_args()
     (RESULTS / "converge").mkdir(parents=True, exist_ok=True)
@@ -184,7 +197,7 @@ def main() -> None:
                 host, "echo MaxStartups 500 | sudo tee -a /etc/ssh/sshd_config && sudo systemctl reload ssh", check=True
             )
         prepare(lab)
-        results = benchmark(lab, list(options.sizes))
+        results = benchmark(lab, list(options.sizes), options.repeats, options.plain_limit)
     finally:
         lab.down()
     (RESULTS / "converge.json").write_text(json.dumps(results, indent=2) + "\n")

@@ -16,12 +16,12 @@ def main() -> None:
     file = Path(__file__).resolve().parents[2] / "build" / "bench" / "converge.json"
     results = json.loads(file.read_text())
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    hosts = [one["hosts"] for one in results]
     for axis, key, label in zip(
         axes, ("cpu_ms", "hosts_per_minute"), ("controller CPU, ms per host", "hosts per minute"), strict=True
     ):
         for name, title in (("site", "edgeml.fleet.site"), ("plain", "plain playbook")):
-            axis.plot(hosts, [one[f"{name}_{key}"] for one in results], marker="o", label=title)
+            points = [(one["hosts"], one[f"{name}_{key}"]) for one in results if f"{name}_{key}" in one]
+            axis.plot(*zip(*points, strict=True), marker="o", label=title)
         axis.set_xlabel("hosts of which nothing changed")
         axis.set_ylabel(label)
         axis.set_ylim(bottom=0)
