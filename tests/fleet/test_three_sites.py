@@ -1,6 +1,6 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One site of inventories/example in the lab. Its hosts are pristine."""
+"""One site of inventories/example in the lab. Its hosts have an engine and nothing else."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import yaml
 from .conftest import ROOT, Fleet, Run, running_lab
 from .variables_only import EXAMPLE, write_example_without_plugin
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(3600)]
 
 LAB = Path(__file__).with_name("three_sites_lab")
 DEVICES = ("berlin-camera-1", "berlin-camera-2", "berlin-gateway-1")

@@ -27,7 +27,7 @@ DATA = "/var/lib/edgeml"
 FILL = f"{DATA}/.lab-fill"
 HOST_LABEL = "edgeml.lab.host"
 DESCRIPTION_LABEL = "edgeml.lab.description"
-BOOT_SECONDS = 120
+BOOT_SECONDS = 600
 
 # A container cannot load kernel modules, so this unit may fail where nothing else does.
 TOLERATED_UNITS = {"systemd-modules-load.service"}
@@ -91,7 +91,7 @@ class Access:
             "StrictHostKeyChecking": "yes",
             "IdentitiesOnly": "yes",
             "BatchMode": "yes",
-            "ConnectTimeout": "5",
+            "ConnectTimeout": "30",
             "LogLevel": "ERROR",
         }
         arguments = [part for name, value in options.items() for part in ("-o", f"{name}={value}")]
@@ -198,7 +198,7 @@ def _public(key: Path) -> Path:
 
 def _description(host: Host, access: Access) -> str:
     keys = [content.decode() for _, content, _, _ in access.files(host)]
-    return hashlib.sha256(json.dumps([asdict(host), recipe(host.suite), keys]).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps([asdict(host), recipe(host.base), keys]).encode()).hexdigest()[:12]
 
 
 def _create(
@@ -227,7 +227,7 @@ def _create(
         network_mode=network_name(home.network),
     )
     created = client.api.create_container(
-        image_name(topology.name, host.suite),
+        image_name(topology.name, host.base),
         ["/sbin/init"],
         name=container_name(host),
         hostname=host.name,

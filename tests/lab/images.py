@@ -37,6 +37,12 @@ PACKAGES = (
     "systemd-sysv",
 )
 
+# What the role docker_engine installs, for hosts where the installation is not the subject.
+ENGINE_PACKAGES = {
+    "bookworm": ("docker.io", "iptables"),
+    "trixie": ("docker.io", "docker-cli", "iptables"),
+}
+
 # Left out, as container images of Debian do: a fifth of the bytes, most of the files.
 EXCLUDED = ("/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/man/*")
 
@@ -53,63 +59,70 @@ STEPS = (
 )
 
 
-def recipe(suite: str) -> str:
-    """Return 12 hex digits that change with whatever the base image of a Debian release is made from."""
-    return hashlib.sha256(json.dumps([suite, PACKAGES, EXCLUDED, STEPS]).encode()).hexdigest()[:12]
+def packages(base: str) -> tuple[str, ...]:
+    """Return the packages of a base image, which is called as `Host.base` says."""
+    suite, _, engine = base.partition("-")
+    return PACKAGES + (ENGINE_PACKAGES[suite] if engine else ())
 
 
-def image_name(topology: str, suite: str) -> str:
+def recipe(base: str) -> str:
+    """Return 12 hex digits that change with whatever a base image is made from."""
+    suite = base.partition("-")[0]
+    return hashlib.sha256(json.dumps([suite, packages(base), EXCLUDED, STEPS]).encode()).hexdigest()[:12]
+
+
+def image_name(topology: str, base: str) -> str:
     """Return the name and tag of a topology's base image."""
-    return f"edgeml-lab-{topology}:{suite}"
+    return f"edgeml-lab-{topology}:{base}"
 
 
-def ensure_base_images(client: DockerClient, topology: str, suites: set[str], cache: Path) -> None:
-    """Have the base image of each Debian release in the engine: as it is, from the cache or new.
+def ensure_base_images(client: DockerClient, topology: str, bases: set[str], cache: Path) -> None:
+    """Have each base image in the engine: as it is, from the cache or new.
 
     Raises FleetError when packages cannot be fetched or unpacked.
     """
-    wanted = [suite for suite in sorted(suites) if not _is_current(client, topology, suite)]
+    wanted = [base for base in sorted(bases) if not _is_current(client, topology, base)]
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda suite: _import(client, topology, suite, _ensure_archive(suite, cache)), wanted))
+        list(pool.map(lambda base: _import(client, topology, base, _ensure_archive(base, cache)), wanted))
 
 
-def _import(client: DockerClient, topology: str, suite: str, archive: Path) -> None:
-    repository, tag = image_name(topology, suite).split(":")
-    labels = [f"LABEL edgeml.lab={topology}", f"LABEL {RECIPE_LABEL}={recipe(suite)}"]
+def _import(client: DockerClient, topology: str, base: str, archive: Path) -> None:
+    repository, tag = image_name(topology, base).split(":")
+    labels = [f"LABEL edgeml.lab={topology}", f"LABEL {RECIPE_LABEL}={recipe(base)}"]
     client.api.import_image_from_file(str(archive), repository, tag, changes=labels)
-    say(f"{suite}: base image imported")
+    say(f"{base}: base image imported")
 
 
-def _is_current(client: DockerClient, topology: str, suite: str) -> bool:
+def _is_current(client: DockerClient, topology: str, base: str) -> bool:
     try:
-        image = client.images.get(image_name(topology, suite))
+        image = client.images.get(image_name(topology, base))
     except ImageNotFound:
         return False
-    return image.labels.get(RECIPE_LABEL) == recipe(suite)
+    return image.labels.get(RECIPE_LABEL) == recipe(base)
 
 
-def _ensure_archive(suite: str, cache: Path) -> Path:
-    archive = cache / f"{suite}-{recipe(suite)}.tar"
+def _ensure_archive(base: str, cache: Path) -> Path:
+    archive = cache / f"{base}-{recipe(base)}.tar"
     cache.mkdir(parents=True, exist_ok=True)
-    with (cache / f"{suite}.lock").open("w") as lock:
+    with (cache / f"{base}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # labs may come up at the same time
         if not archive.exists():
-            _build_archive(suite, archive)
+            _build_archive(base, archive)
     return archive
 
 
-def _build_archive(suite: str, archive: Path) -> None:
-    say(f"{suite}: building the base image from packages (half a minute or so, then kept)")
+def _build_archive(base: str, archive: Path) -> None:
+    say(f"{base}: building the base image from packages (half a minute or so, then kept)")
     part = archive.with_suffix(".part")
     options = [
         "--mode=root",
         "--format=tar",
         "--variant=minbase",
-        f"--include={','.join(PACKAGES)}",
+        f"--include={','.join(packages(base))}",
         *(f"--dpkgopt=path-exclude={pattern}" for pattern in EXCLUDED),
         *(f"--customize-hook={step}" for step in STEPS),
     ]
-    run(["mmdebstrap", *options, suite, part], root=True)
-    for outdated in archive.parent.glob(f"{suite}-*.tar"):
+    run(["mmdebstrap", *options, base.partition("-")[0], part], root=True)
+    for outdated in archive.parent.glob(f"{base}-{'[0-9a-f]' * 12}.tar"):
         outdated.unlink()
     part.rename(archive)

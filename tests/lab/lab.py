@@ -54,8 +54,8 @@ class Lab:
         """Bring every host up, whatever there is already. A site that is cut stays cut."""
         started = time.monotonic()
         machine.prepare()
-        suites = {host.suite for host in self.topology.hosts.values()}
-        ensure_base_images(self.client, self.topology.name, suites, BUILD)
+        bases = {host.base for host in self.topology.hosts.values()}
+        ensure_base_images(self.client, self.topology.name, bases, BUILD)
         self.access.prepare(self.topology)
         for name in self.topology.networks:
             network.ensure_network(self.client, self.topology, name)
@@ -80,9 +80,9 @@ class Lab:
         network.remove_rules(f"{network.LABEL}={self.topology.name}:")
         for found in self.client.networks.list(filters=network.labelled(self.topology.name)):
             found.remove()
-        for suite in {host.suite for host in self.topology.hosts.values()}:
+        for base in {host.base for host in self.topology.hosts.values()}:
             try:
-                self.client.images.remove(image_name(self.topology.name, suite))
+                self.client.images.remove(image_name(self.topology.name, base))
             except ImageNotFound:
                 continue
         shutil.rmtree(self.state, ignore_errors=True)
@@ -152,7 +152,7 @@ class Lab:
         say(f"{host}: {hosts.DATA} has space again")
 
     def run(
-        self, host: str, command: str, *, check: bool = False, timeout: float = 120
+        self, host: str, command: str, *, check: bool = False, timeout: float = 600
     ) -> subprocess.CompletedProcess[str]:
         """Run a shell command on a host over SSH, as the user edge, who may use sudo.
 

@@ -19,7 +19,7 @@ from ansible_collections.edgeml.fleet.tests.lab import hosts, machine, network
 from ansible_collections.edgeml.fleet.tests.lab.lab import Lab
 from ansible_collections.edgeml.fleet.tests.lab.topology import TOPOLOGIES, Topology
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(3600)
 
 ROOT = Path(__file__).resolve().parents[2]
 CENTRAL = "10.77.90.10"
@@ -33,6 +33,7 @@ sites: [labtest-site]
 hosts:
   labtest-central:
     debian: 12
+    engine: true
     legs: {{labtest-uplink: {{address: {CENTRAL}, names: [store.edgeml.internal]}}}}
   labtest-mirror:
     debian: 12
@@ -60,16 +61,20 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         lab.down()
 
 
-def reaches(lab: Lab, host: str, target: str) -> bool:
-    """Tell whether a host can open a TCP connection to another host's SSH port within three seconds."""
-    done = lab.run(host, f"timeout 3 bash -c '</dev/tcp/{target}/22'")
+# An open way is given the time that a busy machine takes; on a closed one nothing ever answers.
+OPEN, CLOSED = 300, 3
+
+
+def reaches(lab: Lab, host: str, target: str, seconds: int = OPEN) -> bool:
+    """Tell whether a host can open a TCP connection to another host's SSH port within some seconds."""
+    done = lab.run(host, f"timeout {seconds} bash -c '</dev/tcp/{target}/22'")
     assert done.returncode in (0, 1, 124), done.stderr
     return done.returncode == 0
 
 
-def reaches_package_source(lab: Lab, host: str) -> bool:
-    """Tell whether apt can fetch its package lists within twenty seconds."""
-    done = lab.run(host, "sudo timeout --kill-after=1 20 apt-get -q -o APT::Update::Error-Mode=any update")
+def reaches_package_source(lab: Lab, host: str, seconds: int = OPEN) -> bool:
+    """Tell whether apt can fetch its package lists within some seconds."""
+    done = lab.run(host, f"sudo timeout --kill-after=1 {seconds} apt-get -q -o APT::Update::Error-Mode=any update")
     return done.returncode == 0
 
 
@@ -79,16 +84,18 @@ def started_at(lab: Lab) -> dict[str, str]:
     return {str(found.id): found.attrs["State"]["StartedAt"] for found in lab.client.containers.list(filters=mine)}
 
 
-def resolves(lab: Lab, host: str, name: str) -> str:
-    """Return the address that a host resolves a name to, or nothing."""
-    return lab.run(host, f"timeout 5 getent ahostsv4 {name} | head -n 1").stdout.partition(" ")[0]
+def resolves(lab: Lab, host: str, name: str, seconds: int = OPEN) -> str:
+    """Return the address that a host resolves a name to within some seconds, or nothing."""
+    return lab.run(host, f"timeout {seconds} getent ahostsv4 {name} | head -n 1").stdout.partition(" ")[0]
 
 
 @pytest.mark.lab
 def test_hosts_boot_and_answer_over_ssh(lab: Lab) -> None:
     for name, host in lab.topology.hosts.items():
-        question = "hostname; . /etc/os-release; echo $VERSION_ID; id -un; sudo id -un; command -v docker || echo none"
-        assert lab.run(name, question, check=True).stdout.split() == [name, str(host.debian), "edge", "root", "none"]
+        engine = "sudo docker version --format '{{.Server.Os}}' || echo none"
+        question = f"hostname; . /etc/os-release; echo $VERSION_ID; id -un; sudo id -un; {engine}"
+        expected = [name, str(host.debian), "edge", "root", "linux" if host.engine else "none"]
+        assert lab.run(name, question, check=True).stdout.split() == expected
         assert hosts.wait_until_booted(lab.access, host) <= hosts.TOLERATED_UNITS
     assert {row.state for row in lab.status()} == {"running"}
 
@@ -120,9 +127,9 @@ def test_arm64_programs_run_without_their_emulator_at_hand() -> None:
 def test_names_and_ways_of_a_connected_site(lab: Lab) -> None:
     assert resolves(lab, "labtest-mirror", "store.edgeml.internal") == CENTRAL
     assert resolves(lab, "labtest-device", "registry.edgeml.internal") == MIRROR
-    assert resolves(lab, "labtest-device", "store.edgeml.internal") == ""
+    assert resolves(lab, "labtest-device", "store.edgeml.internal", CLOSED) == ""
     assert reaches(lab, "labtest-mirror", CENTRAL)
-    assert not reaches(lab, "labtest-device", CENTRAL), "a device must reach the centre through its mirror only"
+    assert not reaches(lab, "labtest-device", CENTRAL, CLOSED), "a device must reach the centre through its mirror only"
     assert reaches_package_source(lab, "labtest-device")
 
 
@@ -130,8 +137,7 @@ def test_names_and_ways_of_a_connected_site(lab: Lab) -> None:
 def test_cut_holds_through_a_power_cut_and_restore_ends_it(lab: Lab) -> None:
     host_key = lab.run("labtest-mirror", "cat /etc/ssh/ssh_host_ed25519_key.pub", check=True).stdout
     gateway = "10.77.91.1"
-    ping_machine = f"ping -c 1 -W 1 {gateway}"
-    lab.run("labtest-device", ping_machine, check=True)
+    lab.run("labtest-device", f"ping -c 1 -W {OPEN} {gateway}", check=True)
 
     lab.cut("labtest-site")
     lab.cut("labtest-site")
@@ -140,11 +146,12 @@ def test_cut_holds_through_a_power_cut_and_restore_ends_it(lab: Lab) -> None:
     lab.power_on("labtest-mirror")
 
     assert [row.cut for row in lab.status()] == [False, True, True]
-    assert not reaches(lab, "labtest-mirror", CENTRAL)
-    assert not reaches(lab, "labtest-central", MIRROR)
-    assert resolves(lab, "labtest-mirror", "store.edgeml.internal") == ""
-    assert lab.run("labtest-device", ping_machine).returncode != 0, "the site still reaches this machine"
-    assert not reaches_package_source(lab, "labtest-device")
+    assert not reaches(lab, "labtest-mirror", CENTRAL, CLOSED)
+    assert not reaches(lab, "labtest-central", MIRROR, CLOSED)
+    assert resolves(lab, "labtest-mirror", "store.edgeml.internal", CLOSED) == ""
+    ping = lab.run("labtest-device", f"ping -c 1 -W {CLOSED} {gateway}")
+    assert ping.returncode != 0, "the site still reaches this machine"
+    assert not reaches_package_source(lab, "labtest-device", 20)
     assert reaches(lab, "labtest-device", "registry.edgeml.internal")
     assert lab.run("labtest-mirror", "cat /etc/ssh/ssh_host_ed25519_key.pub", check=True).stdout == host_key
 
@@ -162,8 +169,7 @@ def test_disks_keep_their_content_through_a_power_cut(lab: Lab) -> None:
     lab.run("labtest-device", f"echo kept | sudo tee {paths} && sync", check=True)
     lab.power_cut("labtest-device")
     lab.power_cut("labtest-device")
-    with pytest.raises(subprocess.TimeoutExpired):
-        lab.run("labtest-device", "true", timeout=1)
+    assert lab.run("labtest-device", "true").returncode == 255
     lab.power_on("labtest-device")
     assert lab.run("labtest-device", f"cat {paths}", check=True).stdout == "kept\n" * 3
 

@@ -27,12 +27,17 @@ class Leg:
 
 @dataclass(frozen=True)
 class Host:
-    """One host. `disk_mb` is the size of /var/lib/edgeml in MiB; None keeps it on the root file system."""
+    """One host.
+
+    `disk_mb` is the size of /var/lib/edgeml in MiB; None keeps it on the root file system. `engine` tells whether a
+    Docker Engine is installed from the start.
+    """
 
     name: str
     debian: int
     legs: tuple[Leg, ...]
     disk_mb: int | None
+    engine: bool = False
 
     @property
     def address(self) -> str:
@@ -40,9 +45,9 @@ class Host:
         return self.legs[0].address
 
     @property
-    def suite(self) -> str:
-        """The code name of its Debian release."""
-        return SUITES[self.debian]
+    def base(self) -> str:
+        """The base image: the code name of its Debian release, with `-engine` where an engine is installed."""
+        return SUITES[self.debian] + ("-engine" if self.engine else "")
 
 
 @dataclass(frozen=True)
@@ -117,10 +122,10 @@ class Topology:
 
 
 def _host(name: str, entry: dict[str, Any]) -> Host:
-    unknown = set(entry) - {"debian", "legs", "disk_mb"}
+    unknown = set(entry) - {"debian", "legs", "disk_mb", "engine"}
     if unknown:
         raise ValueError(f"{name}: unknown keys {sorted(unknown)}")
     if entry["debian"] not in SUITES:
         raise ValueError(f"{name}: debian must be one of {sorted(SUITES)}, not {entry['debian']!r}")
     legs = tuple(Leg(network, leg["address"], tuple(leg.get("names", ()))) for network, leg in entry["legs"].items())
-    return Host(name, entry["debian"], legs, entry.get("disk_mb"))
+    return Host(name, entry["debian"], legs, entry.get("disk_mb"), entry.get("engine", False))
