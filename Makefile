@@ -91,7 +91,8 @@ HOST_TESTS := tests/quickstart tests/integration tests/fleet tests/lab tests/mol
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-quick
-test-quick: lint ## Lint, unit, architecture, contract and runtime tests (no lab; under ten minutes)
+test-quick: $(VENV)/development ## Lint, unit, architecture, contract and runtime tests (no lab)
+	@$(MAKE) --jobs 2 --output-sync lint
 	@$(PYTEST) -q $(QUICK_TESTS)
 
 .PHONY: test

@@ -152,7 +152,7 @@ def start_server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     for process in processes:
         process.terminate()
     for process in processes:
-        process.wait(timeout=20)
+        process.wait()
 
 
 @pytest.fixture(scope="session")

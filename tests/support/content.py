@@ -45,11 +45,9 @@ class Authority:
 
 
 def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(200):
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+    while process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
             return
-        if process.poll() is not None:
-            break
         time.sleep(0.05)
     raise AssertionError(f"nothing listens on port {port}, exit status {process.poll()}")
 
@@ -65,7 +63,7 @@ class Store:
     password: str = "correct horse"
 
     def registry(self, address: str = "", password: str = "") -> Registry:
-        return Registry(address or self.address, self.username, password or self.password, self.ca_file, timeout=5)
+        return Registry(address or self.address, self.username, password or self.password, self.ca_file)
 
     def options(self, address: str = "") -> dict[str, str]:
         return {
@@ -90,7 +88,7 @@ class SiteMirror:
     ca_file: str
 
     def registry(self) -> Registry:
-        return Registry(self.address, ca_file=self.ca_file, timeout=5)
+        return Registry(self.address, ca_file=self.ca_file)
 
     def served(self) -> str | None:
         """Return the name of the generation that is served."""

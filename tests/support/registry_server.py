@@ -39,7 +39,7 @@ class Server:
     requests: list[Request]
 
     def registry(self, username: str = "", password: str = "") -> Registry:
-        return Registry(self.address, username, password, self.ca_file, timeout=5)
+        return Registry(self.address, username, password, self.ca_file)
 
 
 def start(

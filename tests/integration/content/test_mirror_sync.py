@@ -260,9 +260,7 @@ def test_kill_in_the_middle_and_run_again(store: Store, mirror: SiteMirror, link
     before = mirror.snapshot()
     line = link(in_all=LARGE // 2, silent=True)
     process = start_synchronization(parameters(mirror, store, lock) | {"store": store.options(line.address)})
-    for _ in range(300):
-        if sum(path.stat().st_size for path in (mirror.root / "staging").glob("*.part")) > LARGE // 3:
-            break
+    while sum(path.stat().st_size for path in (mirror.root / "staging").glob("*.part")) <= LARGE // 3:
         assert process.poll() is None
         time.sleep(0.05)
 
@@ -299,7 +297,7 @@ def test_a_full_disk_is_said_before_anything_is_copied(store: Store, mirror: Sit
     prefix = ["unshare", "--mount"] + ([] if os.geteuid() == 0 else ["--map-root-user"])
     script = f'mount -t tmpfs -o size=4m tmpfs "{tmp_path}" && "$@"; ls -A "{tmp_path}/staging"'
     process = start_synchronization(options, [*prefix, "sh", "-c", script, "sh"], stdout=subprocess.PIPE)
-    output = process.communicate(timeout=60)[0].decode()
+    output = process.communicate()[0].decode()
     assert "The disk is full" in output
     assert "12000" in output.split("bytes needed")[0]
     assert ".part" not in output
@@ -310,7 +308,7 @@ def test_a_disk_that_fills_up_meanwhile_is_said_and_not_kept_full(store: Store, 
     lock = lock_of(2, {"runtime": publish_image(store, "edgeml/large", LARGE).entry})
     options = parameters(mirror, store, lock)
     process = start_synchronization(options, ["prlimit", f"--fsize={LARGE // 2}"], stdout=subprocess.PIPE)
-    output = process.communicate(timeout=60)[0].decode()
+    output = process.communicate()[0].decode()
     assert "The disk is full" in output
     assert mirror.served() == "1"
     assert list((mirror.root / "staging").glob("*.part")) == []
