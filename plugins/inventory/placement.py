@@ -117,6 +117,7 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.host_variab
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.placer import Placed, Placer
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.resolver import group_name
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.short_form import shorten
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.work import PublicationError, published_lock
 
 #: A host's models in full, made when somebody reads them. The template holds nothing from outside.
 _MODELS = trust_as_template("{{ edgeml_placed | edgeml.fleet.placed_models(edgeml_placed_models) }}")
@@ -158,7 +159,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
 
         sources = [*inventory.processed_sources, path] if self._option("use_vars_plugins") else []
         directories = list(dict.fromkeys(str(Path(item).parent) for item in sources if Path(item).exists()))
-        placer = Placer(document, problems, self._digests(file, loader))
+        placer = Placer(document, problems, self._digests(file))
         kept: dict[str, Any] | None = None
         if self._option("cache"):
             key = self.get_cache_key(path)
@@ -174,12 +175,15 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
     def _option(self, name: str) -> Any:
         return AnsiblePlugin.get_option(self, name)
 
-    def _digests(self, path: Path, loader: DataLoader) -> dict[tuple[str, str, str], str]:
+    def _digests(self, path: Path) -> dict[tuple[str, str, str], str]:
         """Return the digests in the lock by name, version and variant; none from a lock that is to be renewed."""
         lock_file = path.parent / (self._option("lock_file") or f"../{path.parent.name}.lock.yml")
         if not lock_file.exists():
             return {}
-        lock = native(loader.load_from_file(str(lock_file), cache="none"))
+        try:
+            lock = published_lock(str(lock_file))  # workers, which are forked from here, need not parse it again
+        except PublicationError as error:
+            raise AnsibleParserError(str(error)) from error
         problems = validate(lock, "lock")
         if problems:
             self.display.warning(

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -455,13 +457,20 @@ def published_lock(path: str) -> Any:
 
 
 def _load_lock(path: str) -> tuple[str, Any]:
+    """Return text and content of a lock, which is read once per process and state of the file. Do not change them."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        # Each use of the variable reads it, for every host: Ansible's yaml_load uses libyaml where there is one.
-        return text, yaml_load(text)
+        status = Path(path).stat()
+        return _parse_lock(os.path.realpath(path), status.st_ino, status.st_mtime_ns, status.st_size)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         remedy = "restore it from version control; publish writes it, nobody edits it"
         raise PublicationError([Problem("The lock cannot be read", (), str(error), remedy, file=path)]) from error
+
+
+@functools.lru_cache(maxsize=8)
+def _parse_lock(path: str, *_state: int) -> tuple[str, Any]:
+    # Each use of the role's variable comes here, for every host. Workers inherit what the inventory plugin has read.
+    text = Path(path).read_text(encoding="utf-8")
+    return text, yaml_load(text)
 
 
 def next_lock(

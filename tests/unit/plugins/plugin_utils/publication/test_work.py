@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication import work
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.work import (
     UNKNOWN,
     PublicationError,
@@ -301,6 +302,25 @@ def test_reading_a_lock(tmp_path: Path) -> None:
     lock = {"serial": 3, "registry": REGISTRY, "images": {}, "models": {}}
     path.write_text(yaml.safe_dump(lock))
     assert read_lock(str(path)) == published_lock(str(path)) == lock
+
+
+def test_a_lock_is_parsed_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[str] = []
+
+    def counting(text: str) -> Any:
+        parsed.append(text)
+        return yaml.safe_load(text)
+
+    monkeypatch.setattr(work, "yaml_load", counting)
+    path = tmp_path / "fleet.lock.yml"
+    path.write_text("serial: 1\n")
+    for name in (path, tmp_path / "." / "fleet.lock.yml", tmp_path / ".." / tmp_path.name / "fleet.lock.yml"):
+        assert published_lock(str(name)) == {"serial": 1}
+    assert parsed == ["serial: 1\n"]
+    renewed = tmp_path / "renewed"  # publish replaces the file, here by one of the same size
+    renewed.write_text("serial: 2\n")
+    renewed.replace(path)
+    assert published_lock(str(path)) == {"serial": 2}
 
 
 def test_without_a_lock_the_next_step_is_said(tmp_path: Path) -> None:
