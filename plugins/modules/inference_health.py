@@ -20,7 +20,8 @@ options:
   wait:
     description:
       - Seconds to go on asking until the server is live and ready.
-      - A request that is under way when they have passed is still waited for, as long as O(timeout) says.
+      - One request, with its connection and TLS handshake, is waited for just as long where O(timeout) is shorter, so
+        that a slow server answers instead of being asked anew.
     type: float
     default: 0.0
   models:
@@ -215,7 +216,10 @@ ARGUMENT_SPEC: dict[str, Any] = {
 def check(module: AnsibleModule) -> dict[str, Any]:
     """Ask the server for its health and the models for their golden outputs."""
     options = module.params
-    with connect(**{option: options[option] for option in ENDPOINT_ARGUMENTS}) as client:
+    endpoint = {option: options[option] for option in ENDPOINT_ARGUMENTS}
+    # A handshake that is cut off at `timeout` begins again, and on a slow host never ends.
+    endpoint["timeout"] = max(options["timeout"], options["wait"])
+    with connect(**endpoint) as client:
         wait_until_ready(client, options["wait"])
         server = client.server_metadata()
         health = [check_model(client, ModelCheck(**model), server) for model in options["models"]]

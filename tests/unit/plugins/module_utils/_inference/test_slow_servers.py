@@ -12,14 +12,17 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import grpc  # type: ignore[import-untyped]
 import pytest
 import trustme
+from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.client import SlowError, UnreachableError
-from ansible_collections.edgeml.fleet.plugins.module_utils._inference.connect import connect
+from ansible_collections.edgeml.fleet.plugins.module_utils._inference.connect import ENDPOINT_ARGUMENTS, connect
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.grpc import message_class
+from ansible_collections.edgeml.fleet.plugins.modules.inference_health import check
 
 # Longer than grpcio gives a connection by its own settings for reconnecting.
 HANDSHAKE_SECONDS = 2.0
@@ -59,9 +62,11 @@ class Delay:
 
 class _Ready(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
+        body = b'{"name": "careful", "version": "1", "extensions": []}'
         self.send_response(200)
-        self.send_header("Content-Length", "0")
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        self.wfile.write(body)
 
     def log_message(self, *arguments: object) -> None:
         del arguments
@@ -69,8 +74,13 @@ class _Ready(http.server.BaseHTTPRequestHandler):
 
 class _ReadyService(grpc.GenericRpcHandler):  # type: ignore[misc]
     def service(self, details: Any) -> Any:
-        del details
-        answer = message_class("ServerReadyResponse")(ready=True).SerializeToString()
+        fields: dict[str, dict[str, Any]] = {
+            "ServerLive": {"live": True},
+            "ServerReady": {"ready": True},
+            "ServerMetadata": {"name": "careful", "version": "1"},
+        }
+        method = details.method.rpartition("/")[2]
+        answer = message_class(f"{method}Response")(**fields[method]).SerializeToString()
         return grpc.unary_unary_rpc_method_handler(lambda request, context: answer)
 
 
@@ -106,6 +116,21 @@ def test_slow_handshake_is_waited_for(server: tuple[str, int, str]) -> None:
         connect(f"{scheme}://127.0.0.1:{slow.port}", ca_file=ca_file, timeout=TIMEOUT) as client,
     ):
         assert client.ready()
+
+
+def test_health_check_waits_for_one_connection_as_long_as_for_the_server(server: tuple[str, int, str]) -> None:
+    """Each handshake takes longer than a request may: to begin again would never come to an end."""
+    scheme, port, ca_file = server
+    with contextlib.closing(Delay(port, HANDSHAKE_SECONDS)) as slow:
+        options = dict.fromkeys(ENDPOINT_ARGUMENTS) | {
+            "endpoint": f"{scheme}://127.0.0.1:{slow.port}",
+            "ca_file": ca_file,
+            "timeout": HANDSHAKE_SECONDS / 4,
+            "wait": TIMEOUT,
+            "models": [],
+        }
+        result = check(cast(AnsibleModule, SimpleNamespace(params=options)))
+    assert result["server"] == {"name": "careful", "version": "1"}
 
 
 def test_server_that_is_too_slow_is_called_slow(server: tuple[str, int, str]) -> None:
