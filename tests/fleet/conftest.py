@@ -199,11 +199,12 @@ def running_lab(request: pytest.FixtureRequest, topology: str) -> Iterator[Lab]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how to look at the hosts that a failed story has left."""
+    """Say how to look at the hosts that failed stories have left."""
     failed = terminalreporter.stats.get("failed", []) + terminalreporter.stats.get("error", [])
-    if any(report.nodeid.startswith("tests/fleet/") for report in failed):
-        program = ".venv/bin/python tests/lab/lab.py"
-        terminalreporter.section("the lab of the failed story stays up (topology fleet or three_sites)")
-        terminalreporter.write_line(f"its hosts:   {program} status --topology fleet")
-        terminalreporter.write_line(f"look at one: {program} ssh --topology fleet HOST sudo docker ps --all")
-        terminalreporter.write_line(f"remove it:   {program} down --topology fleet")
+    files = {report.nodeid.partition("::")[0] for report in failed if report.nodeid.startswith("tests/fleet/")}
+    program = ".venv/bin/python tests/lab/lab.py"
+    for topology in sorted(Path(file).stem.removeprefix("test_") for file in files):
+        terminalreporter.section(f"the lab {topology} of the failed story stays up")
+        terminalreporter.write_line(f"its hosts:   {program} status --topology {topology}")
+        terminalreporter.write_line(f"look at one: {program} ssh --topology {topology} HOST sudo docker ps --all")
+        terminalreporter.write_line(f"remove it:   {program} down --topology {topology}")

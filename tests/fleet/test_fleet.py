@@ -17,7 +17,7 @@ import pytest
 
 from .conftest import INVENTORY, ROOT, Fleet, running_lab
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(3600)]
 
 # What inventories/lab places on its devices.
 PLACED = {
