@@ -96,13 +96,13 @@ test-quick: $(VENV)/development ## Lint, unit, architecture, contract and runtim
 	@$(PYTEST) -q $(QUICK_TESTS)
 
 .PHONY: test
-test: ## Everything, with fleets in the lab (about 45 minutes on two cores)
+test: ## Everything, with fleets in the lab (about 20 minutes on two cores)
 	@$(MAKE) --jobs 2 --output-sync lint engine
 	@$(BIN)/python tests/lab/lab.py prepare
 	@$(PYTEST) --durations 15 $(HOST_TESTS) $(QUICK_TESTS)
 
 .PHONY: test-fleet
-test-fleet: $(VENV)/development engine ## One story on real hosts: K='drift' chooses tests, KEEP=1 leaves the hosts up
+test-fleet: $(VENV)/development engine ## Stories on real hosts; KEEP=1 leaves the hosts up, then K=drift KEEP=1 runs one test on them
 	@EDGEML_KEEP_LAB=$(KEEP) $(BIN)/pytest -v $(if $(K),-k "$(K)") tests/fleet
 
 .PHONY: bench
