@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.connect import connect
+from ansible_collections.edgeml.fleet.plugins.module_utils._inference.tensor import Tensor
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -90,7 +91,8 @@ class Clients:
         self._over = threading.Event()
         case = json.loads(next(Path("/var/lib/edgeml/models").glob("*/golden/digit_0.json")).read_text())
         self._body = json.dumps({"inputs": case["inputs"]}).encode()
-        self._values = case["inputs"][0]["data"]
+        (image,) = case["inputs"]
+        self._image = Tensor.from_values(image["name"], image["datatype"], image["shape"], image["data"])
         kinds = (self._rest_kept, self._rest_new, self._grpc)
         self._threads = [threading.Thread(target=self._ask, args=(kind,)) for kind in kinds]
 
@@ -143,8 +145,9 @@ class Clients:
     def _grpc(self) -> None:
         with connect("grpc://127.0.0.1:8001", timeout=60) as client:
             while not self._over.is_set():
-                if not client.ready():
-                    raise ValueError("a server that serves says that it is not ready")
+                labels = {tensor.name: tensor.values() for tensor in client.infer("digits", "", [self._image])}
+                if [int(label) for label in labels["label"]] != [0]:
+                    raise ValueError(f"another answer: {labels}")
                 self.answered["gRPC"] += 1
                 self._over.wait(0.005)
 
