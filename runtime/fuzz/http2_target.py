@@ -3,12 +3,15 @@
 """gRPC over HTTP/2 connections."""
 
 import struct
+from functools import partial
 
 from edgeml_runtime.metrics import Metrics
 from edgeml_runtime.transports import bodies
-from edgeml_runtime.transports.grpc.call import Calls
-from edgeml_runtime.transports.grpc.http2 import Connection, Shared
+from edgeml_runtime.transports.grpc.call import Call
+from edgeml_runtime.transports.grpc.calls import Calls
+from edgeml_runtime.transports.grpc.http2 import Connection
 from edgeml_runtime.transports.grpc.service import SERVICE, InferenceService
+from edgeml_runtime.transports.grpc.windows import Shared
 from hpack import Decoder
 from signatures import Broken
 from wire import FakeEngine, Wire, config
@@ -33,7 +36,9 @@ class Grpc:
         service = InferenceService(FakeEngine(), Metrics(), None, settings)  # type: ignore[arg-type]
         self._calls = Calls(settings.limits, self._wire.loop.create_future())
         self._calls.add(SERVICE, service.answers(), service.conversations())
-        self._shared = Shared(self._calls.open, settings.limits.body_bytes + 5, settings.limits, self._wire.loop)
+        self._shared = Shared(
+            partial(Call, self._calls), settings.limits.body_bytes + 5, settings.limits, self._wire.loop
+        )
 
     def converse(self, parts: list[bytes], ends: bool) -> None:
         """Send these parts, then end this side or break off, and check what is answered."""

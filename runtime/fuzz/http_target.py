@@ -6,8 +6,9 @@ import re
 
 from edgeml_runtime.metrics import Metrics
 from edgeml_runtime.transports import bodies
-from edgeml_runtime.transports.http.connection import Connection, Shared
+from edgeml_runtime.transports.http.connection import Connection
 from edgeml_runtime.transports.http.rest import RestApplication
+from edgeml_runtime.transports.http.shared import Shared
 from signatures import Broken
 from wire import FakeEngine, Wire, config
 

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, cast
 
-from edgeml_runtime.config import Config, read_config
+from edgeml_runtime.config import Config
+from edgeml_runtime.config_file import read_config
 from edgeml_runtime.errors import Failure, RequestError
 from edgeml_runtime.inference import InferenceRequest
 from edgeml_runtime.tensors import Array

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 from authority import Authority
+from edgeml_runtime.cli.arguments import parser
 from edgeml_runtime.cli.check import Check, Plan, Report, as_text, check_server
-from edgeml_runtime.cli.command import parser
+from edgeml_runtime.cli.command import COMMANDS
 from edgeml_runtime.client.connect import parse_target
 from edgeml_runtime.client.grpc import GrpcClient
 from edgeml_runtime.client.protocol import Access
@@ -307,7 +308,7 @@ def test_command(server: Server, model_directories: dict[str, ModelDirectory]) -
 def test_wrong_usage(arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     try:
         parsed = parser().parse_args(["check", *arguments])
-        parsed.run(parsed)
+        COMMANDS[parsed.run](parsed)
     except ConfigurationError as error:
         assert message in str(error)
     except SystemExit as end:

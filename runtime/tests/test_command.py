@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from edgeml_runtime.cli.command import parser
+from edgeml_runtime.cli.arguments import parser
+from edgeml_runtime.cli.command import COMMANDS
 from edgeml_runtime.errors import ConfigurationError
 from onnx_models import ModelDirectory
 from ports import free_ports
@@ -152,7 +153,7 @@ def test_wrong_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments:
     monkeypatch.chdir(tmp_path)
     parsed = parser().parse_args(["serve", *arguments])
     with pytest.raises(ConfigurationError) as caught:
-        parsed.run(parsed)
+        COMMANDS[parsed.run](parsed)
     assert str(caught.value).startswith(f"command line: {message}")
 
 

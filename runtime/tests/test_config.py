@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgeml_runtime.config import load_config
+from edgeml_runtime.config_file import load_config
 from edgeml_runtime.errors import ConfigurationError
 
 MODEL = {"name": "digits", "version": "1.0.0", "digest": "sha256:" + "a" * 64, "path": "/models/a"}

@@ -52,7 +52,10 @@ def test_the_server_knows_no_client(layer: str) -> None:
 
 @pytest.mark.parametrize(
     ("library", "files"),
-    [("grpc", {"client/grpc.py"}), ("paho", {"transports/mqtt/service.py", "transports/mqtt/connection.py"})],
+    [
+        ("grpc", {"client/grpc.py"}),
+        ("paho", {f"transports/mqtt/{name}.py" for name in ("service", "connection", "client")}),
+    ],
 )
 def test_a_library_is_known_in_one_place(library: str, files: set[str]) -> None:
     knowing = {file for file in PACKAGE.rglob("*.py") if any(reaches(name, library) for name in imports(file))}

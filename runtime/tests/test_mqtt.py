@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from authority import Authority
 from broker import BASE, Broker, Requester, wait_until
-from edgeml_runtime.config import read_config
+from edgeml_runtime.config_file import read_config
 from edgeml_runtime.errors import ConfigurationError
 from edgeml_runtime.transports.mqtt import connection as mqtt_connection
 from onnx_models import ModelDirectory, perceptron_scores

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from edgeml_runtime.cli.command import parser
-from edgeml_runtime.config import Config, ModelConfig, read_config
+from edgeml_runtime.cli.arguments import parser
+from edgeml_runtime.config import Config, ModelConfig
+from edgeml_runtime.config_file import read_config
 from edgeml_runtime.engine.loading import load_model
 from edgeml_runtime.errors import ConfigurationError
 from edgeml_runtime.metrics import Metrics

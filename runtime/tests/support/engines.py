@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from edgeml_runtime.config import Config, read_config
+from edgeml_runtime.config import Config
+from edgeml_runtime.config_file import read_config
 from edgeml_runtime.engine.engine import Engine
 from edgeml_runtime.errors import RequestError
 from edgeml_runtime.inference import InferenceRequest, SequencePosition

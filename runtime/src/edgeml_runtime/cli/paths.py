@@ -9,7 +9,8 @@ from pathlib import Path
 
 from edgeml_runtime import __version__
 from edgeml_runtime.cli.table import described
-from edgeml_runtime.config import Address, Config, read_config
+from edgeml_runtime.config import Address, Config
+from edgeml_runtime.config_file import read_config
 from edgeml_runtime.engine.engine import Engine
 from edgeml_runtime.engine.golden import golden_files
 from edgeml_runtime.engine.loading import DESCRIPTION_FILE, read_description

@@ -1,38 +1,24 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: Apache-2.0
-"""One gRPC call on an HTTP/2 stream: messages in, messages and a status out.
+"""One gRPC call on an HTTP/2 stream: how it begins, its answers, its status (see "gRPC over HTTP2" of gRPC).
 
-See "gRPC over HTTP2" in the gRPC repository. A call is answered where the last byte of its request
-is read: a task is made only for an answer that has to be waited for.
+A call is answered where the last byte of its request is read: a task is made only for an answer that has
+to be waited for.
 """
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from edgeml_runtime.codecs.compression import decompress
-from edgeml_runtime.codecs.protobuf import raw_contents_at
-from edgeml_runtime.config import Limits
-from edgeml_runtime.errors import Failure, RequestError, invalid
-from edgeml_runtime.transports import bodies
+from edgeml_runtime.errors import Failure, RequestError
 from edgeml_runtime.transports.begun import rest_of
-from edgeml_runtime.transports.bodies import Body, Buffers, collect
-from edgeml_runtime.transports.grpc.http2 import (
-    END_HEADERS,
-    END_STREAM,
-    HEADERS,
-    NO_ERROR,
-    Connection,
-    frame,
-    header,
-    status,
-)
-from edgeml_runtime.transports.grpc.service import CODES, Answer, Conversation
-
-PREFIX_BYTES = 5
+from edgeml_runtime.transports.grpc.calls import Calls
+from edgeml_runtime.transports.grpc.frames import END_HEADERS, END_STREAM, HEADERS, NO_ERROR, frame, header, status
+from edgeml_runtime.transports.grpc.incoming import Incoming
+from edgeml_runtime.transports.grpc.service import CODES, Answer
+from edgeml_runtime.transports.grpc.windows import Windows
 
 _NUMBERS = {
     "OK": 0,
@@ -62,83 +48,22 @@ _ALWAYS_ANSWERED = frozenset({"ServerLive", "ServerReady", "Check"})
 logger = logging.getLogger(__name__)
 
 
-class Calls:
-    """The calls of one listener: its methods, by path, and what bounds them all together."""
-
-    def __init__(self, limits: Limits, draining: "asyncio.Future[None]") -> None:
-        self.limits = limits
-        #: Done when the listener stops: streams then end.
-        self.draining = draining
-        self.loop = asyncio.get_running_loop()
-        self.answers: dict[bytes, tuple[str, Answer]] = {}
-        self.conversations: dict[bytes, tuple[str, Conversation]] = {}
-        self.under_way = 0
-        self.buffers = Buffers(self.loop)
-        #: Bytes of request messages that are not yet complete or not yet taken, with their prefixes.
-        self.buffered = 0
-
-    def add(self, service: str, answers: Mapping[str, Answer], conversations: Mapping[str, Conversation]) -> None:
-        """Add the methods of a service."""
-        for name, answer in answers.items():
-            self.answers[f"/{service}/{name}".encode()] = (name, answer)
-        for name, conversation in conversations.items():
-            self.conversations[f"/{service}/{name}".encode()] = (name, conversation)
-
-    def open(self, connection: Connection, number: int, headers: Mapping[bytes, bytes]) -> "Call":
-        """A stream begins."""
-        return Call(self, connection, number, headers)
-
-
-class Call:
-    """See grpc_service.Call and http2.Stream."""
+class Call(Incoming):
+    """See service.Call and windows.Stream."""
 
     __slots__ = (
-        "_begun",
-        "_body",
-        "_calls",
-        "_connection",
         "_deadline",
         "_deadline_timer",
-        "_ended",
-        "_failed",
-        "_headers",
         "_headers_sent",
-        "_held",
-        "_messages",
-        "_missing",
-        "_number",
         "_outgoing",
-        "_over",
-        "_parts",
-        "_prefix",
         "_task",
-        "_waiting",
         "_writing",
-        "receive_window",
         "send_window",
     )
 
-    def __init__(self, calls: Calls, connection: Connection, number: int, headers: Mapping[bytes, bytes]) -> None:
-        self._calls = calls
-        self._connection = connection
-        self._number = number
-        self._headers = headers
+    def __init__(self, calls: Calls, connection: Windows, number: int, headers: Mapping[bytes, bytes]) -> None:
+        super().__init__(calls, connection, number, headers)
         self.send_window = 0
-        self.receive_window = 0
-        self._begun = False
-        self._over = False  # the status was sent, or nobody waits for it
-        # Receiving.
-        self._prefix = b""
-        self._missing = -1  # bytes of the message, -1 before its prefix is complete
-        self._parts: list[bytes] = []
-        self._body: Body | None = None  # of a large message, instead of parts
-        #: As received; a compressed one, which may be much larger afterwards, is decompressed when it is taken.
-        self._messages: deque[tuple[bool, bytes | memoryview]] = deque()
-        self._held = 0  # bytes counted in calls.buffered
-        self._ended = False
-        self._failed: RequestError | None = None  # why no more is received
-        self._waiting: asyncio.Future[None] | None = None
-        # Answering.
         self._task: asyncio.Task[Any] | None = None
         self._headers_sent = False
         self._outgoing = memoryview(b"")
@@ -147,50 +72,6 @@ class Call:
         self._deadline_timer: asyncio.TimerHandle | None = None
 
     # -- what the connection calls -----------------------------------------------------------------------------------
-
-    def data(self, data: bytes | memoryview, ended: bool) -> None:
-        """Cut the body into messages."""
-        if self._over:
-            return
-        self._ended = ended
-        position = 0
-        end = len(data)
-        while position < end and self._failed is None:
-            if self._missing < 0:
-                taken = min(PREFIX_BYTES - len(self._prefix), end - position)
-                self._prefix += data[position : position + taken]
-                position += taken
-                if len(self._prefix) == PREFIX_BYTES:
-                    self._missing = int.from_bytes(self._prefix[1:], "big")
-                    if self._missing > self._calls.limits.body_bytes:
-                        self._failed = _too_large(self._calls.limits)
-                    elif self._missing == 0:
-                        self._complete()
-                    elif self._missing >= bodies.LARGE:
-                        at = raw_contents_at(data[position:])
-                        self._body = self._calls.buffers.body(self._missing, 0, at)
-                continue
-            part = data[position : position + self._missing]
-            position += len(part)
-            self._missing -= len(part)
-            if self._body is not None:
-                self._body.add(part)
-            else:
-                collect(self._parts, bytes(part))
-            self._hold(len(part))
-            if self._missing == 0:
-                self._complete()
-
-    def ready(self) -> None:
-        """Begin the call, or go on with it."""
-        if self._over:
-            return
-        if self._begun:
-            if self._waiting is not None and not self._waiting.done():
-                self._waiting.set_result(None)
-            return
-        self._begun = True
-        self._begin()
 
     def pump(self) -> None:
         """Send more of what the client takes slowly."""
@@ -213,37 +94,8 @@ class Call:
 
     # -- what methods call -------------------------------------------------------------------------------------------
 
-    async def receive(self) -> bytes | memoryview:
-        """See grpc_service.Call."""
-        if not self._messages and not self._ended and self._failed is None:
-            seconds = self._calls.limits.receive_seconds
-            timer = self._calls.loop.call_later(seconds, self._receive_timeout, seconds)
-            try:
-                while not self._messages and not self._ended and self._failed is None:
-                    await self._more()
-            finally:
-                timer.cancel()
-        message = self._take()
-        if message is None:
-            raise invalid("the call brought no complete request")
-        return message
-
-    async def read(self) -> bytes | memoryview | None:
-        """See grpc_service.Call."""
-        while not self._messages and not self._ended and self._failed is None:
-            if self._calls.draining.done():
-                raise RequestError(Failure.UNAVAILABLE, "the server is stopping")
-            await asyncio.wait((self._more(), self._calls.draining), return_when=asyncio.FIRST_COMPLETED)
-        before = self._held
-        message = self._take()
-        if message is not None:
-            self._connection.more_window(self._number, self, before - self._held)
-        elif self._prefix:
-            raise invalid("the last request is cut off")
-        return message
-
     async def write(self, message: bytes) -> None:
-        """See grpc_service.Call."""
+        """See service.Call."""
         if self._over:
             raise asyncio.CancelledError
         before = b"" if self._headers_sent else frame(HEADERS, END_HEADERS, self._number, _HEADERS)
@@ -251,66 +103,22 @@ class Call:
         await self._send(message, before)
 
     def authorization(self) -> bytes | None:
-        """See grpc_service.Call."""
+        """See service.Call."""
         return self._headers.get(b"authorization")
 
     def certificate_name(self) -> str | None:
-        """See grpc_service.Call."""
+        """See service.Call."""
         return self._connection.certificate_name
 
     def seconds_left(self) -> float | None:
-        """See grpc_service.Call."""
+        """See service.Call."""
         return None if self._deadline is None else self._deadline - self._calls.loop.time()
 
     def client(self) -> str:
-        """See grpc_service.Call."""
+        """See service.Call."""
         return self._connection.client
 
-    # -- receiving ---------------------------------------------------------------------------------------------------
-
-    def _hold(self, size: int) -> None:
-        calls = self._calls
-        self._held += size
-        calls.buffered += size
-        if calls.buffered > max(calls.limits.buffered_bytes, calls.limits.body_bytes + PREFIX_BYTES):
-            message = f"requests of {calls.buffered} bytes are being received; try again later"
-            self._failed = RequestError(Failure.TOO_MANY, message)
-
-    def _release(self, size: int) -> None:
-        self._held -= size
-        self._calls.buffered -= size
-
-    def _complete(self) -> None:
-        parts = self._parts
-        self._hold(PREFIX_BYTES)
-        message = b"".join(parts) if self._body is None else self._body.content()
-        self._messages.append((self._prefix[0] != 0, message))
-        self._parts = []
-        self._body = None
-        self._prefix = b""
-        self._missing = -1
-
-    def _take(self) -> bytes | memoryview | None:
-        if self._messages:
-            is_compressed, message = self._messages.popleft()
-            self._release(len(message) + PREFIX_BYTES)
-            if is_compressed:
-                coding = self._headers.get(b"grpc-encoding", b"identity").decode("latin-1")
-                message = decompress(coding, message, self._calls.limits.body_bytes)
-            return message
-        if self._failed is not None:
-            raise self._failed
-        return None
-
-    def _more(self) -> "asyncio.Future[None]":
-        self._waiting = self._calls.loop.create_future()
-        return self._waiting
-
-    def _receive_timeout(self, seconds: float) -> None:
-        self._failed = RequestError(Failure.DEADLINE, f"the request was not complete within {seconds:g} s")
-        self.ready()
-
-    # -- answering ---------------------------------------------------------------------------------------------------
+    # -- private -----------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
         calls = self._calls
@@ -440,7 +248,3 @@ class Call:
 def _seconds(timeout: bytes) -> float | None:
     digits, unit = timeout[:-1], _UNITS.get(timeout[-1]) if timeout else None
     return int(digits) * unit if unit is not None and digits.isdigit() and len(digits) <= 8 else None
-
-
-def _too_large(limits: Limits) -> RequestError:
-    return RequestError(Failure.TOO_LARGE, f"the message is larger than {limits.body_bytes} bytes")

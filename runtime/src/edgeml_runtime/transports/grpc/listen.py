@@ -4,16 +4,20 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 from edgeml_runtime.config import Address, Config
 from edgeml_runtime.engine.engine import Engine
 from edgeml_runtime.metrics import Metrics
 from edgeml_runtime.transports.credentials import Access, TlsMaterial
-from edgeml_runtime.transports.grpc.call import PREFIX_BYTES, Calls
+from edgeml_runtime.transports.grpc.call import Call
+from edgeml_runtime.transports.grpc.calls import Calls
 from edgeml_runtime.transports.grpc.health import HEALTH_SERVICE, HealthService
-from edgeml_runtime.transports.grpc.http2 import Connection, Shared
+from edgeml_runtime.transports.grpc.http2 import Connection
+from edgeml_runtime.transports.grpc.incoming import PREFIX_BYTES
 from edgeml_runtime.transports.grpc.reflection import REFLECTION_SERVICES, ReflectionService
 from edgeml_runtime.transports.grpc.service import SERVICE, InferenceService
+from edgeml_runtime.transports.grpc.windows import Shared
 from edgeml_runtime.transports.listener import Listener, accept, emptied, remove_unix_socket
 
 _LARGEST_WINDOW = 2**31 - 1
@@ -41,7 +45,9 @@ async def listen(
     for name in REFLECTION_SERVICES:
         calls.add(name, {}, reflection.conversations())
     # A whole message fits, so that only streams have to be told that there is room for more.
-    shared = Shared(calls.open, min(config.limits.body_bytes + PREFIX_BYTES, _LARGEST_WINDOW), config.limits, loop)
+    shared = Shared(
+        partial(Call, calls), min(config.limits.body_bytes + PREFIX_BYTES, _LARGEST_WINDOW), config.limits, loop
+    )
     end = await accept(lambda: Connection(shared), address, tls.http2 if tls else None, config, share_ports)
     return Listener(f"gRPC {address.text}", lambda: _stop(end, shared, calls, address, config.drain_seconds))
 

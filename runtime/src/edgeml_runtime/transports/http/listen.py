@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 from edgeml_runtime.config import Address, Config
 from edgeml_runtime.transports.credentials import TlsMaterial
-from edgeml_runtime.transports.http.connection import Connection, Shared
+from edgeml_runtime.transports.http.connection import Connection
 from edgeml_runtime.transports.http.messages import Application
+from edgeml_runtime.transports.http.shared import Shared
 from edgeml_runtime.transports.listener import Listener, accept, emptied, remove_unix_socket
 
 # While draining: how long connections without a request stay open, so that a request that is on

@@ -25,6 +25,8 @@ STATUS = {
     Failure.INTERNAL: 500,
 }
 
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
 JSON = b"content-type: application/json\r\n"
 _MORE_LINES = {
     401: b"www-authenticate: Bearer\r\n",

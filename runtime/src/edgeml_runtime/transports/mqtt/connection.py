@@ -13,8 +13,6 @@ import asyncio
 import json
 import logging
 import random
-import socket
-import ssl
 import sys
 import uuid
 from collections import deque
@@ -24,9 +22,8 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage, MQTTMessageInfo
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
-from paho.mqtt.exception import MalformedPacket
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -34,7 +31,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edgeml_runtime import __version__
 from edgeml_runtime.config import Mqtt
-from edgeml_runtime.errors import StartError
+from edgeml_runtime.transports.mqtt.client import PatchedClient, send_at_once, tls_context
 
 _SESSION_TAKEN_OVER = 0x8E
 _LARGEST_PACKET = 268_435_455  # what MQTT can carry
@@ -60,30 +57,6 @@ class _Delivery:
 
     packet_id: int
     handled: bool = False
-
-
-class _Client(Client):
-    """paho, but for two things of which it makes too much."""
-
-    def _packet_queue(
-        self, command: int, packet: bytes | bytearray, mid: int, qos: int, info: MQTTMessageInfo | None = None
-    ) -> MQTTErrorCode:
-        # Before each write, paho copies all that is left of a packet: of a view that costs nothing.
-        return super()._packet_queue(command, memoryview(packet), mid, qos, info)  # type: ignore[arg-type]
-
-    def _handle_publish(self) -> MQTTErrorCode:
-        try:
-            return super()._handle_publish()
-        except MalformedPacket as error:
-            # The connection would end, and end again whenever the broker delivers the message again. One client
-            # could so keep all others from their answers: paho refuses U+FEFF in properties, which MQTT allows.
-            logger.warning("an MQTT message cannot be read: %s", error)
-            packet = self._in_packet["packet"]
-            end = 2 + int.from_bytes(packet[:2])
-            message = MQTTMessage(int.from_bytes(packet[end : end + 2]), bytes(packet[2:end]))
-            message.qos = self._in_packet["command"] >> 1 & 3
-            self._handle_on_message(message)  # without properties and body
-            return MQTTErrorCode.MQTT_ERR_SUCCESS
 
 
 class BrokerConnection:
@@ -211,10 +184,12 @@ class BrokerConnection:
         mqtt = self._mqtt
         # Stable, so that the session outlives the process; access rules of brokers dislike slashes.
         client_id = f"{mqtt.topic_prefix}:{mqtt.device}".replace("/", ":")
-        client = _Client(CallbackAPIVersion.VERSION2, client_id, protocol=MQTTProtocolVersion.MQTTv5, manual_ack=True)
+        client = PatchedClient(
+            CallbackAPIVersion.VERSION2, client_id, protocol=MQTTProtocolVersion.MQTTv5, manual_ack=True
+        )
         client.suppress_exceptions = True  # they would end the network thread
         client.max_inflight_messages = 0  # publish keeps to the broker's Receive Maximum, which paho does not know
-        client.on_socket_open = _send_at_once
+        client.on_socket_open = send_at_once
         client.on_connect = self._on_connect
         client.on_connect_fail = self._on_connect_fail
         client.on_disconnect = self._on_disconnect
@@ -224,7 +199,7 @@ class BrokerConnection:
         if mqtt.username is not None:
             client.username_pw_set(mqtt.username, mqtt.password)
         if mqtt.ca is not None:
-            client.tls_set_context(_tls_context(mqtt))
+            client.tls_set_context(tls_context(mqtt))
         will = Properties(PacketTypes.WILLMESSAGE)
         will.WillDelayInterval = _WILL_DELAY_SECONDS
         will.ContentType = "application/json"
@@ -423,22 +398,3 @@ class BrokerConnection:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def _send_at_once(_client: Client, _data: Any, opened: Any) -> None:
-    # An answer after an acknowledgement, or the reverse, would else wait some 40 ms for the broker's kernel.
-    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def _tls_context(mqtt: Mqtt) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=mqtt.ca)
-    except (OSError, ssl.SSLError) as error:
-        raise StartError(f"mqtt.tls.ca {mqtt.ca}: {error}") from None
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if mqtt.certificate is not None:
-        try:
-            context.load_cert_chain(mqtt.certificate, mqtt.key)
-        except (OSError, ssl.SSLError) as error:
-            raise StartError(f"mqtt.tls.certificate {mqtt.certificate} with mqtt.tls.key {mqtt.key}: {error}") from None
-    return context

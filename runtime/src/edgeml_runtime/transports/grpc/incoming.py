@@ -1,0 +1,189 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The receiving side of a gRPC call: the stream's data cut into messages (see "gRPC over HTTP2" of gRPC)."""
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+
+from edgeml_runtime.codecs.compression import decompress
+from edgeml_runtime.codecs.protobuf import raw_contents_at
+from edgeml_runtime.config import Limits
+from edgeml_runtime.errors import Failure, RequestError, invalid
+from edgeml_runtime.transports import bodies
+from edgeml_runtime.transports.bodies import Body, collect
+from edgeml_runtime.transports.grpc.calls import Calls
+from edgeml_runtime.transports.grpc.windows import Windows
+
+PREFIX_BYTES = 5
+
+
+class Incoming:
+    """Messages of a call as they come in; ``call.Call`` answers them."""
+
+    __slots__ = (
+        "_begun",
+        "_body",
+        "_calls",
+        "_connection",
+        "_ended",
+        "_failed",
+        "_headers",
+        "_held",
+        "_messages",
+        "_missing",
+        "_number",
+        "_over",
+        "_parts",
+        "_prefix",
+        "_waiting",
+        "receive_window",
+    )
+
+    def __init__(self, calls: Calls, connection: Windows, number: int, headers: Mapping[bytes, bytes]) -> None:
+        self._calls = calls
+        self._connection = connection
+        self._number = number
+        self._headers = headers
+        self.receive_window = 0
+        self._begun = False
+        self._over = False  # the status was sent, or nobody waits for it
+        self._prefix = b""
+        self._missing = -1  # bytes of the message, -1 before its prefix is complete
+        self._parts: list[bytes] = []
+        self._body: Body | None = None  # of a large message, instead of parts
+        #: As received; a compressed one, which may be much larger afterwards, is decompressed when it is taken.
+        self._messages: deque[tuple[bool, bytes | memoryview]] = deque()
+        self._held = 0  # bytes counted in calls.buffered
+        self._ended = False
+        self._failed: RequestError | None = None  # why no more is received
+        self._waiting: asyncio.Future[None] | None = None
+
+    # -- what the connection calls -----------------------------------------------------------------------------------
+
+    def data(self, data: bytes | memoryview, ended: bool) -> None:
+        """Cut the body into messages."""
+        if self._over:
+            return
+        self._ended = ended
+        position = 0
+        end = len(data)
+        while position < end and self._failed is None:
+            if self._missing < 0:
+                taken = min(PREFIX_BYTES - len(self._prefix), end - position)
+                self._prefix += data[position : position + taken]
+                position += taken
+                if len(self._prefix) == PREFIX_BYTES:
+                    self._missing = int.from_bytes(self._prefix[1:], "big")
+                    if self._missing > self._calls.limits.body_bytes:
+                        self._failed = _too_large(self._calls.limits)
+                    elif self._missing == 0:
+                        self._complete()
+                    elif self._missing >= bodies.LARGE:
+                        at = raw_contents_at(data[position:])
+                        self._body = self._calls.buffers.body(self._missing, 0, at)
+                continue
+            part = data[position : position + self._missing]
+            position += len(part)
+            self._missing -= len(part)
+            if self._body is not None:
+                self._body.add(part)
+            else:
+                collect(self._parts, bytes(part))
+            self._hold(len(part))
+            if self._missing == 0:
+                self._complete()
+
+    def ready(self) -> None:
+        """Begin the call, or go on with it."""
+        if self._over:
+            return
+        if self._begun:
+            if self._waiting is not None and not self._waiting.done():
+                self._waiting.set_result(None)
+            return
+        self._begun = True
+        self._begin()
+
+    # -- what methods call -------------------------------------------------------------------------------------------
+
+    async def receive(self) -> bytes | memoryview:
+        """See service.Call."""
+        if not self._messages and not self._ended and self._failed is None:
+            seconds = self._calls.limits.receive_seconds
+            timer = self._calls.loop.call_later(seconds, self._receive_timeout, seconds)
+            try:
+                while not self._messages and not self._ended and self._failed is None:
+                    await self._more()
+            finally:
+                timer.cancel()
+        message = self._take()
+        if message is None:
+            raise invalid("the call brought no complete request")
+        return message
+
+    async def read(self) -> bytes | memoryview | None:
+        """See service.Call."""
+        while not self._messages and not self._ended and self._failed is None:
+            if self._calls.draining.done():
+                raise RequestError(Failure.UNAVAILABLE, "the server is stopping")
+            await asyncio.wait((self._more(), self._calls.draining), return_when=asyncio.FIRST_COMPLETED)
+        before = self._held
+        message = self._take()
+        if message is not None:
+            self._connection.more_window(self._number, self, before - self._held)
+        elif self._prefix:
+            raise invalid("the last request is cut off")
+        return message
+
+    # -- private -----------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """Begin to answer."""
+        raise NotImplementedError
+
+    def _hold(self, size: int) -> None:
+        calls = self._calls
+        self._held += size
+        calls.buffered += size
+        if calls.buffered > max(calls.limits.buffered_bytes, calls.limits.body_bytes + PREFIX_BYTES):
+            message = f"requests of {calls.buffered} bytes are being received; try again later"
+            self._failed = RequestError(Failure.TOO_MANY, message)
+
+    def _release(self, size: int) -> None:
+        self._held -= size
+        self._calls.buffered -= size
+
+    def _complete(self) -> None:
+        parts = self._parts
+        self._hold(PREFIX_BYTES)
+        message = b"".join(parts) if self._body is None else self._body.content()
+        self._messages.append((self._prefix[0] != 0, message))
+        self._parts = []
+        self._body = None
+        self._prefix = b""
+        self._missing = -1
+
+    def _take(self) -> bytes | memoryview | None:
+        if self._messages:
+            is_compressed, message = self._messages.popleft()
+            self._release(len(message) + PREFIX_BYTES)
+            if is_compressed:
+                coding = self._headers.get(b"grpc-encoding", b"identity").decode("latin-1")
+                message = decompress(coding, message, self._calls.limits.body_bytes)
+            return message
+        if self._failed is not None:
+            raise self._failed
+        return None
+
+    def _more(self) -> "asyncio.Future[None]":
+        self._waiting = self._calls.loop.create_future()
+        return self._waiting
+
+    def _receive_timeout(self, seconds: float) -> None:
+        self._failed = RequestError(Failure.DEADLINE, f"the request was not complete within {seconds:g} s")
+        self.ready()
+
+
+def _too_large(limits: Limits) -> RequestError:
+    return RequestError(Failure.TOO_LARGE, f"the message is larger than {limits.body_bytes} bytes")

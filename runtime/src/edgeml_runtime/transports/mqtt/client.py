@@ -1,0 +1,62 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: Apache-2.0
+"""paho's MQTT client as this server needs it: two repairs, TLS, no delay of small packets."""
+
+import logging
+import socket
+import ssl
+from typing import Any
+
+from paho.mqtt.client import Client, MQTTMessage, MQTTMessageInfo
+from paho.mqtt.enums import MQTTErrorCode
+from paho.mqtt.exception import MalformedPacket
+
+from edgeml_runtime.config import Mqtt
+from edgeml_runtime.errors import StartError
+
+logger = logging.getLogger(__name__)
+
+
+class PatchedClient(Client):
+    """paho, but for two things of which it makes too much."""
+
+    def _packet_queue(
+        self, command: int, packet: bytes | bytearray, mid: int, qos: int, info: MQTTMessageInfo | None = None
+    ) -> MQTTErrorCode:
+        # Before each write, paho copies all that is left of a packet: of a view that costs nothing.
+        return super()._packet_queue(command, memoryview(packet), mid, qos, info)  # type: ignore[arg-type]
+
+    def _handle_publish(self) -> MQTTErrorCode:
+        try:
+            return super()._handle_publish()
+        except MalformedPacket as error:
+            # The connection would end, and end again whenever the broker delivers the message again. One client
+            # could so keep all others from their answers: paho refuses U+FEFF in properties, which MQTT allows.
+            logger.warning("an MQTT message cannot be read: %s", error)
+            packet = self._in_packet["packet"]
+            end = 2 + int.from_bytes(packet[:2])
+            message = MQTTMessage(int.from_bytes(packet[end : end + 2]), bytes(packet[2:end]))
+            message.qos = self._in_packet["command"] >> 1 & 3
+            self._handle_on_message(message)  # without properties and body
+            return MQTTErrorCode.MQTT_ERR_SUCCESS
+
+
+def send_at_once(_client: Client, _data: Any, opened: Any) -> None:
+    """Set TCP_NODELAY on a connection that was just opened."""
+    # An answer after an acknowledgement, or the reverse, would else wait some 40 ms for the broker's kernel.
+    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def tls_context(mqtt: Mqtt) -> ssl.SSLContext:
+    """TLS to the broker. Raises StartError."""
+    try:
+        context = ssl.create_default_context(cafile=mqtt.ca)
+    except (OSError, ssl.SSLError) as error:
+        raise StartError(f"mqtt.tls.ca {mqtt.ca}: {error}") from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if mqtt.certificate is not None:
+        try:
+            context.load_cert_chain(mqtt.certificate, mqtt.key)
+        except (OSError, ssl.SSLError) as error:
+            raise StartError(f"mqtt.tls.certificate {mqtt.certificate} with mqtt.tls.key {mqtt.key}: {error}") from None
+    return context
