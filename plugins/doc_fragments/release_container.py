@@ -74,3 +74,80 @@ options:
         type: str
         default: "65532:65532"
 """
+
+    MODELS = r"""
+options:
+  models:
+    description: Models to serve.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: Name under which the model is served.
+        type: str
+        required: true
+      version:
+        description: Version, three parts.
+        type: str
+        required: true
+      repository:
+        description: Repository of the model in the registry that O(image) names.
+        type: str
+        required: true
+      digest:
+        description: Digest of the model's tar blob.
+        type: str
+        required: true
+      size:
+        description: Bytes of the blob.
+        type: int
+        required: true
+      variant:
+        description: Name of the model's variant, to say what changes.
+        type: str
+        default: default
+      golden_cases:
+        description: Number of golden cases that the model brings.
+        type: int
+        default: 0
+      p50_ms:
+        description: Objective. Milliseconds that the median of the candidate's latency may reach.
+        type: float
+      p95_ms:
+        description: Objective. Milliseconds that the 95th percentile may reach.
+        type: float
+      p99_ms:
+        description: Objective. Milliseconds that the 99th percentile may reach.
+        type: float
+      max_regression:
+        description:
+          - Objective. How many times the median latency of the release that serves the candidate may take, both asked
+            in turns.
+          - It has no effect where the release that serves cannot answer the same request.
+        type: float
+      concurrency:
+        description:
+          - Clients that ask at once in a short burst, in which no request may fail. V(0) for one client, and only if
+            the golden cases are fewer than three requests.
+        type: int
+        default: 0
+      protocol:
+        description: Protocol through which the objective is measured.
+        type: str
+        choices: [grpc, rest]
+        default: grpc
+      protocols:
+        description: Protocols through which clients reach the model.
+        type: list
+        elements: str
+        choices: [rest, grpc, mqtt]
+        default: [rest, grpc, mqtt]
+      options:
+        description:
+          - How the model is served, overriding the file C(serving.json) that it may bring.
+          - Keys are C(engine), C(batching), C(sequence), C(queue), C(deadline_seconds), C(isolated), C(memory_mb)
+            and C(parameters), as the runtime documents them.
+        type: dict
+        default: {}
+"""

@@ -16,20 +16,43 @@ description:
   - Takes the whole desired release (image and models by digest, configuration, objectives) and brings the host there
     as one transaction that runs on the host.
   - "The steps: compare, stage (pull the image, fetch and verify the models), start a candidate on private sockets,
-    check it (ready, golden outputs, latency objective), hand over, commit."
+    check it, hand over, commit."
+  - "The gates of the check: it becomes ready; golden outputs; latency objectives; latency against the release that
+    serves, measured in turns; errors under a burst; memory. RV(gates) has what was measured and allowed. A release that
+    does not pass never takes traffic, and is not tried again until it or its objectives change, or O(force) says so."
+  - The transaction runs in a process of its own on the host, under systemd where there is one. A lost connection or a
+    killed controller does not end it; the next run attaches to it or finds what became of it. C(journalctl --unit
+    'edgeml-release-*') and the module M(edgeml.fleet.runtime_release_info) tell what it does.
+  - "On a host with systemd a guard (C(edgeml-guard.timer)) looks after the active release. In the probation of a
+    release a crash loop, a lack of memory or a minute without readiness takes the host back to the previous release,
+    later a crash loop or five minutes; that is done once, and remembered."
   - "The collection's runtime hands over without a gap: the checked candidate opens the public ports beside the release
     that serves, which then finishes its requests and goes. Another server is stopped before the new one starts; if that
     one does not become ready, the old one is started again."
 extends_documentation_fragment:
   - edgeml.fleet.release_container
+  - edgeml.fleet.release_container.models
 requirements:
   - Docker Engine 20.10 or newer with its command line client
 options:
   state:
-    description: V(active) makes the release active, V(absent) removes the runtime, its models and its images.
+    description:
+      - V(active) makes the release active, V(absent) removes the runtime, its models and its images.
+      - V(previous) goes back to the previous release, or to O(release), by the same hand-over. The host needs nobody
+        for it. The release that it leaves is not tried again until it changes or O(force) says so.
     type: str
-    choices: [active, absent]
+    choices: [active, previous, absent]
     default: active
+  release:
+    description:
+      - With O(state=previous) the id of the release to go back to, or the first 8 characters of it or more.
+      - Empty for the previous one. A host keeps the active and the previous release.
+    type: str
+    default: ""
+  force:
+    description: Try a release again that this host has refused or left.
+    type: bool
+    default: false
   name:
     description:
       - Name of the runtime. V(runtime) has the container C(edgeml-runtime) and O(root) itself, any other one the
@@ -50,61 +73,6 @@ options:
     description: Bytes of the image as transferred, to check the disk.
     type: int
     default: 0
-  models:
-    description: Models to serve.
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      name:
-        description: Name under which the model is served.
-        type: str
-        required: true
-      version:
-        description: Version, three parts.
-        type: str
-        required: true
-      repository:
-        description: Repository of the model in the registry that O(image) names.
-        type: str
-        required: true
-      digest:
-        description: Digest of the model's tar blob.
-        type: str
-        required: true
-      size:
-        description: Bytes of the blob.
-        type: int
-        required: true
-      variant:
-        description: Name of the model's variant, to say what changes.
-        type: str
-        default: default
-      golden_cases:
-        description: Number of golden cases that the model brings.
-        type: int
-        default: 0
-      p95_ms:
-        description: Latency objective in milliseconds that the candidate has to meet. No objective if omitted.
-        type: float
-      protocol:
-        description: Protocol through which the objective is measured.
-        type: str
-        choices: [grpc, rest]
-        default: grpc
-      protocols:
-        description: Protocols through which clients reach the model.
-        type: list
-        elements: str
-        choices: [rest, grpc, mqtt]
-        default: [rest, grpc, mqtt]
-      options:
-        description:
-          - How the model is served, overriding the file C(serving.json) that it may bring.
-          - Keys are C(engine), C(batching), C(sequence), C(queue), C(deadline_seconds), C(isolated), C(memory_mb)
-            and C(parameters), as the runtime documents them.
-        type: dict
-        default: {}
   configuration:
     description: The runtime's configuration without its models.
     type: dict
@@ -131,6 +99,10 @@ options:
     description: Seconds that a container may take to become ready.
     type: float
     default: 60
+  probation_seconds:
+    description: Seconds for which the guard is strict with a new release.
+    type: int
+    default: 600
 attributes:
   check_mode:
     description: Says what would change.
@@ -158,6 +130,10 @@ EXAMPLES = r"""
         options: {batching: {max_size: 8, max_delay_ms: 2}}
     configuration:
       listen: {rest: ["127.0.0.1:8000"], grpc: ["127.0.0.1:8001"], metrics: ["127.0.0.1:8002"]}
+
+- name: Go back to the release before
+  edgeml.fleet.runtime_release:
+    state: previous
 
 - name: Remove the runtime
   edgeml.fleet.runtime_release:
@@ -196,6 +172,15 @@ plan:
     settings: [{key: engine.threads, before: 1, after: 2}]
     bytes: {image: 0, models: 61440}
     removed_runtimes: []
+gates:
+  description:
+    - What the candidate was judged by, also if the module fails for it. C(gate) is C(ready), C(golden), C(p50), C(p95),
+      C(p99), C(regression), C(errors) or C(memory); C(allowed) is null where anything is.
+    - Empty if no candidate was tried.
+  returned: success, and failure of a gate
+  type: list
+  elements: dict
+  sample: [{gate: p95, model: digits, protocol: grpc, measured: 0.21, allowed: 5.0, unit: ms, passed: true}]
 bytes_fetched:
   description:
     - Bytes of models that were fetched from the mirror, or in check mode would be.
@@ -231,25 +216,33 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine, NoEngine
 from ansible_collections.edgeml.fleet.plugins.module_utils._module import run
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.options import ARGUMENT_SPEC, desired_release
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.transaction import Release
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.agent import (
+    Transaction,
+    forget,
+    perform,
+    release_of,
+)
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.options import ARGUMENT_SPEC
 
 
 def converge(module: AnsibleModule) -> dict[str, Any]:
-    """Make the release active, or remove the runtime."""
+    """Make the release active, go back to a previous one, or remove the runtime."""
     options = module.params
+    root, runtime = Path(options["root"]), options["name"]
     has_engine = module.get_bin_path("docker") is not None
-    release = Release(
-        NoEngine() if module.check_mode and not has_engine else DockerEngine(module.run_command),
-        Path(options["root"]),
-        options["ca_file"],
-        options["start_timeout"],
-        options["name"],
-        options["runtimes"],
-    )
+    engine = NoEngine() if module.check_mode and not has_engine else DockerEngine(module.run_command)
     if options["state"] == "absent":
-        return release.remove(module.check_mode, has_engine)
-    return release.converge(desired_release(options), module.check_mode)
+        result = release_of(options, engine).remove(module.check_mode, has_engine)
+        if not module.check_mode:
+            forget(root)
+        return result
+    transaction = Transaction(root, runtime)
+    if module.check_mode or not transaction.is_running():
+        # A host that is what it shall be needs no process of its own.
+        result = perform(options, engine, check_mode=True)
+        if module.check_mode or not result["changed"]:
+            return result
+    return transaction.run(options)
 
 
 def main() -> None:

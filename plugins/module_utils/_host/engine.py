@@ -132,6 +132,11 @@ class DockerEngine:
         if self.container(name) is not None:
             self._run(["container", "rm", "--force", name], f"The container {name} cannot be removed")
 
+    def processes(self, name: str) -> list[int]:
+        """Return the ids, on the host, of the processes of a container; none if it does not run."""
+        code, out, _error = self._run_command(["docker", "container", "top", name, "-e", "-o", "pid"])
+        return [int(word) for word in out.split() if word.isdigit()] if code == 0 else []
+
     def logs(self, name: str, lines: int = 20) -> str:
         """Return the last lines that the container wrote, oldest first."""
         code, out, err = self._run_command(["docker", "container", "logs", "--tail", str(lines), name])

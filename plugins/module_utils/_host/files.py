@@ -19,20 +19,20 @@ def make_directory(path: Path) -> None:
             sync_directory(path.parent)
 
 
-def write_file(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Write a new file, readable by all, and wait until it is on the disk; its directory is the caller's to sync."""
     with path.open("xb") as file:
+        os.fchmod(file.fileno(), mode)
         file.write(data)
         file.flush()
-        os.fchmod(file.fileno(), 0o644)
         os.fsync(file.fileno())
 
 
-def replace_file(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Make `path` a file with this content, readable by all, in one step that is safe against a power cut."""
     temporary = path.with_name(path.name + ".new")
     temporary.unlink(missing_ok=True)
-    write_file(temporary, data)
+    write_file(temporary, data, mode)
     temporary.replace(path)
     sync_directory(path.parent)
 

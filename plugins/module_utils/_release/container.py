@@ -204,6 +204,15 @@ def mount_source(container: Mapping[str, Any], target: str) -> str | None:
     return next((str(m["Source"]) for m in container.get("Mounts", ()) if m["Destination"] == target), None)
 
 
+def endpoint_of(engine: DockerEngine, name: str, protocol: str) -> str | None:
+    """Return the URL at which this host asks the running container `name` of the collection's runtime, else None."""
+    container = engine.container(name)
+    sockets = mount_source(container, SOCKET_DIRECTORY) if container and container["State"]["Running"] else None
+    if sockets is None:
+        return None
+    return f"{'http' if protocol == 'rest' else 'grpc'}+unix://{sockets}/{protocol}.sock"
+
+
 def check_devices(devices: tuple[str, ...]) -> None:
     """Raise FleetError for the devices that are not on this host."""
     absent = [path for path in devices if not _is_device(path)]

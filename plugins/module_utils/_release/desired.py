@@ -20,6 +20,7 @@ class Model:
     """One model of a release; `digest` and `size` (bytes) are those of its tar blob.
 
     `options` override how the model's own serving.json has it served. Clients reach it through `protocols` only.
+    What it is judged by before it takes traffic (`golden_cases` to `protocol`) is no part of a release's id.
     """
 
     name: str
@@ -29,10 +30,18 @@ class Model:
     size: int
     variant: str = "default"
     golden_cases: int = 0
+    p50_ms: float | None = None
     p95_ms: float | None = None
+    p99_ms: float | None = None
+    max_regression: float | None = None
+    concurrency: int = 0
     protocol: str = "grpc"
     protocols: tuple[str, ...] = ("rest", "grpc", "mqtt")
     options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def has_objective(self) -> bool:
+        return any(allowed is not None for allowed in (self.p50_ms, self.p95_ms, self.p99_ms))
 
     @property
     def directory_name(self) -> str:
@@ -131,6 +140,32 @@ class Desired:
             "server": asdict(self.server) if self.server else None,
         }
         return hashlib.sha256(canonical_json(intent)).hexdigest()
+
+    def attempt_id(self, release_id: str) -> str:
+        """Return the digest of the release and of all that it is judged by: what a refusal holds for."""
+        gates = [
+            [m.name, m.golden_cases, m.p50_ms, m.p95_ms, m.p99_ms, m.max_regression, m.concurrency, m.protocol]
+            for m in self.models
+        ]
+        return hashlib.sha256(canonical_json({"release": release_id, "gates": gates})).hexdigest()
+
+    def as_record(self) -> dict[str, Any]:
+        """Return all of it in a form that JSON can hold; `from_record` makes the same of it."""
+        return asdict(self)
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Desired:
+        """Return what `as_record` recorded."""
+        server = record["server"]
+        return cls(
+            **{
+                **record,
+                "models": tuple(Model(**{**m, "protocols": tuple(m["protocols"])}) for m in record["models"]),
+                "limits": Limits(**record["limits"]),
+                "devices": tuple(record["devices"]),
+                "server": ForeignServer(**{**server, "command": tuple(server["command"])}) if server else None,
+            }
+        )
 
 
 def tcp_listeners(configuration: dict[str, Any]) -> set[str]:

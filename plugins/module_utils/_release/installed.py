@@ -32,6 +32,13 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired impo
     ports_of,
     tcp_listeners,
 )
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.history import History
+
+#: All that makes a release, below releases/<id>/.
+RECORD_FILE = "release.json"
+
+#: What the runtime without a directory of its own has in the host's root.
+OWN_PATHS = ("models", "releases", "cache", "state.json", "history.jsonl", "guard.json", "run", "staging")
 
 
 class InstalledRuntime:
@@ -52,22 +59,83 @@ class InstalledRuntime:
         self.releases = self.root / "releases"
         self.staging = self.root / "staging"
         self.state_file = self.root / "state.json"
+        self.history = History(self.root / "history.jsonl", name)
 
     def state(self) -> dict[str, Any]:
-        """Return the committed state: {} or {"active": {"id", "image", "models"}, "previous": the same or None}."""
-        try:
-            return dict(json.loads(self.state_file.read_text()))
-        except FileNotFoundError:
-            return {}
+        """Return the committed state: {} or {"active": {"id", "image", "models"}, "previous": the same or None}.
 
-    def commit(self, active: dict[str, Any]) -> None:
-        """Write down that `active` is the release that serves, and which one served before it."""
+        Where its file is lost or damaged, it is made anew of what runs.
+        """
+        state = self._committed()
+        return self._rebuilt() if state is None else state
+
+    def is_damaged(self) -> bool:
+        """Return whether the state's file is lost or damaged although a release serves."""
+        return self._committed() is None and bool(self._rebuilt())
+
+    def commit(self, active: dict[str, Any], since: str) -> None:
+        """Write down that `active` is the release that serves `since` then, and which one served before it."""
         state = self.state()
         previous = state.get("active")
         if previous and previous["id"] == active["id"]:
-            previous = state.get("previous")
-        committed = {"active": active, "previous": previous}
+            previous, since = state.get("previous"), state.get("since") or since
+        committed = {"active": active, "previous": previous, "since": since}
         replace_file(self.state_file, json.dumps(committed, indent=2, sort_keys=True).encode())
+
+    def record(self, desired: Desired, description: dict[str, Any], watch: dict[str, Any]) -> None:
+        """Keep all that makes a release, so that this host can come back to it without anybody's help.
+
+        `watch` is what the guard goes by: ``start_timeout``, ``probation_seconds`` and ``ca_file`` of the registry.
+        """
+        directory = self.releases / description["id"]
+        make_directory(directory)
+        content = {"description": description, "desired": desired.as_record(), "watch": watch}
+        replace_file(directory / RECORD_FILE, json.dumps(content, sort_keys=True).encode(), 0o600)
+
+    def watch(self, release_id: str) -> dict[str, Any]:
+        """Return what the guard goes by for a release; {} for one that was not recorded."""
+        try:
+            return dict(json.loads((self.releases / release_id / RECORD_FILE).read_text())["watch"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+
+    def recorded(self, release_id: str) -> tuple[Desired, dict[str, Any]] | None:
+        """Return a release that `record` has kept, and its description; None if there is none that can be read."""
+        try:
+            record = json.loads((self.releases / release_id / RECORD_FILE).read_text())
+            return Desired.from_record(record["desired"]), dict(record["description"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def find(self, release: str) -> str:
+        """Return the id of a kept release, of which `release` is the id or its beginning (8 characters or more)."""
+        kept = sorted(path.parent.name for path in self.releases.glob(f"*/{RECORD_FILE}"))
+        found = [one for one in kept if len(release) >= 8 and one.startswith(release)]
+        if len(found) == 1:
+            return found[0]
+        raise FleetError(
+            "This host keeps no such release",
+            where=str(self.releases),
+            seen=repr(release),
+            remedy=f"name one of {', '.join(one[:12] for one in kept) or 'none that is kept'}, by 8 characters or more",
+        )
+
+    def _committed(self) -> dict[str, Any] | None:
+        try:
+            state = json.loads(self.state_file.read_text())
+            return dict(state) if state["active"]["id"] else None
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+
+    def _rebuilt(self) -> dict[str, Any]:
+        container = self.engine.container(self.active)
+        label = container["Config"]["Labels"].get(RELEASE_LABEL, "") if container else ""
+        active = self.recorded(label)
+        if active is None:
+            return {}
+        others = [path.name for path in self.releases.iterdir() if path.name != label]
+        found = [recorded for recorded in map(self.recorded, others) if recorded]
+        return {"active": active[1], "previous": found[0][1] if found else None, "since": ""}
 
     def ports(self) -> set[str]:
         """Return the TCP ports on which the running release serves."""
@@ -117,9 +185,10 @@ class InstalledRuntime:
             *({"kind": "ready", "endpoint": url, "path": "/v2/health/ready"} for url in ready),
         ]
 
-    def prune(self, active: dict[str, Any]) -> None:
-        """Remove what neither the active nor the previous release needs."""
-        kept = [release for release in (active, self.state().get("previous")) if release]
+    def prune(self, tried: str = "") -> None:
+        """Remove what neither the active nor the previous release needs, `tried` (an image) among it."""
+        state = self.state()
+        kept = [state[key] for key in ("active", "previous") if state.get(key)]
         releases = {release["id"] for release in kept}
         models = {model["digest"].partition(":")[2] for release in kept for model in release["models"]}
         for directory, names in ((self.releases, releases), (self.models, models)):
@@ -127,7 +196,7 @@ class InstalledRuntime:
                 if path.name not in names:
                     shutil.rmtree(path)
         images = {release["image"] for release in kept}
-        for image in self._images(images) - images:
+        for image in self._images(images | ({tried} if tried else set())) - images:
             self.engine.remove_image(image)
 
     @contextmanager
@@ -171,22 +240,42 @@ class InstalledRuntime:
         if has_engine:
             names = (self.active, self.candidate, self.previous)
             containers = [name for name in names if self.engine.container(name) is not None]
-            images = self._images({release["image"] for release in self.state().values() if release})
+            images = self._images(self._served_images())
         paths = [self.root]
         if self.name == DEFAULT_RUNTIME:
-            paths = [self.root / name for name in ("models", "releases", "cache", "state.json", "run", "staging")]
+            paths = [
+                self.root / name
+                for name in (
+                    "models",
+                    "releases",
+                    "cache",
+                    "state.json",
+                    "history.jsonl",
+                    "guard.json",
+                    "run",
+                    "staging",
+                )
+            ]
         return containers, sorted(images), [path for path in paths if path.exists()]
 
     def _images(self, references: set[str]) -> set[str]:
         """Return the images on this host of the repositories of `references`, without those of other runtimes."""
         others = {
-            release["image"]
+            image
             for name in {DEFAULT_RUNTIME, *self._names_below_root()} - {self.name}
-            for release in self._sibling(name).state().values()
-            if release
+            for image in self._sibling(name)._served_images()
         }
         repositories = {reference.partition("@")[0] for reference in references}
         return {image for repository in repositories for image in self.engine.images_of(repository)} - others
+
+    def _served_images(self) -> set[str]:
+        state = self.state()
+        return {state[key]["image"] for key in ("active", "previous") if state.get(key)}
+
+    def names(self) -> list[str]:
+        """Return the names of all runtimes of this host."""
+        own = [DEFAULT_RUNTIME] if (self.host_root / "state.json").exists() else []
+        return own + self._names_below_root()
 
     def _names_below_root(self) -> list[str]:
         directory = self.host_root / "runtimes"

@@ -16,7 +16,9 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired impo
 )
 
 ARGUMENT_SPEC: dict[str, Any] = {
-    "state": {"type": "str", "choices": ["active", "absent"], "default": "active"},
+    "state": {"type": "str", "choices": ["active", "previous", "absent"], "default": "active"},
+    "release": {"type": "str", "default": ""},
+    "force": {"type": "bool", "default": False},
     "name": {"type": "str", "default": "runtime"},
     "runtimes": {"type": "list", "elements": "str"},
     "image": {"type": "str"},
@@ -33,7 +35,11 @@ ARGUMENT_SPEC: dict[str, Any] = {
             "size": {"type": "int", "required": True},
             "variant": {"type": "str", "default": "default"},
             "golden_cases": {"type": "int", "default": 0},
+            "p50_ms": {"type": "float"},
             "p95_ms": {"type": "float"},
+            "p99_ms": {"type": "float"},
+            "max_regression": {"type": "float"},
+            "concurrency": {"type": "int", "default": 0},
             "protocol": {"type": "str", "choices": ["grpc", "rest"], "default": "grpc"},
             "protocols": {
                 "type": "list",
@@ -75,6 +81,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "ca_file": {"type": "path", "default": ""},
     "root": {"type": "path", "default": "/var/lib/edgeml"},
     "start_timeout": {"type": "float", "default": 60},
+    "probation_seconds": {"type": "int", "default": 600},
 }
 
 

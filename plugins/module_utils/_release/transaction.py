@@ -8,20 +8,17 @@ Whatever ends it (an error, a lost connection, a power cut), the old release ser
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import make_directory
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import DEFAULT_RUNTIME
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.connect import connect
-from ansible_collections.edgeml.fleet.plugins.module_utils._inference.health import ModelCheck, check_model
-from ansible_collections.edgeml.fleet.plugins.module_utils._inference.latency import (
-    ModelObjective,
-    measure_model,
-    missed_objective,
-)
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.container import (
     RELEASE_LABEL,
@@ -36,6 +33,8 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.content impo
     stage_model,
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import Desired, Model, ports_of
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.gates import Gates, RefusedError, Row
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.history import refused_before
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.installed import InstalledRuntime
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.plan import (
     describe,
@@ -44,11 +43,6 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.plan import 
     make_plan,
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.takeover import Takeover
-
-#: Requests for a latency objective, before the release takes traffic.
-GATE_WARMUP = 20
-GATE_SAMPLES = 200
-GATE_SECONDS = 5.0
 
 
 class Release:
@@ -69,6 +63,7 @@ class Release:
         start_timeout: float = 60,
         name: str = DEFAULT_RUNTIME,
         runtimes: Sequence[str] | None = None,
+        probation_seconds: int = 600,
     ) -> None:
         self.engine = engine
         self.installed = InstalledRuntime(engine, host_root, name)
@@ -76,10 +71,13 @@ class Release:
         self.ca_file = ca_file
         self.start_timeout = start_timeout
         self.runtimes = runtimes
+        self.probation_seconds = probation_seconds
+        #: Is told each step as it begins, in a line for people.
+        self.say: Callable[[str], object] = lambda text: None
 
     # -- compare ---------------------------------------------------------------------------------------------------
 
-    def _faults(self, desired: Desired, release_id: str) -> list[str]:
+    def faults(self, desired: Desired, release_id: str) -> list[str]:
         """Return why the committed release is not what runs on this host, ready and complete."""
         active = self.installed.active
         container = self.engine.container(active)
@@ -97,19 +95,26 @@ class Release:
             faults.append(f"the container {active} does not say that it is ready")
         return faults
 
-    def converge(self, desired: Desired, check_mode: bool) -> dict[str, Any]:
-        """Make `desired` the active release; return what the module returns: changed, release, plan, diff, evidence."""
+    def converge(self, desired: Desired, check_mode: bool, force: bool = False) -> dict[str, Any]:
+        """Make `desired` the active release; return what the module returns: changed, release, plan, diff, evidence.
+
+        Raises FleetError if this host has refused the same release before, unless `force` says to try it again.
+        """
         release_id = desired.release_id()
         before = described_before(self.installed.state(), self.installed.releases)
         after = describe(desired, release_id)
         committed = before is not None and before["id"] == release_id
-        faults = self._faults(desired, release_id) if committed else []
+        faults = self.faults(desired, release_id) if committed else []
         is_active = committed and not faults
         left_over = self.installed.left_over()
         faults += [f"an earlier run was cut short and left the container {name}" for name in left_over]
+        is_damaged = self.installed.is_damaged()
+        faults += [f"{self.installed.state_file} is lost or damaged"] if is_damaged else []
         unneeded = self._unneeded(desired)
         missing_image = not is_active and not self.engine.has_image(desired.image)
         missing_models = [] if is_active else self.installed.missing_models(desired)
+        if not committed and not force:
+            self._check_refusal(desired, release_id)
         if not is_active:
             self._check_ports(desired, unneeded)
         bytes_to_move = {
@@ -118,28 +123,123 @@ class Release:
         }
         plan = make_plan(self.installed.name, before, after, faults, bytes_to_move, [other.name for other in unneeded])
         result: dict[str, Any] = {
-            "changed": not is_active or bool(unneeded) or bool(left_over),
+            "changed": not is_active or bool(unneeded) or bool(left_over) or is_damaged,
             "release": after,
             "plan": plan,
             "diff": make_diff(plan, before, after),
             "bytes_fetched": bytes_to_move["models"],
+            "gates": [],
             "evidence": [],
         }
-        if check_mode:
-            return result
         if not result["changed"]:
             return {**result, "evidence": self.installed.evidence(desired, release_id)}
+        if check_mode:
+            return result
         with self.installed.lock():
             if not is_active:
-                result["bytes_fetched"] = self._stage(desired, missing_image, missing_models)
-                self._replace(self._container(desired, release_id), unneeded)
-                self.installed.commit(after)
+                with self._remembered(desired, after, "controller") as done:
+                    result["bytes_fetched"] = self._stage(desired, missing_image, missing_models)
+                    done.gates = self._replace(self._container(desired, release_id), unneeded)
+                    self._commit(desired, after)
+                result["gates"] = done.gates
             else:
                 self.takeover.recover()
+                if is_damaged:
+                    self._commit(desired, after)
             for other in unneeded:
                 other.erase()
-            self.installed.prune(after)
+            self.installed.prune()
         return {**result, "evidence": self.installed.evidence(desired, release_id)}
+
+    # -- roll back -------------------------------------------------------------------------------------------------
+
+    def roll_back(self, release: str, check_mode: bool, by: str = "operator", reason: str = "") -> dict[str, Any]:
+        """Make a release that this host keeps the active one again: the previous one, or that named `release`.
+
+        Needs nothing but this host. The release that it leaves is not tried again until it changes or is forced.
+        Returns what `converge` returns.
+        """
+        state = self.installed.state()
+        active: dict[str, Any] = state.get("active") or {}
+        previous: dict[str, Any] = state.get("previous") or {}
+        if not release and not previous:
+            raise FleetError(
+                "There is no previous release to go back to",
+                where=str(self.installed.state_file),
+                remedy="bring the host to another release with the playbook edgeml.fleet.site",
+            )
+        release_id = self.installed.find(release) if release else previous["id"]
+        recorded = self.installed.recorded(release_id)
+        if recorded is None:
+            raise FleetError(
+                "The release to go back to was not recorded whole",
+                where=str(self.installed.releases / release_id),
+                seen="an older version of this collection made it active, or its record is damaged",
+                remedy="set the inventory back and run the playbook edgeml.fleet.site",
+            )
+        desired, after = recorded
+        plan = make_plan(self.installed.name, active or None, after, [], {"image": 0, "models": 0}, [])
+        result: dict[str, Any] = {
+            "changed": active.get("id") != release_id,
+            "release": after,
+            "plan": plan,
+            "diff": make_diff(plan, active or None, after),
+            "bytes_fetched": 0,
+            "gates": [],
+            "evidence": [],
+        }
+        if check_mode or not result["changed"]:
+            return result
+        absent = [model.name for model in self.installed.missing_models(desired)]
+        if absent or not self.engine.has_image(desired.image):
+            raise FleetError(
+                "This host no longer has what the release to go back to needs",
+                where=f"release {release_id[:12]}",
+                seen=f"models {', '.join(absent)}" if absent else f"image {desired.image}",
+                remedy="set the inventory back and run the playbook edgeml.fleet.site",
+            )
+        left = self.installed.recorded(active["id"]) if active else None
+        with self.installed.lock():
+            with self._remembered(desired, after, by) as done:
+                done.reason = f"back from release {active['id'][:12]}" if active else ""
+                done.gates = self._replace(self._container(desired, release_id), (), answers_only=True)
+                if left:
+                    told = reason or "an operator went back from it"
+                    attempt = left[0].attempt_id(active["id"])
+                    self.installed.history.add("rolled_back", left[1], attempt, by=by, reason=told)
+                self._commit(desired, after)
+            result["gates"] = done.gates
+        return {**result, "evidence": self.installed.evidence(desired, release_id)}
+
+    # -- what is remembered ----------------------------------------------------------------------------------------
+
+    def _check_refusal(self, desired: Desired, release_id: str) -> None:
+        entry = self.installed.history.refusal(desired.attempt_id(release_id))
+        if entry:
+            raise refused_before(entry, f"runtime {self.installed.name}")
+
+    @contextmanager
+    def _remembered(self, desired: Desired, after: dict[str, Any], by: str) -> Iterator[_Try]:
+        """Write down what becomes of a try, and clear away what a failed one has left."""
+        history, attempt = self.installed.history, desired.attempt_id(after["id"])
+        done = _Try()
+        make_directory(self.installed.root)
+        try:
+            yield done
+        except FleetError as error:
+            refused = isinstance(error, RefusedError)
+            gates = error.gates if isinstance(error, RefusedError) else []
+            outcome = "refused" if refused else "failed"
+            history.add(outcome, after, attempt, by=by, reason=str(error), gates=gates)
+            if refused:
+                self.installed.prune(desired.image)
+            raise
+        history.add("active", after, attempt, by=by, reason=done.reason, gates=done.gates)
+
+    def _commit(self, desired: Desired, after: dict[str, Any]) -> None:
+        watched = {"start_timeout": self.start_timeout, "probation_seconds": self.probation_seconds}
+        self.installed.record(desired, after, {**watched, "ca_file": self.ca_file})
+        self.installed.commit(after, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
 
     def _container(self, desired: Desired, release_id: str) -> Container:
         return Container(self.engine, self.installed.root, desired, release_id, self.installed.active)
@@ -167,6 +267,7 @@ class Release:
     def _stage(self, desired: Desired, missing_image: bool, missing_models: Sequence[Model]) -> int:
         """Fetch what is missing; return the bytes of models fetched."""
         check_devices(desired.devices)
+        self.say(f"stage: {'the image and ' if missing_image else ''}{len(missing_models)} models")
         check_release_space(
             self.engine, self.installed.root, desired.image_size if missing_image else 0, missing_models
         )
@@ -181,38 +282,28 @@ class Release:
 
     # -- candidate and gate ----------------------------------------------------------------------------------------
 
-    def _replace(self, container: Container, unneeded: Sequence[InstalledRuntime]) -> None:
-        """Start the release where only this host reaches it; if it is ready, right and fast enough, it takes over."""
+    def _replace(
+        self, container: Container, unneeded: Sequence[InstalledRuntime], *, answers_only: bool = False
+    ) -> list[Row]:
+        """Start the release where only this host reaches it; let it take over if it passes its gates; return them."""
         candidate = self.installed.candidate
         self.takeover.recover()
         try:
+            self.say(f"candidate: release {container.release_id[:12]} starts")
             container.create(candidate, "candidate")
             self.engine.start(candidate)
             self._wait_until_ready(container, candidate)
-            self._check_models(container)
+            self.say("gates: answers, latency, errors and memory")
+            gates = self._check(container, answers_only)
+            self.say("switch: the candidate takes over")
             self.takeover.take_over(container, unneeded)
         except FleetError:
             self.takeover.recover()
             raise
+        return gates
 
-    def _check_models(self, container: Container) -> None:
-        """Golden outputs of all models, then their latency objectives, each through the protocol of its clients."""
-        for model in container.desired.models:
-            cases = str(self.installed.models / model.directory_name / "golden") if model.golden_cases else None
-            protocol = "grpc" if model.protocol == "grpc" and model.p95_ms is not None else "rest"
-            endpoint = container.endpoint(self.installed.candidate, protocol)
-            with connect(endpoint, timeout=self.start_timeout) as client:
-                health = check_model(client, ModelCheck(model.name, model.version, cases), client.server_metadata())
-                if health.failures:
-                    raise health.failures[0]
-                if model.p95_ms is None:
-                    continue
-                objective = ModelObjective(model.name, model.version, cases, p95_ms=model.p95_ms)
-                latency = measure_model(
-                    client, objective, samples=GATE_SAMPLES, warmup=GATE_WARMUP, max_seconds=GATE_SECONDS
-                )
-            if not latency.met:
-                raise missed_objective("the candidate, before it takes traffic", latency)
+    def _check(self, container: Container, answers_only: bool) -> list[Row]:
+        return Gates(container, self.installed.candidate, self.start_timeout).check(answers_only=answers_only)
 
     # -- removal ---------------------------------------------------------------------------------------------------
 
@@ -248,10 +339,20 @@ class Release:
                     if state["Running"]
                     else f"the container ended with code {state['ExitCode']}"
                 )
-                raise FleetError(
+                error = FleetError(
                     "The new release does not become ready",
                     where=f"container {name}",
                     seen=f"{seen}; its last words: {self.engine.logs(name) or 'none'}",
                     remedy="correct the model or its configuration; the release that served before still serves",
                 )
+                # One that ends will end again; one that only takes long may be quicker another time.
+                raise error if state["Running"] else RefusedError(error, [])
             time.sleep(0.1)
+
+
+@dataclass
+class _Try:
+    """What a try has brought so far."""
+
+    gates: list[Row] = field(default_factory=list)
+    reason: str = ""

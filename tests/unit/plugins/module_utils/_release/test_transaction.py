@@ -32,6 +32,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired impo
     Limits,
     Model,
 )
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.gates import RefusedError, Row
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.transaction import Release
 
 ACTIVE = "edgeml-runtime"
@@ -150,7 +151,7 @@ def release(engine: MemoryEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """A release below a temporary directory, whose runtime is always ready and right."""
     monkeypatch.setattr(os, "chown", lambda *arguments: None)
     monkeypatch.setattr(Release, "_ready", lambda self, container, name: True)
-    monkeypatch.setattr(Release, "_check_models", lambda self, container: None)
+    monkeypatch.setattr(Release, "_check", lambda self, container, answers_only: [])
     monkeypatch.setattr(Container, "activate", activate)
     (tmp_path / "models" / MODEL.directory_name).mkdir(parents=True)
     return Release(engine, tmp_path, "", 0.0)
@@ -316,11 +317,11 @@ def test_candidate_that_a_killed_run_left_is_seen(
     release.converge(desired(1), check_mode=False)
     serving = engine.containers[ACTIVE]
 
-    def killed(self: Release, container: Container) -> None:
+    def killed(self: Release, container: Container, answers_only: bool) -> list[Row]:
         raise Cut
 
     with monkeypatch.context() as patch:
-        patch.setattr(Release, "_check_models", killed)
+        patch.setattr(Release, "_check", killed)
         with pytest.raises(Cut):
             release.converge(desired(2), check_mode=False)
     assert CANDIDATE in engine.containers
@@ -330,6 +331,136 @@ def test_candidate_that_a_killed_run_left_is_seen(
     assert release.converge(desired(1), check_mode=False)["changed"]
     assert engine.containers == {ACTIVE: serving}
     assert not release.converge(desired(1), check_mode=False)["changed"]
+
+
+def refuse(reason: str) -> Any:
+    """Return gates that refuse every candidate."""
+
+    def check(self: Release, container: Container, answers_only: bool) -> list[Row]:
+        row = {"gate": "p95", "model": "digits", "measured": 9.0, "allowed": 5.0, "unit": "ms", "passed": False}
+        raise RefusedError(FleetError(reason), [row])
+
+    return check
+
+
+def test_refused_release_is_remembered_and_not_tried_again(
+    release: Release, engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release.converge(desired(1), check_mode=False)
+    before = dict(engine.containers)
+    with monkeypatch.context() as patch:
+        patch.setattr(Release, "_check", refuse("too slow"))
+        with pytest.raises(RefusedError) as caught:
+            release.converge(desired(2), check_mode=False)
+    assert caught.value.as_result()["gates"][0]["measured"] == 9.0
+    assert engine.containers == before
+    assert not (release.installed.releases / desired(2).release_id()).exists(), "what was refused does not stay"
+    for check_mode in (True, False):
+        with pytest.raises(FleetError, match=r"refused here on .* too slow") as told:
+            release.converge(desired(2), check_mode=check_mode)
+        assert "edgeml_force" in told.value.remedy
+    assert not release.converge(desired(1), check_mode=False)["changed"], "it stands in nobody's way"
+
+    relaxed = replace(desired(2), models=(replace(MODEL, p95_ms=50.0),))
+    assert relaxed.release_id() == desired(2).release_id()
+    assert release.converge(relaxed, check_mode=False)["changed"], "other objectives are another try"
+
+
+def test_refused_release_is_tried_again_by_force(release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Release, "_check", refuse("too slow"))
+        with pytest.raises(RefusedError):
+            release.converge(desired(), check_mode=False)
+    (release.installed.models / MODEL.directory_name).mkdir()
+    assert release.converge(desired(), check_mode=False, force=True)["changed"]
+    assert not release.converge(desired(), check_mode=False)["changed"]
+    outcomes = [entry["outcome"] for entry in release.installed.history.entries()]
+    assert outcomes == ["refused", "active"]
+    assert release.installed.history.refused() == []
+
+
+def test_failure_of_something_else_is_no_refusal(release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut_off(self: Release, *arguments: object) -> int:
+        raise FleetError("The registry does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Release, "_stage", cut_off)
+        with pytest.raises(FleetError, match="does not answer"):
+            release.converge(desired(), check_mode=False)
+    assert release.installed.history.entries()[-1]["outcome"] == "failed"
+    assert release.converge(desired(), check_mode=False)["changed"]
+
+
+def test_back_to_the_previous_release(release: Release, engine: MemoryEngine) -> None:
+    for threads in (1, 2):
+        release.converge(desired(threads), check_mode=False)
+    predicted = release.roll_back("", check_mode=True)
+    assert predicted["changed"]
+    assert predicted["release"]["id"] == desired(1).release_id()
+    assert release.roll_back("", check_mode=False)["changed"]
+    assert engine.containers[ACTIVE]["Config"]["Labels"][RELEASE_LABEL] == desired(1).release_id()
+    assert engine.pulled == []
+    assert not release.converge(desired(1), check_mode=False)["changed"]
+    with pytest.raises(FleetError, match="rolled back here"):
+        release.converge(desired(2), check_mode=False)
+    assert release.converge(desired(2), check_mode=False, force=True)["changed"]
+
+
+def test_back_to_a_release_by_its_name(release: Release) -> None:
+    for threads in (1, 2):
+        release.converge(desired(threads), check_mode=False)
+    wanted = desired(1).release_id()
+    assert not release.roll_back(desired(2).release_id(), check_mode=False)["changed"]
+    assert release.roll_back(wanted[:8], check_mode=False)["release"]["id"] == wanted
+    for name in (wanted[:7], "0" * 64):
+        with pytest.raises(FleetError, match="keeps no such release") as caught:
+            release.roll_back(name, check_mode=False)
+        assert wanted[:12] in caught.value.remedy
+
+
+def test_nothing_to_go_back_to(release: Release) -> None:
+    release.converge(desired(), check_mode=False)
+    with pytest.raises(FleetError, match="no previous release"):
+        release.roll_back("", check_mode=True)
+
+
+@pytest.mark.parametrize("damage", ["lost", "empty", "torn", "of another kind"])
+def test_damaged_state_is_made_anew_of_what_runs(release: Release, engine: MemoryEngine, damage: str) -> None:
+    for threads in (1, 2):
+        release.converge(desired(threads), check_mode=False)
+    file = release.installed.state_file
+    sound = json.loads(file.read_text())
+    if damage == "lost":
+        file.unlink()
+    else:
+        file.write_text({"empty": "", "torn": file.read_text()[:50], "of another kind": "[]"}[damage])
+    serving = engine.containers[ACTIVE]
+    assert release.converge(desired(2), check_mode=True)["plan"]["faults"] == [f"{file} is lost or damaged"]
+    assert release.converge(desired(2), check_mode=False)["changed"]
+    assert engine.containers == {ACTIVE: serving}, "what serves is not touched"
+    mended = json.loads(file.read_text())
+    assert [mended[key]["id"] for key in ("active", "previous")] == [sound[key]["id"] for key in ("active", "previous")]
+    assert not release.converge(desired(2), check_mode=False)["changed"]
+
+
+def test_history_outlives_a_torn_line(release: Release) -> None:
+    release.converge(desired(1), check_mode=False)
+    history = release.installed.history
+    with history.path.open("a") as file:
+        file.write('{"time": "2026-1')
+    release.converge(desired(2), check_mode=False)
+    assert [entry["release"] for entry in history.entries()] == [desired(n).release_id() for n in (1, 2)]
+
+
+def test_release_comes_back_whole_from_its_record(release: Release) -> None:
+    server = ForeignServer(("serve",), {"A": "1"}, 8080, None, None, "/mnt/models", "1000")
+    model = replace(MODEL, p99_ms=7.0, max_regression=1.3, options={"queue": 4})
+    wanted = replace(desired(), models=(model,), limits=Limits(memory_mb=300), server=server, environment={"B": "2"})
+    release.installed.record(wanted, {"id": wanted.release_id()}, {})
+    recorded = release.installed.recorded(wanted.release_id())
+    assert recorded is not None
+    assert recorded[0] == wanted
+    assert (release.installed.releases / wanted.release_id() / "release.json").stat().st_mode & 0o777 == 0o600
 
 
 def test_pull_that_a_power_cut_interrupted_is_done_again(release: Release, engine: MemoryEngine) -> None:
@@ -521,7 +652,7 @@ def test_a_renamed_runtime_takes_the_ports_of_the_old_one(
         old.converge(wanted, check_mode=False)
         monkeypatch.undo()
         monkeypatch.setattr(os, "chown", lambda *arguments: None)
-        monkeypatch.setattr(Release, "_check_models", lambda self, container: None)
+        monkeypatch.setattr(Release, "_check", lambda self, container, answers_only: [])
         monkeypatch.setattr(Container, "activate", activate)
 
         monkeypatch.setattr(Release, "_ready", lambda self, container, name: name != "edgeml-runtime-new.candidate")

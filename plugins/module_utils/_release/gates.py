@@ -1,0 +1,288 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The gates that a candidate passes before it takes traffic: answers, latency, regression, errors and memory.
+
+Each gate is a row ``{"gate", "model", "protocol", "measured", "allowed", "unit", "passed"}``; `allowed` is None where
+the inventory allows anything.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Dict
+
+from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._inference.client import Client
+from ansible_collections.edgeml.fleet.plugins.module_utils._inference.connect import connect
+from ansible_collections.edgeml.fleet.plugins.module_utils._inference.health import ModelCheck, check_model
+from ansible_collections.edgeml.fleet.plugins.module_utils._inference.latency import (
+    ModelObjective,
+    measure_in_turns,
+    measure_model,
+    missed_objective,
+    percentile,
+    prepare_request,
+)
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.container import Container, endpoint_of
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import Model
+
+#: Requests for a latency objective, and the seconds after which a slow model gets fewer.
+WARMUP, SAMPLES, SECONDS = 20, 200, 5.0
+#: Requests to each of two releases that are compared, and how many go to one of them before its turn ends.
+REGRESSION_SAMPLES, TURN = 100, 5
+#: Requests of a burst, for each client at once; a slow model gets LEAST_REQUESTS in all.
+BURST_REQUESTS, BURST_SECONDS, LEAST_REQUESTS = 10, 2.0, 3
+MIB = 1 << 20
+
+Row = Dict[str, Any]
+
+
+class RefusedError(FleetError):
+    """A candidate that must not take traffic; `gates` are the rows of all gates that were tried."""
+
+    def __init__(self, error: FleetError, gates: Sequence[Row]) -> None:
+        super().__init__(error.what, where=error.where, seen=error.seen, remedy=error.remedy)
+        self.gates = list(gates)
+
+    def as_result(self) -> dict[str, Any]:
+        """Return keys for a module's failed result, with the gates."""
+        return {**super().as_result(), "gates": self.gates}
+
+
+class Gates:
+    """The gates of one candidate. `timeout` bounds each request, in seconds."""
+
+    def __init__(self, container: Container, candidate: str, timeout: float) -> None:
+        self.container = container
+        self.engine = container.engine
+        self.candidate = candidate
+        self.timeout = timeout
+        self.rows: list[Row] = []
+
+    def check(self, *, answers_only: bool = False) -> list[Row]:
+        """Return the rows of all gates; with `answers_only` those of the answers alone.
+
+        Raises RefusedError for the first model that does not pass.
+        """
+        self._row("ready", "", "", 1, 1, "ready", True)
+        try:
+            for model in self.container.desired.models:
+                asked = self._check_answers(model)
+                if answers_only:
+                    continue
+                if model.has_objective:
+                    asked += self._check_latency(model)
+                if model.max_regression:
+                    self._check_regression(model)
+                if model.golden_cases and (model.concurrency or asked < LEAST_REQUESTS):
+                    self._check_burst(model)
+            if not answers_only:
+                self._check_memory()
+        except FleetError as error:
+            raise RefusedError(self._reason(error), self.rows) from error
+        return self.rows
+
+    # -- answers ---------------------------------------------------------------------------------------------------
+
+    def _check_answers(self, model: Model) -> int:
+        """All golden cases through the protocol of the objective, the first through each other one of the clients."""
+        measured = self._protocol(model)
+        asked = 0
+        for protocol in sorted(self._protocols(model), key=lambda name: name != measured):
+            cases = self._golden(model)
+            with self._connect(protocol) as client:
+                first = 1 if protocol != measured else None
+                health = check_model(
+                    client, ModelCheck(model.name, model.version, cases), client.server_metadata(), first=first
+                )
+            right = sum(result.passed for result in health.golden)
+            asked += len(health.golden)
+            self._row("golden", model.name, protocol, right, len(health.golden), "cases", not health.failures)
+            if health.failures:
+                raise health.failures[0]
+        return asked
+
+    # -- latency ---------------------------------------------------------------------------------------------------
+
+    def _check_latency(self, model: Model) -> int:
+        protocol = self._protocol(model)
+        objective = ModelObjective(
+            model.name, model.version, self._golden(model), model.p95_ms, model.p99_ms, model.p50_ms
+        )
+        with self._connect(protocol) as client:
+            latency = measure_model(client, objective, samples=SAMPLES, warmup=WARMUP, max_seconds=SECONDS)
+        for name, measured, allowed in latency.percentiles():
+            passed = allowed is None or measured <= allowed
+            self._row(name, model.name, protocol, round(measured, 3), allowed, "ms", passed)
+        if not latency.met:
+            raise missed_objective("the candidate, before it takes traffic", latency)
+        return latency.samples
+
+    def _check_regression(self, model: Model) -> None:
+        """Ask the candidate and the release that serves, in turns; one that cannot answer the request is no measure."""
+        protocol = self._protocol(model)
+        active = endpoint_of(self.engine, self.container.active, protocol)
+        if active is None:
+            return
+        golden = self._golden(model)
+        with self._connect(protocol) as candidate, connect(active, timeout=self.timeout) as serving:
+            request = prepare_request(candidate, ModelObjective(model.name, model.version, golden))
+            try:
+                before = prepare_request(serving, ModelObjective(model.name, "", golden))
+                serving.decode(serving.send(before))
+            except FleetError:
+                return
+            both = ((candidate, request), (serving, before))
+            new, old = measure_in_turns(both, REGRESSION_SAMPLES, TURN, SECONDS)
+        new_ms, old_ms = (percentile(sorted(times), 50) / 1e6 for times in (new, old))
+        ratio = new_ms / old_ms
+        passed = ratio <= float(model.max_regression or math.inf)
+        self._row("regression", model.name, protocol, round(ratio, 3), model.max_regression, "ratio", passed)
+        if not passed:
+            raise FleetError(
+                f"The model {model.name} {model.version} is {ratio:.2f} times as slow as in the release that serves, "
+                f"{model.max_regression:g} times is allowed",
+                where="the candidate, before it takes traffic",
+                seen=f"p50 {new_ms:.3f} ms, and {old_ms:.3f} ms of the release that serves, in turns",
+                remedy="make the model faster, or raise slo.max_regression if the new time is fine",
+            )
+
+    # -- errors ----------------------------------------------------------------------------------------------------
+
+    def _check_burst(self, model: Model) -> None:
+        """Several clients at once, as many as the inventory declares, for a short time: none may get an error."""
+        clients = model.concurrency or 1
+        burst = _Burst(self, model, clients)
+        at_once = "one client" if clients == 1 else f"{clients} clients at once"
+        self._row("errors", model.name, burst.protocol, len(burst.errors), 0, "errors", not burst.errors)
+        if burst.errors:
+            raise FleetError(
+                f"The model {model.name} {model.version} fails under {at_once}",
+                where="the candidate, before it takes traffic",
+                seen=f"{len(burst.errors)} of {burst.asked} requests failed; the first: {burst.errors[0]}",
+                remedy="see the message; more clients at once than the model can serve need a longer queue "
+                "(options.queue) or a smaller slo.concurrency",
+            )
+
+    # -- memory ----------------------------------------------------------------------------------------------------
+
+    def _check_memory(self) -> None:
+        """The most that the candidate's processes have held, against what its container may use."""
+        used = sum(_most_resident_bytes(process) for process in self.engine.processes(self.candidate)) / MIB
+        allowed = self.container.desired.limits.memory_mb or None
+        passed = allowed is None or used <= allowed
+        self._row("memory", "", "", round(used), allowed, "MiB", passed)
+        if not passed:
+            raise FleetError(
+                f"The candidate needs {used:.0f} MiB of memory, {allowed} MiB are allowed",
+                where=f"container {self.candidate}",
+                remedy="raise requires.memory_mb of its models, or inference_runtime_memory_mb",
+            )
+
+    # -- helpers ---------------------------------------------------------------------------------------------------
+
+    def _reason(self, error: FleetError) -> FleetError:
+        """Return what ended the candidate, if it has ended; what its clients saw of that says less."""
+        state = (self.engine.container(self.candidate) or {}).get("State", {})
+        if state.get("Running"):
+            return error
+        if state.get("OOMKilled"):
+            allowed = self.container.desired.limits.memory_mb
+            self._row("memory", "", "", None, allowed, "MiB", False)
+            return FleetError(
+                f"The candidate was killed for needing more than its {allowed} MiB of memory",
+                where=f"container {self.candidate}",
+                seen=error.what,
+                remedy="raise requires.memory_mb of its models, or inference_runtime_memory_mb",
+            )
+        self._row("errors", "", "", 1, 0, "errors", False)
+        return FleetError(
+            f"The candidate ended with code {state.get('ExitCode')} while it was tried",
+            where=f"container {self.candidate}",
+            seen=f"{error.what}; its last words: {self.engine.logs(self.candidate) or 'none'}",
+            remedy="correct the model or its configuration",
+        )
+
+    def _protocols(self, model: Model) -> list[str]:
+        """Return the protocols of the model's clients that this host can speak."""
+        server = self.container.desired.server
+        spoken = server.ports() if server else model.protocols
+        return [protocol for protocol in ("rest", "grpc") if protocol in spoken] or ["rest"]
+
+    def _protocol(self, model: Model) -> str:
+        """Return the protocol that answers and times are judged by."""
+        protocols = self._protocols(model)
+        if model.has_objective or model.max_regression:
+            return model.protocol if model.protocol in protocols else protocols[0]
+        return protocols[0]
+
+    def _golden(self, model: Model) -> str | None:
+        if not model.golden_cases:
+            return None
+        return str(self.container.root / "models" / model.directory_name / "golden")
+
+    def _connect(self, protocol: str) -> Client:
+        return connect(self.container.endpoint(self.candidate, protocol), timeout=self.timeout)
+
+    def _row(self, gate: str, model: str, protocol: str, measured: Any, allowed: Any, unit: str, passed: bool) -> None:
+        self.rows.append(
+            {
+                "gate": gate,
+                "model": model,
+                "protocol": protocol,
+                "measured": measured,
+                "allowed": allowed,
+                "unit": unit,
+                "passed": passed,
+            }
+        )
+
+
+class _Burst:
+    """Clients that ask one model at the same time, each on a connection of its own; ends when all have."""
+
+    def __init__(self, gates: Gates, model: Model, clients: int) -> None:
+        self.protocol = gates._protocol(model)
+        self.errors: list[str] = []
+        self.asked = 0
+        self._gates = gates
+        self._objective = ModelObjective(model.name, model.version, gates._golden(model))
+        self._requests = max(LEAST_REQUESTS, clients * BURST_REQUESTS)
+        self._end = time.monotonic() + BURST_SECONDS
+        self._lock = threading.Lock()
+        threads = [threading.Thread(target=self._ask) for _ in range(clients)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _ask(self) -> None:
+        try:
+            with self._gates._connect(self.protocol) as client:
+                request = prepare_request(client, self._objective)
+                while self._next():
+                    client.decode(client.send(request))
+        except FleetError as error:
+            with self._lock:
+                self.errors.append(f"{error.what}. {error.seen}".strip())
+
+    def _next(self) -> bool:
+        """Take one of the requests, if one is left."""
+        with self._lock:
+            over = self.asked >= self._requests or (self.asked >= LEAST_REQUESTS and time.monotonic() > self._end)
+            self.asked += not over
+            return not over
+
+
+def _most_resident_bytes(process: int) -> int:
+    """Return the peak resident set of a process (VmHWM of proc_pid_status(5)), 0 if it has ended."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return 0
+    line = next((line for line in status.splitlines() if line.startswith("VmHWM:")), "VmHWM: 0 kB")
+    return int(line.split()[1]) * 1024

@@ -1,0 +1,116 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What became of each release on a host: a line of JSON for each try, on the disk before anybody is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Dict
+
+from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import replace_file
+
+#: How many tries a host remembers.
+KEPT = 200
+
+#: Outcomes after which the same release is not tried again unless it is forced.
+REFUSALS = ("refused", "rolled_back")
+
+Entry = Dict[str, Any]
+
+
+class History:
+    """The tries of one runtime, oldest first, in the file `path`.
+
+    An entry is a mapping with ``time`` (UTC, ISO 8601), ``runtime``, ``release``, ``attempt`` (Desired.attempt_id),
+    ``outcome`` (``active``, ``refused``, ``failed``, ``rolled_back``), ``reason``, ``by`` (``controller``, ``guard``,
+    ``operator``), ``models`` and ``gates``.
+    """
+
+    def __init__(self, path: Path, runtime: str) -> None:
+        self.path = path
+        self.runtime = runtime
+
+    def entries(self) -> list[Entry]:
+        """Return what is remembered. A line that a power cut has torn is left out."""
+        try:
+            lines = self.path.read_text(errors="replace").splitlines()
+        except FileNotFoundError:
+            return []
+        entries = []
+        for line in lines:
+            try:
+                entries.append(dict(json.loads(line)))
+            except ValueError:
+                continue
+        return entries
+
+    def add(
+        self,
+        outcome: str,
+        release: Mapping[str, Any],
+        attempt: str,
+        *,
+        by: str,
+        reason: str = "",
+        gates: Sequence[Mapping[str, Any]] = (),
+    ) -> Entry:
+        """Remember what became of a `release` (its description) and return the entry."""
+        models = [{key: model[key] for key in ("name", "version", "variant", "digest")} for model in release["models"]]
+        entry: Entry = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "runtime": self.runtime,
+            "release": release["id"],
+            "attempt": attempt,
+            "outcome": outcome,
+            "reason": reason,
+            "by": by,
+            "models": models,
+            "gates": list(gates),
+        }
+        entries = self.entries()
+        line = json.dumps(entry, sort_keys=True) + "\n"
+        if len(entries) < 2 * KEPT and self.path.exists():
+            with self.path.open("ab") as file:
+                # A torn last line must not swallow this one.
+                file.write(line.encode() if self._ends_with_a_line() else b"\n" + line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        else:
+            kept = [json.dumps(one, sort_keys=True) + "\n" for one in entries[-KEPT:]]
+            replace_file(self.path, "".join([*kept, line]).encode())
+        return entry
+
+    def refusal(self, attempt: str) -> Entry | None:
+        """Return why an attempt is not to be made again, None if nothing speaks against it."""
+        last = next((entry for entry in reversed(self.entries()) if entry.get("attempt") == attempt), None)
+        return last if last and last["outcome"] in REFUSALS else None
+
+    def refused(self) -> list[Entry]:
+        """Return the last refusal of each attempt that is still refused, oldest first."""
+        last = {entry["attempt"]: entry for entry in self.entries() if entry.get("attempt")}
+        return [entry for entry in last.values() if entry["outcome"] in REFUSALS]
+
+    def _ends_with_a_line(self) -> bool:
+        with self.path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            if file.tell() == 0:
+                return True
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) == b"\n"
+
+
+def refused_before(entry: Mapping[str, Any], where: str) -> FleetError:
+    """Return the error for a release that this host has refused or left."""
+    verb = "was rolled back" if entry["outcome"] == "rolled_back" else "was refused"
+    return FleetError(
+        f"This release {verb} here on {entry['time']} and is not tried again as it is",
+        where=where,
+        seen=f"release {entry['release'][:12]}: {entry['reason']}",
+        remedy="change the release, or its objectives if they were wrong; to try the same once more run with "
+        "-e edgeml_force=true",
+    )
