@@ -7,16 +7,33 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.command import run_program
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.connect import connect
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.tensor import Tensor
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.agent import Transaction
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import Desired, Model
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.gates import RefusedError
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.guard import CRASHES, Guard
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.options import ARGUMENT_SPEC
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.transaction import Release
+
+from .faulty_models import free_ports, make_model, release_of
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -173,3 +190,130 @@ def container(name: str) -> str:
     )  # fmt: skip
     assert shown.stdout.endswith(" true\n")
     return shown.stdout
+
+
+class Device:
+    """A runtime of its own on this machine's engine, beside the quickstart's, with the quickstart's image."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.engine = DockerEngine(run_program)
+        self.release = Release(self.engine, root, name="tried")
+        self.installed = self.release.installed
+        self.image = json.loads(Path("/var/lib/edgeml/state.json").read_text())["active"]["image"]
+        self.ports = free_ports(2)
+
+    def model(self, fault: str = "none", expected: float = 6.0, **settings: Any) -> Model:
+        return make_model(self.installed.root, fault, expected, **settings)
+
+    def desired(self, model: Model, memory_mb: int = 0) -> Desired:
+        return release_of(self.image, self.ports, model, memory_mb)
+
+    def ask(self, value: float = 3.0) -> float:
+        """Ask the release that serves, as a client does."""
+        tensor = Tensor.from_values("x", "FP32", [1], [value])
+        with connect(f"http://127.0.0.1:{self.ports[0]}", timeout=60) as client:
+            return float(client.infer("double", "", [tensor])[0].values()[0])
+
+
+@pytest.fixture
+def device(output: str) -> Iterator[Device]:
+    """A device that serves a release."""
+    del output
+    root = Path(tempfile.mkdtemp(prefix="edgeml-", dir="/var/tmp"))
+    root.chmod(0o755)
+    device = Device(root)
+    assert device.release.converge(device.desired(device.model()), check_mode=False)["changed"]
+    assert device.ask() == 6
+    yield device
+    image = {device.image} & set(device.engine.images_of(device.image.partition("@")[0]))
+    for name in (device.installed.active, device.installed.candidate, device.installed.previous):
+        device.engine.remove(name)
+    shutil.rmtree(root)
+    assert image, "the quickstart's image has been removed"
+
+
+REFUSALS: dict[str, tuple[dict[str, Any], int, str, str]] = {
+    "wrong answers": ({"expected": 7.0}, 0, "golden", "answered golden case 'three'"),
+    "too slow": ({"fault": "slow", "p95_ms": 1.0}, 0, "p95", "misses its latency objective"),
+    "median too slow": ({"fault": "slow", "p50_ms": 1.0, "protocol": "rest"}, 0, "p50", "p50 .* ms measured"),
+    "slower than before": ({"fault": "slow", "max_regression": 3.0}, 0, "regression", "times as slow"),
+    "eats memory": ({"fault": "greedy", "p95_ms": 60_000.0}, 300, "memory", "killed for needing more than its 300 MiB"),
+    "crashes": ({"fault": "crashes", "p95_ms": 60_000.0}, 0, "errors", "ended with code 3"),
+    "crashes under a burst": ({"fault": "crashes", "concurrency": 8}, 0, "errors", "ended with code 3"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_gate_refuses(device: Device, case: str) -> None:
+    """What serves goes on, the reason is written down, and the same is not tried again."""
+    settings, memory_mb, gate, reason = REFUSALS[case]
+    before = container(device.installed.active)
+    wanted = device.desired(device.model(**settings), memory_mb)
+    with pytest.raises(RefusedError, match=reason) as caught:
+        device.release.converge(wanted, check_mode=False)
+    assert [row["gate"] for row in caught.value.gates if not row["passed"]] == [gate]
+    assert container(device.installed.active) == before
+    assert device.ask() == 6
+    assert device.installed.left_over() == []
+    (refused,) = device.installed.history.refused()
+    assert re.search(reason, refused["reason"])
+    assert refused["gates"] == caught.value.gates
+    with pytest.raises(FleetError, match="is not tried again"):
+        device.release.converge(wanted, check_mode=False)
+    assert container(device.installed.active) == before
+
+
+def test_release_goes_on_when_its_module_is_killed(device: Device) -> None:
+    """Another process asks, dies, and the next one with the same wish gets the result; others are told to wait."""
+    model = device.model(options={"parameters": {"load_seconds": 3}})
+    wanted = device.desired(model)
+    options = {name: option.get("default") for name, option in ARGUMENT_SPEC.items()}
+    options |= {"root": str(device.root), "name": "tried", "image": device.image, "configuration": wanted.configuration}
+    options |= {"models": [asdict(model)], "limits": asdict(wanted.limits)}
+    code = (
+        "import json, sys; from pathlib import Path; "
+        "from ansible_collections.edgeml.fleet.plugins.module_utils._release.agent import Transaction; "
+        "Transaction(Path(sys.argv[1]), 'tried').run(json.loads(sys.argv[2]))"
+    )
+    transaction = Transaction(device.root, "tried")
+    with subprocess.Popen([sys.executable, "-c", code, str(device.root), json.dumps(options)]) as asking:
+        while not transaction.is_running():
+            assert asking.poll() is None
+            time.sleep(0.01)
+        asking.send_signal(signal.SIGKILL)
+    assert transaction.is_running()
+    with pytest.raises(FleetError, match="Another controller"):
+        transaction.run({**options, "image": "another"})
+    result = transaction.run(options)
+    assert result["changed"]
+    assert device.installed.state()["active"]["id"] == result["release"]["id"] == wanted.release_id()
+    assert device.ask() == 6
+
+
+def test_guard_goes_back_from_a_crash_loop_once(device: Device) -> None:
+    """The release passes its gates and crashes later, for what a client asks. What serves next stays."""
+    good = device.installed.state()["active"]["id"]
+    wanted = device.desired(device.model("poison"))
+    device.release.converge(wanted, check_mode=False)
+    guard = Guard(device.engine, device.root, "tried")
+    assert guard.look() == ""
+    for crashes in range(1, CRASHES + 1):
+        with pytest.raises(FleetError):
+            device.ask(-1)
+        while not guard._ready(wanted.release_id()) or restarts(device.installed.active) < crashes:
+            time.sleep(0.05)
+    assert "crashed 3 times" in guard.look()
+    assert device.installed.state()["active"]["id"] == good
+    assert device.ask() == 6
+    assert device.installed.history.entries()[-2]["by"] == "guard"
+    with pytest.raises(FleetError, match="rolled back here"):
+        device.release.converge(wanted, check_mode=False)
+    assert guard.look() == ""
+
+
+def restarts(name: str) -> int:
+    shown = subprocess.run(
+        ["docker", "inspect", "--format", "{{.RestartCount}}", name], capture_output=True, text=True, check=True
+    )
+    return int(shown.stdout)

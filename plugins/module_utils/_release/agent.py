@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -124,6 +125,9 @@ class Transaction:
                 install_guard(self.host_root)
             except FleetError as error:
                 outcome = {"error": error.as_result()}
+            except Exception:
+                traceback.print_exc()
+                outcome = {"error": _unexpected(traceback.format_exc()).as_result()}
             replace_file(self.result_file, json.dumps({**outcome, "key": request["key"]}).encode(), 0o600)
             self.request_file.unlink()
 
@@ -161,7 +165,7 @@ class Transaction:
             with self.log_file.open("a") as file:
                 file.write(f"systemd-run does not work here, so it runs without: {(err or out).strip()}\n")
         with self.log_file.open("ab") as log_file:
-            subprocess.Popen(
+            process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log_file,
@@ -170,12 +174,14 @@ class Transaction:
                 env=environment,
                 start_new_session=True,
             )
-        self._wait_for_start()
+        self._wait_for_start(process)
 
-    def _wait_for_start(self) -> None:
+    def _wait_for_start(self, process: subprocess.Popen[bytes] | None = None) -> None:
         """Return when the process works, or has ended already."""
         deadline = time.monotonic() + START_SECONDS
         while not self.is_running() and not self.result_file.exists() and time.monotonic() < deadline:
+            if process and process.poll() is not None:
+                return
             time.sleep(POLL_SECONDS)
 
     def _wait(self, key: str) -> dict[str, Any]:
@@ -285,6 +291,14 @@ def forget(host_root: Path) -> None:
         run_program(["systemctl", "daemon-reload"])
     for name in (DIRECTORY, "agent"):
         shutil.rmtree(host_root / name, ignore_errors=True)
+
+
+def _unexpected(trace: str) -> FleetError:
+    return FleetError(
+        "The transaction failed in a way that nobody foresaw",
+        seen=trace[-2000:],
+        remedy="please report it; what served before serves on, and the next run tidies up",
+    )
 
 
 def _read(path: Path) -> str:

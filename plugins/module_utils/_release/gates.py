@@ -16,7 +16,11 @@ from pathlib import Path
 from typing import Any, Dict
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._inference.client import Client
+from ansible_collections.edgeml.fleet.plugins.module_utils._inference.client import (
+    Client,
+    SlowError,
+    UnreachableError,
+)
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.connect import connect
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.health import ModelCheck, check_model
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.latency import (
@@ -37,6 +41,10 @@ REGRESSION_SAMPLES, TURN = 100, 5
 #: Requests of a burst, for each client at once; a slow model gets LEAST_REQUESTS in all.
 BURST_REQUESTS, BURST_SECONDS, LEAST_REQUESTS = 10, 2.0, 3
 MIB = 1 << 20
+#: Exit code of a process that was ended by SIGKILL.
+KILLED = 137
+#: Seconds that the engine may take to notice that a process has ended.
+ENDING_SECONDS = 5.0
 
 Row = Dict[str, Any]
 
@@ -99,6 +107,8 @@ class Gates:
                 health = check_model(
                     client, ModelCheck(model.name, model.version, cases), client.server_metadata(), first=first
                 )
+            if health.failures and isinstance(health.failures[0], UnreachableError):
+                raise health.failures[0]  # says nothing of the answers
             right = sum(result.passed for result in health.golden)
             asked += len(health.golden)
             self._row("golden", model.name, protocol, right, len(health.golden), "cases", not health.failures)
@@ -187,11 +197,17 @@ class Gates:
 
     def _reason(self, error: FleetError) -> FleetError:
         """Return what ended the candidate, if it has ended; what its clients saw of that says less."""
-        state = (self.engine.container(self.candidate) or {}).get("State", {})
+        state = self._state()
+        deadline = time.monotonic() + ENDING_SECONDS
+        lost = isinstance(error, UnreachableError) and not isinstance(error, SlowError)
+        while lost and state.get("Running") and time.monotonic() < deadline:
+            time.sleep(0.1)
+            state = self._state()
         if state.get("Running"):
             return error
-        if state.get("OOMKilled"):
-            allowed = self.container.desired.limits.memory_mb
+        allowed = self.container.desired.limits.memory_mb
+        # Not every kernel lets the engine know why it was killed.
+        if state.get("OOMKilled") or (allowed and state.get("ExitCode") == KILLED):
             self._row("memory", "", "", None, allowed, "MiB", False)
             return FleetError(
                 f"The candidate was killed for needing more than its {allowed} MiB of memory",
@@ -199,13 +215,17 @@ class Gates:
                 seen=error.what,
                 remedy="raise requires.memory_mb of its models, or inference_runtime_memory_mb",
             )
-        self._row("errors", "", "", 1, 0, "errors", False)
+        if not self.rows or self.rows[-1]["passed"]:
+            self._row("errors", "", "", 1, 0, "errors", False)
         return FleetError(
             f"The candidate ended with code {state.get('ExitCode')} while it was tried",
             where=f"container {self.candidate}",
             seen=f"{error.what}; its last words: {self.engine.logs(self.candidate) or 'none'}",
             remedy="correct the model or its configuration",
         )
+
+    def _state(self) -> dict[str, Any]:
+        return dict((self.engine.container(self.candidate) or {}).get("State", {}))
 
     def _protocols(self, model: Model) -> list[str]:
         """Return the protocols of the model's clients that this host can speak."""
