@@ -221,6 +221,7 @@ def test_the_pipeline_example_computes(tmp_path: Path) -> None:
 def test_metrics() -> None:
     metrics = Metrics()
     metrics.observe_broker(lambda: True)
+    metrics.observe_unsent(int, int)
     told = {family.name for family in metrics.collect()}
     rows = {name for cells in table_rows() for name in re.findall(r"`(edgeml_\w+)`", cells[0])}
     assert {name.removesuffix("_total") for name in rows} == told

@@ -81,6 +81,9 @@ class Limits:
     body_bytes: int = 64 * 1024 * 1024
     buffered_bytes: int = 256 * 1024 * 1024
     receiving_bytes: int = 8 * 1024 * 1024
+    unsent_bytes: int = 256 * 1024 * 1024
+    unsent_listener_bytes: int = 128 * 1024 * 1024
+    unsent_connection_bytes: int = 64 * 1024 * 1024
     header_bytes: int = 16 * 1024
     tensors: int = 64
     elements: int = 2**26

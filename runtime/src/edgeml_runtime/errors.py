@@ -44,6 +44,12 @@ class RequestError(Exception):
         self.failure = failure
 
 
+def bare(error: RequestError) -> RequestError:
+    """The error without traceback and causes: these know the frames that raised it, and so the request's tensors."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
 def invalid(message: str) -> RequestError:
     """The request breaks the protocol or does not fit the model."""
     return RequestError(Failure.INVALID, message)

@@ -56,6 +56,7 @@ class Metrics:
         self._durations: dict[str, tuple[_Histogram, ...]] = {}
         self._requests: Counter[tuple[str, str, str]] = Counter()
         self._models: list[tuple[tuple[str, str, str, str], Callable[[], int]]] = []
+        self._unsent: tuple[Callable[[], int], Callable[[], int]] | None = None
         self._broker_connected: Callable[[], bool] | None = None
         self._registry.register(self)
 
@@ -74,6 +75,10 @@ class Metrics:
     def count_request(self, model: str, protocol: str, code: str) -> None:
         """Count an answered inference request; ``code`` is the protocol's own status."""
         self._requests[model, protocol, code] += 1
+
+    def observe_unsent(self, waiting: Callable[[], int], dropped: Callable[[], int]) -> None:
+        """Announce the answers that clients have not taken: bytes that wait now, answers dropped so far."""
+        self._unsent = (waiting, dropped)
 
     def observe_broker(self, connected: Callable[[], bool]) -> None:
         """Announce an MQTT broker; ``connected`` tells whether it can be reached now."""
@@ -118,6 +123,14 @@ class Metrics:
         for model in dict.fromkeys(model for model, _ in self._models):
             models.add_metric(model, 1)
         yield models
+        if self._unsent is not None:
+            waiting, dropped = self._unsent
+            yield GaugeMetricFamily(
+                "edgeml_unsent_answer_bytes", "Bytes of answers that wait for clients to take them.", waiting()
+            )
+            yield CounterMetricFamily(
+                "edgeml_dropped_answers", "Answers dropped because too many waited for their clients.", dropped()
+            )
         if self._broker_connected is not None:
             yield GaugeMetricFamily(
                 "edgeml_mqtt_connected", "1 while connected to the MQTT broker, else 0.", self._broker_connected()

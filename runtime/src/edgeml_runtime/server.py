@@ -28,6 +28,7 @@ from edgeml_runtime.transports.http.admin import AdminApplication
 from edgeml_runtime.transports.http.prometheus import MetricsApplication
 from edgeml_runtime.transports.http.rest import RestApplication
 from edgeml_runtime.transports.listener import Listener
+from edgeml_runtime.transports.unsent import Unsent
 
 STARTING = "starting"
 CANDIDATE = "candidate"
@@ -67,6 +68,8 @@ class Server:
         self._metrics = Metrics()
         self.engine = Engine(config, self._metrics, lambda: read_config().models)
         self._access = Access(config.grants)
+        self._unsent = Unsent(config.limits.unsent_bytes)
+        self._metrics.observe_unsent(lambda: self._unsent.bytes, lambda: self._unsent.refused)
         self._tls: TlsMaterial | None = None
         self._private: list[Listener] = []
         self._public: list[Listener] = []
@@ -180,21 +183,20 @@ class Server:
         config = self._config
         for address in filter(chosen, config.rest):
             rest = RestApplication(self.engine, self._metrics, self._access_of(address), config)
-            opened.append(await http.listen(rest, address, self._tls, config, share_ports))
+            opened.append(await http.listen(rest, address, self._tls, config, share_ports, self._unsent))
         for address in filter(chosen, config.metrics):
             prometheus = MetricsApplication(self._metrics, self._access_of(address))
-            opened.append(await http.listen(prometheus, address, self._tls, config, share_ports))
+            opened.append(await http.listen(prometheus, address, self._tls, config, share_ports, self._unsent))
         for address in filter(chosen, config.admin):
-            opened.append(await http.listen(AdminApplication(self), address, None, config, share_ports))
+            opened.append(await http.listen(AdminApplication(self), address, None, config, share_ports, self._unsent))
         addresses = list(filter(chosen, config.grpc))
         if addresses:
             from edgeml_runtime.transports.grpc import listen as grpc  # its library costs start-up time and memory
 
             for address in addresses:
                 access = self._access_of(address)
-                opened.append(
-                    await grpc.listen(self.engine, self._metrics, address, self._tls, access, config, share_ports)
-                )
+                listening = (self.engine, self._metrics, address, self._tls, access, config, share_ports, self._unsent)
+                opened.append(await grpc.listen(*listening))
         if opened:
             logger.info("listening: %s", ", ".join(listener.name for listener in opened))
 

@@ -163,7 +163,10 @@ class Engine:
 
         task = self._keep(make())
         task.add_done_callback(lambda task: task.cancelled() or task.exception())  # told to the caller, or to nobody
-        await asyncio.shield(task)
+        try:
+            await asyncio.shield(task)
+        finally:
+            del task  # its error's traceback knows this frame
 
     def _keep(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

@@ -12,7 +12,7 @@ from time import perf_counter
 
 from edgeml_runtime.engine.model import Cancellation
 from edgeml_runtime.engine.sequences import State
-from edgeml_runtime.errors import Failure, RequestError
+from edgeml_runtime.errors import Failure, RequestError, bare
 from edgeml_runtime.inference import InferenceRequest
 from edgeml_runtime.serving import ServingOptions
 from edgeml_runtime.tensors import Array, byte_size
@@ -144,6 +144,7 @@ class Scheduler:
             raise
         finally:
             timer.cancel()
+            del job  # its answer may be an error whose traceback knows this frame
 
     async def close(self) -> None:
         """Take no new request, let those under way finish, then end the threads."""
@@ -182,6 +183,9 @@ class Scheduler:
                 logger.exception("model '%s' failed", self._name)
                 failed = RequestError(Failure.INTERNAL, f"model '{self._name}' failed; the server's log says why")
                 outcomes = [failed] * len(run.jobs)
+        for outcome in outcomes:
+            if isinstance(outcome, RequestError):
+                bare(outcome)  # its traceback knows the run, and this frame, which knows it
         run.finished = perf_counter()
         with suppress(RuntimeError):  # the loop has ended, and with it the process
             loop.call_soon_threadsafe(self._finish, run, outcomes)

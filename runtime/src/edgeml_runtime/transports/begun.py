@@ -16,15 +16,23 @@ async def rest_of(begun: Coroutine[Any, Any, T], waits_for: Any) -> T:
 
 @coroutine
 def _resumed(begun: Coroutine[Any, Any, T], waits_for: Any) -> Generator[Any, Any, T]:
+    result: T
     while True:
-        resume = begun.send
-        argument: Any = None
         try:
-            argument = yield waits_for
+            value = yield waits_for
         except BaseException as error:
-            resume, argument = begun.throw, error
-        try:
-            waits_for = resume(argument)
-        except StopIteration as done:
-            result: T = done.value
-            return result
+            # No variable may keep the error or its future once it leaves here: its traceback keeps this frame.
+            waits_for = None
+            try:
+                waits_for = begun.throw(error)
+            except StopIteration as done:
+                result = done.value
+                return result
+        else:
+            waits_for = None
+            try:
+                waits_for = begun.send(value)
+            except StopIteration as done:
+                result = done.value
+                return result
+            value = None

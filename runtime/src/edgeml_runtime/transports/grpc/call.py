@@ -19,6 +19,7 @@ from edgeml_runtime.transports.grpc.frames import END_HEADERS, END_STREAM, HEADE
 from edgeml_runtime.transports.grpc.incoming import Incoming
 from edgeml_runtime.transports.grpc.service import CODES, Answer
 from edgeml_runtime.transports.grpc.windows import Windows
+from edgeml_runtime.transports.unsent import LARGE
 
 _NUMBERS = {
     "OK": 0,
@@ -57,6 +58,7 @@ class Call(Incoming):
         "_headers_sent",
         "_outgoing",
         "_task",
+        "_unsent",
         "_writing",
         "send_window",
     )
@@ -67,6 +69,7 @@ class Call(Incoming):
         self._task: asyncio.Task[Any] | None = None
         self._headers_sent = False
         self._outgoing = memoryview(b"")
+        self._unsent = 0  # bytes of answers that wait for the client
         self._writing: asyncio.Future[None] | None = None
         self._deadline: float | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
@@ -77,6 +80,7 @@ class Call(Incoming):
         """Send more of what the client takes slowly."""
         sent = self._connection.write_data(self._number, self, self._outgoing)
         self._outgoing = self._outgoing[sent:]
+        self._count_unsent(-sent)
         if not self._outgoing and self._writing is not None and not self._writing.done():
             self._writing.set_result(None)
 
@@ -86,6 +90,7 @@ class Call(Incoming):
         if self._task is not None:
             # Not before its first step: what it is the rest of would never hear of it.
             self._calls.loop.call_soon(self._task.cancel)
+            self._task = None  # it knows this call, and its end is an exception that knows both
 
     def stopped(self) -> None:
         """The time for a stop is over."""
@@ -101,6 +106,17 @@ class Call(Incoming):
         before = b"" if self._headers_sent else frame(HEADERS, END_HEADERS, self._number, _HEADERS)
         self._headers_sent = True
         await self._send(message, before)
+
+    def answer_waits(self, size: int) -> None:
+        """See service.Call."""
+        unsent = self._connection.unsent
+        if size >= LARGE and not unsent.has_room(size):
+            raise RequestError(Failure.TOO_MANY, unsent.message())
+        self._count_unsent(size)
+
+    def answer_goes(self, size: int) -> None:
+        """See service.Call."""
+        self._count_unsent(-size)
 
     def authorization(self) -> bytes | None:
         """See service.Call."""
@@ -168,7 +184,9 @@ class Call(Incoming):
                 before = b"" if self._headers_sent else frame(HEADERS, END_HEADERS, self._number, _HEADERS)
                 after = frame(HEADERS, END_HEADERS | END_STREAM, self._number, _OK)
                 # At once in one piece, if the client has room for it.
-                if not self._try_send(message, before, after):
+                sent = self._try_send(message, before, after)
+                del message
+                if not sent:
                     await self._writing_done()
                     self._connection.write(after)
                 self._close()
@@ -196,13 +214,29 @@ class Call(Incoming):
 
     def _try_send(self, message: bytes, before: bytes, after: bytes) -> bool:
         data = memoryview(b"".join((b"\0", len(message).to_bytes(4, "big"), message)))
-        sent = self._connection.write_data(self._number, self, data, before, after)
+        connection = self._connection
+        size = len(data)
+        if size >= LARGE and not connection.unsent.has_room(size):
+            raise RequestError(Failure.TOO_MANY, connection.unsent.message())
+        if size > connection.send_window or size > self.send_window or not connection.writable:
+            self._count_unsent(size)
+        sent = connection.write_data(self._number, self, data, before, after)
+        if self._unsent:
+            self._count_unsent(-sent)
         self._outgoing = data[sent:]
         return sent == len(data)
 
+    def _count_unsent(self, size: int) -> None:
+        size = max(size, -self._unsent)
+        self._unsent += size
+        self._connection.unsent.add(size)
+
     async def _writing_done(self) -> None:
         self._writing = self._calls.loop.create_future()
-        await self._writing
+        try:
+            await self._writing
+        finally:
+            self._writing = None
 
     def _fail(self, error: RequestError) -> None:
         self._end(CODES[error.failure], str(error), _RETRY_HINT if error.failure is Failure.TOO_MANY else b"")
@@ -233,6 +267,8 @@ class Call(Incoming):
 
     def _finish(self) -> None:
         self._over = True
+        self._outgoing = memoryview(b"")
+        self._count_unsent(-self._unsent)
         self._release(self._held)
         self._parts = []
         self._body = None

@@ -160,9 +160,11 @@ class Connection(Receiving):
         for timer in (self._timer, self._write_timer):
             if timer is not None:
                 timer.cancel()
+        self._count_buffered(0)
         streams = list(self.streams.values())
         self.streams.clear()
         self._blocked.clear()
+        self._touched = []  # of frames before one that broke the rules
         for stream in streams:
             stream.cancelled()
 

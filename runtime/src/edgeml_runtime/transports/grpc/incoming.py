@@ -56,7 +56,7 @@ class Incoming:
         self._messages: deque[tuple[bool, bytes | memoryview]] = deque()
         self._held = 0  # bytes counted in calls.buffered
         self._ended = False
-        self._failed: RequestError | None = None  # why no more is received
+        self._failed: tuple[Failure, str] | None = None  # why no more is received
         self._waiting: asyncio.Future[None] | None = None
 
     # -- what the connection calls -----------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ class Incoming:
         calls.buffered += size
         if calls.buffered > max(calls.limits.buffered_bytes, calls.limits.body_bytes + PREFIX_BYTES):
             message = f"requests of {calls.buffered} bytes are being received; try again later"
-            self._failed = RequestError(Failure.TOO_MANY, message)
+            self._failed = (Failure.TOO_MANY, message)
 
     def _release(self, size: int) -> None:
         self._held -= size
@@ -173,7 +173,7 @@ class Incoming:
                 message = decompress(coding, message, self._calls.limits.body_bytes)
             return message
         if self._failed is not None:
-            raise self._failed
+            raise RequestError(*self._failed)
         return None
 
     def _more(self) -> "asyncio.Future[None]":
@@ -181,9 +181,9 @@ class Incoming:
         return self._waiting
 
     def _receive_timeout(self, seconds: float) -> None:
-        self._failed = RequestError(Failure.DEADLINE, f"the request was not complete within {seconds:g} s")
+        self._failed = (Failure.DEADLINE, f"the request was not complete within {seconds:g} s")
         self.ready()
 
 
-def _too_large(limits: Limits) -> RequestError:
-    return RequestError(Failure.TOO_LARGE, f"the message is larger than {limits.body_bytes} bytes")
+def _too_large(limits: Limits) -> tuple[Failure, str]:
+    return Failure.TOO_LARGE, f"the message is larger than {limits.body_bytes} bytes"

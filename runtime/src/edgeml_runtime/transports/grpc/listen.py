@@ -19,6 +19,7 @@ from edgeml_runtime.transports.grpc.reflection import REFLECTION_SERVICES, Refle
 from edgeml_runtime.transports.grpc.service import SERVICE, InferenceService
 from edgeml_runtime.transports.grpc.windows import Shared
 from edgeml_runtime.transports.listener import Listener, accept, emptied, remove_unix_socket
+from edgeml_runtime.transports.unsent import Unsent
 
 _LARGEST_WINDOW = 2**31 - 1
 # For answers that are written when the time for a stop is over.
@@ -33,8 +34,12 @@ async def listen(
     access: Access | None,
     config: Config,
     share_ports: bool,
+    unsent: Unsent | None = None,
 ) -> Listener:
-    """Open one listener; TLS applies to TCP only. ``share_ports``: see listener.bind. Raises StartError."""
+    """Open one listener; TLS applies to TCP only. ``share_ports``: see listener.bind. Raises StartError.
+
+    ``unsent`` counts the answers of all listeners that wait for their clients.
+    """
     loop = asyncio.get_running_loop()
     calls = Calls(config.limits, loop.create_future())
     inference = InferenceService(engine, metrics, access, config)
@@ -46,7 +51,7 @@ async def listen(
         calls.add(name, {}, reflection.conversations())
     # A whole message fits, so that only streams have to be told that there is room for more.
     shared = Shared(
-        partial(Call, calls), min(config.limits.body_bytes + PREFIX_BYTES, _LARGEST_WINDOW), config.limits, loop
+        partial(Call, calls), min(config.limits.body_bytes + PREFIX_BYTES, _LARGEST_WINDOW), config.limits, loop, unsent
     )
     end = await accept(lambda: Connection(shared), address, tls.http2 if tls else None, config, share_ports)
     return Listener(f"gRPC {address.text}", lambda: _stop(end, shared, calls, address, config.drain_seconds))

@@ -54,6 +54,12 @@ class Call(Protocol):
     async def write(self, message: bytes) -> None:
         """Send an answer on a stream; waits while the client does not take it."""
 
+    def answer_waits(self, size: int) -> None:
+        """An answer of so many bytes is there before it can be written. Raises RequestError when too many wait."""
+
+    def answer_goes(self, size: int) -> None:
+        """It is written now."""
+
     def authorization(self) -> bytes | None:
         """The value of the metadata ``authorization``."""
 
@@ -173,13 +179,17 @@ class InferenceService:
         answer = None
         try:
             while (answer := await answers.get()) is not None:
-                await call.write(await answer)
+                written = await answer
+                call.answer_goes(len(written))
+                await call.write(written)
+                del written
                 free.release()
             await reading
         finally:
             for task in (reading, answer, *(answers.get_nowait() for _ in range(answers.qsize()))):
                 if task is not None:
                     task.cancel()
+            del task, answer, reading  # their errors' tracebacks know this frame
 
     async def _read_stream(
         self, call: Call, answers: "asyncio.Queue[asyncio.Task[bytes] | None]", free: asyncio.Semaphore
@@ -189,13 +199,16 @@ class InferenceService:
             await free.acquire()
             while (body := await call.read()) is not None:
                 answers.put_nowait(asyncio.create_task(self._stream_answer(call, body)))
+                del body
                 await free.acquire()
         finally:
             answers.put_nowait(None)
 
     async def _stream_answer(self, call: Call, body: bytes | memoryview) -> bytes:
         try:
-            return protobuf.stream_answer(await self._infer(call, body))
+            answer = protobuf.stream_answer(await self._infer(call, body))
+            call.answer_waits(len(answer))
+            return answer
         except RequestError as error:
             return protobuf.stream_error(protobuf.request_id(body), str(error))
 

@@ -18,6 +18,7 @@ from edgeml_runtime.transports.grpc.frames import (
     WINDOW_UPDATE,
     frame,
 )
+from edgeml_runtime.transports.unsent import LARGE, Unsent
 
 #: Bytes that a client may send on a connection before it hears that they have been read.
 CONNECTION_WINDOW = 2**24
@@ -62,13 +63,22 @@ Open = Callable[["Windows", int, Mapping[bytes, bytes]], Stream]
 class Shared:
     """What the connections of one listener share."""
 
-    def __init__(self, open_stream: Open, stream_window: int, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        open_stream: Open,
+        stream_window: int,
+        limits: Limits,
+        loop: asyncio.AbstractEventLoop,
+        unsent: Unsent | None = None,
+    ) -> None:
+        """``unsent``: of all listeners together."""
         self.open_stream = open_stream
         self.stream_window = stream_window
         self.limits = limits
         self.loop = loop
         self.connections: set[Windows] = set()
         self.draining = False
+        self.unsent = Unsent(limits.unsent_listener_bytes, unsent)
         #: Set while there is no connection.
         self.empty = asyncio.Event()
         self.empty.set()
@@ -100,6 +110,9 @@ class Windows(asyncio.Protocol):
         self.writable = True
         self._blocked: set[Stream] = set()  # have something to send and may not
         self._sent = 0
+        #: Answers that wait for this client: for a window, or in the buffer of the transport.
+        self.unsent = Unsent(shared.limits.unsent_connection_bytes, shared.unsent)
+        self._buffered = 0
         self._patience = PATIENCE
         self._write_timer: asyncio.TimerHandle | None = None
 
@@ -108,12 +121,14 @@ class Windows(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The client takes its answers slowly."""
         self.writable = False
+        self._count_buffered(self._transport.get_write_buffer_size())
         self._transport.pause_reading()  # what would be read wants answers as well
         self._watch_writing()
 
     def resume_writing(self) -> None:
         """The client has taken most of its answers."""
         self.writable = True
+        self._count_buffered(0)
         self._transport.resume_reading()
         self._pump_blocked()
 
@@ -123,6 +138,11 @@ class Windows(asyncio.Protocol):
         """Send frames that need no window."""
         if self._out is not None:
             self._out.append(data)
+            if len(data) >= LARGE and not self._transport.is_closing():
+                # Whether the client takes it is to be known before the next answer.
+                out = b"".join(self._out)
+                self._out.clear()
+                self._transport.write(out)
         elif not self._transport.is_closing():
             self._transport.write(data)
 
@@ -189,6 +209,10 @@ class Windows(asyncio.Protocol):
     def _forget(self, number: int) -> None:
         """A stream is over."""
         raise NotImplementedError
+
+    def _count_buffered(self, size: int) -> None:
+        self.unsent.add(size - self._buffered)
+        self._buffered = size
 
     def _watch_writing(self) -> None:
         if self._write_timer is None:

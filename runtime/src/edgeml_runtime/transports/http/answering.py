@@ -11,6 +11,7 @@ import logging
 import socket
 from collections import deque
 
+from edgeml_runtime.transports import unsent
 from edgeml_runtime.transports.begun import rest_of
 from edgeml_runtime.transports.http.messages import CONTINUE, Answer, Request, error_answer
 from edgeml_runtime.transports.http.shared import Shared
@@ -49,6 +50,8 @@ class Answering(asyncio.Protocol):
         self._write_timer: asyncio.TimerHandle | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
         self._last_answer = 0.0
+        #: Answers are sent one after the other, so that one alone can wait for the client.
+        self._unsent = 0
 
     # -- what the event loop calls -----------------------------------------------------------------------------------
 
@@ -60,6 +63,7 @@ class Answering(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The client has taken most of its answer."""
         self._writable = True
+        self._forget_unsent()
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
@@ -128,6 +132,9 @@ class Answering(asyncio.Protocol):
             self._drop(request.body_bytes)
         last = not request.keep_alive or self._shared.draining
         length = len(body) if isinstance(body, bytes) else sum(map(len, body))
+        if length >= unsent.LARGE and not self._shared.unsent.has_room(length):
+            status, lines, body = error_answer(429, self._shared.unsent.message())
+            length = len(body)
         head = b"%b%bcontent-length: %d\r\n%b\r\n" % (
             self._shared.status_line(status, now),
             lines,
@@ -140,6 +147,10 @@ class Answering(asyncio.Protocol):
             self._transport.write(head + body)
         else:
             self._transport.writelines([head, *body])
+        if length >= unsent.LARGE and not self._writable:
+            self._forget_unsent()
+            self._unsent = length
+            self._shared.unsent.add(length)
         self._answering = None
         if last or (self._ended and not self._queue and not self._unparsed):
             self._close()
@@ -149,6 +160,11 @@ class Answering(asyncio.Protocol):
                 self._loop.call_soon(self._answer_if_free)
         elif self._unparsed or not self._reading:
             self._loop.call_soon(self._go_on)
+
+    def _forget_unsent(self) -> None:
+        if self._unsent:
+            self._shared.unsent.add(-self._unsent)
+            self._unsent = 0
 
     def _answer_if_free(self) -> None:
         if self._queue and self._answering is None and self._writable:

@@ -15,7 +15,7 @@ from edgeml_runtime.transports.bodies import collect
 from edgeml_runtime.transports.credentials import common_name
 from edgeml_runtime.transports.http.answering import PROBE_SECONDS
 from edgeml_runtime.transports.http.intake import Intake
-from edgeml_runtime.transports.http.messages import CONTINUE, Request, error_answer
+from edgeml_runtime.transports.http.messages import CONTINUE, Answer, Request, error_answer
 from edgeml_runtime.transports.http.shared import Shared
 
 # Of requests that were sent at once, so much is parsed at once: a parsed request takes many times its bytes.
@@ -24,10 +24,6 @@ _PORTION = 4096
 
 class _Refused(Exception):
     """Raised in a callback of the parser to end parsing: nothing after this point is a request."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 class Connection(Intake):
@@ -40,6 +36,7 @@ class Connection(Intake):
         self._headers: dict[bytes, bytes] = {}
         self._head_bytes = 0  # in complete headers
         self._head_received = 0  # in reads that held nothing else
+        self._refusal: Answer | None = None  # of a request that a callback of the parser refuses
         self._begins_in: bytes | None = None  # what is being parsed, if it began with a request
 
     # -- what the event loop calls -----------------------------------------------------------------------------------
@@ -88,11 +85,11 @@ class Connection(Intake):
         except httptools.HttpParserUpgrade:
             self._deaf = True  # the request was taken as one that closes the connection
         except httptools.HttpParserError as error:
-            cause = error.__context__
-            if isinstance(cause, _Refused):
-                self._refuse(error_answer(cause.status, str(cause)))
-            elif cause is not None:
-                raise cause from None
+            refusal, self._refusal = self._refusal, None
+            if refusal is not None:
+                self._refuse(refusal)
+            elif error.__context__ is not None:
+                raise error.__context__ from None
             else:
                 self._refuse(error_answer(400, f"no HTTP request: {error}"))
         else:
@@ -135,6 +132,7 @@ class Connection(Intake):
             if timer is not None:
                 timer.cancel()
         self._end_turn()
+        self._forget_unsent()
         shared.held -= self._held
         self._held = 0
         self._deaf = True
@@ -171,7 +169,7 @@ class Connection(Intake):
         """A header."""
         self._head_bytes += len(name) + len(value)
         if self._head_bytes > self._limits.header_bytes:
-            raise _Refused(431, self._header_message())
+            raise self._refusing(431, self._header_message())
         if not self._in_head:  # a trailer
             return
         name = name.lower()
@@ -184,24 +182,24 @@ class Connection(Intake):
         headers = self._headers
         parser = self._parser
         if self._head_bytes + len(self._url) > self._limits.header_bytes:
-            raise _Refused(431, self._header_message())
+            raise self._refusing(431, self._header_message())
         request = Request(parser.get_method(), self._url, headers, self._client, self._certificate_name)
         request.keep_alive = parser.should_keep_alive()
         if b"host" not in headers or b"connection" in headers:
             if parser.get_http_version() != "1.1":
                 request.keep_alive = False
             elif b"host" not in headers:
-                raise _Refused(400, "header Host is missing")
+                raise self._refusing(400, "header Host is missing")
         if parser.should_upgrade():
             request.keep_alive = False
             if b"content-length" in headers or b"transfer-encoding" in headers:
-                raise _Refused(400, "header Upgrade with a body is not supported")
+                raise self._refusing(400, "header Upgrade with a body is not supported")
         self._request = request
         begins_in, self._begins_in = self._begins_in, None
         refusal = self._shared.application.admit(request)
         length = int(headers.get(b"content-length", 0))  # one number: the parser has checked it
         if refusal is None and length > self._limits.body_bytes:
-            raise _Refused(413, self._body_message())
+            raise self._refusing(413, self._body_message())
         self._length = length
         expects = b"expect" in headers and headers[b"expect"].lower() == b"100-continue"
         if refusal is not None:
@@ -221,10 +219,14 @@ class Connection(Intake):
         if self._request is None or self._request.answer is not None:
             return
         if self._size > self._limits.body_bytes:
-            raise _Refused(413, self._body_message())
+            raise self._refusing(413, self._body_message())
         collect(self._parts, part)
         if not self._hold(len(part)):
-            raise _Refused(429, self._held_message())
+            raise self._refusing(429, self._held_message())
+
+    def _refusing(self, status: int, message: str) -> _Refused:
+        self._refusal = error_answer(status, message)
+        return _Refused()
 
     def _header_message(self) -> str:
         return f"the header is larger than {self._limits.header_bytes} bytes"

@@ -12,6 +12,7 @@ from edgeml_runtime.config import Limits
 from edgeml_runtime.transports.bodies import Buffers
 from edgeml_runtime.transports.http.messages import Application, Request
 from edgeml_runtime.transports.turns import Turns
+from edgeml_runtime.transports.unsent import Unsent
 
 if TYPE_CHECKING:
     from edgeml_runtime.transports.http.answering import Answering
@@ -24,7 +25,10 @@ _LONGEST_HEAD = 2048
 class Shared:
     """What the connections of one listener share."""
 
-    def __init__(self, application: Application, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, application: Application, limits: Limits, loop: asyncio.AbstractEventLoop, unsent: Unsent | None = None
+    ) -> None:
+        """``unsent``: of all listeners together."""
         self.application = application
         self.limits = limits
         self.loop = loop
@@ -33,6 +37,7 @@ class Shared:
         self.draining = False
         #: Bytes of bodies that are being received or whose requests are not yet answered.
         self.held = 0
+        self.unsent = Unsent(limits.unsent_listener_bytes, unsent)
         self.buffers = Buffers(loop)
         self.turns = Turns(limits.receiving_bytes, loop)
         #: Set while there is no connection.
