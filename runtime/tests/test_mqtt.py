@@ -301,7 +301,8 @@ def test_back_pressure(
     assert {reply.status for reply in requester.replies} == {200}
     assert len(requester.answered()) == 40
     before_the_first = broker.log.partition("Received PUBACK from edgeml:press:7")[0]
-    assert before_the_first.count("Sending PUBLISH to edgeml:press:7") == 3
+    # Fewer where the first answer was faster than the third request.
+    assert 1 <= before_the_first.count("Sending PUBLISH to edgeml:press:7") <= 3
 
 
 def test_qos_0_is_bounded_too(
