@@ -227,6 +227,8 @@ class Call(Incoming):
         return sent == len(data)
 
     def _count_unsent(self, size: int) -> None:
+        if self._over and size > 0:
+            return  # it was computed for nobody
         size = max(size, -self._unsent)
         self._unsent += size
         self._connection.unsent.add(size)
