@@ -22,7 +22,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.host impor
 
 # Ansible loads this file before it forks a worker for each host: what the filters import is then there in all of them,
 # which halves the controller's work.
-importlib.import_module("ansible_collections.edgeml.fleet.plugins.filter.preflight")
+importlib.import_module("ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.demand")
 
 
 class ActionModule(ActionBase):

@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
-from ansible_collections.edgeml.fleet.plugins.filter.releases import host_releases, release_checks, required
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.releases import (
+    host_releases,
+    release_checks,
+    required,
+)
 
 SETTINGS: dict[str, Any] = {
     "listen_address": "0.0.0.0",  # noqa: S104

@@ -4,14 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.edgeml.fleet.plugins.filter.fleet import host_models
-from ansible_collections.edgeml.fleet.plugins.filter.releases import host_releases
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import DEFAULT_RUNTIME
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.models import host_models
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.releases import host_releases
 
 
 def certificate(path: str) -> dict[str, Any]:
@@ -122,15 +122,3 @@ def _mirrored(name: str, repository: str, manifest: Mapping[str, Any]) -> dict[s
         "digest": manifest["digest"],
         "size": manifest["size"],
     }
-
-
-class FilterModule:
-    """Filters of edgeml.fleet around host_preflight."""
-
-    def filters(self) -> dict[str, Callable[..., Any]]:
-        """Return the filters by name."""
-        return {
-            "certificate": certificate,
-            "mirror_demand": mirror_demand,
-            "runtime_demand": runtime_demand,
-        }

@@ -4,13 +4,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.edgeml.fleet.plugins.filter.fleet import resolve_release
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import DEFAULT_RUNTIME
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.models import resolve_release
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 PIDS = 256  # processes and threads of a container none of whose models says how many it needs
@@ -223,11 +223,3 @@ def required(models: Sequence[Mapping[str, Any]], kind: str) -> Any:
                 )
             owners.setdefault(key, owner)
     return sysctls
-
-
-class FilterModule:
-    """Filters of edgeml.fleet."""
-
-    def filters(self) -> dict[str, Callable[..., Any]]:
-        """Return the filters by name."""
-        return {"host_releases": host_releases, "release_checks": release_checks, "required": required}

@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import trustme
-from ansible_collections.edgeml.fleet.plugins.filter.preflight import certificate, mirror_demand, runtime_demand
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.demand import (
+    certificate,
+    mirror_demand,
+    runtime_demand,
+)
 
 LOCK: dict[str, Any] = {
     "serial": 3,

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
-from ansible_collections.edgeml.fleet.plugins.filter.fleet import (
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.models import (
     htpasswd,
     oci_architecture,
     placed_models,
@@ -140,7 +140,7 @@ def test_unknown_architecture() -> None:
 @pytest.mark.parametrize(
     ("library", "program"),
     [
-        ("bcrypt", "plugins.filter.fleet import htpasswd as call; call('edgeml', 'one')"),
+        ("bcrypt", "plugins.plugin_utils.releases.models import htpasswd as call; call('edgeml', 'one')"),
         ("jsonschema", "plugins.plugin_utils.documents.schema import validate as call; call({}, 'lock')"),
     ],
 )
