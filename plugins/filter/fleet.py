@@ -10,29 +10,20 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.credentials import certificate, htpasswd
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.resolver import oci_architecture
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.work import (
     next_lock,
     publication,
     published_lock,
     read_lock,
 )
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.demand import (
-    certificate,
-    mirror_demand,
-    runtime_demand,
-)
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.models import (
-    host_models,
-    htpasswd,
-    oci_architecture,
-    placed_models,
-    resolve_release,
-)
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.releases import (
-    host_releases,
-    release_checks,
-    required,
-)
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.checks import release_checks
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.demand import mirror_demand, runtime_demand
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.models import host_models, placed_models
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.releases import host_releases
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.requirements import required
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.resolve import resolve_release
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.measurements import measurements
 
 FUNCTIONS = (

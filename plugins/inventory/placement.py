@@ -111,13 +111,18 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.plugins import AnsiblePlugin
 from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable
 from ansible.template import trust_as_template
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import Problem, read_positions, report
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import (
+    InventoryError,
+    Problem,
+    read_positions,
+    report,
+)
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema import native, validate
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.host_variables import HostVariables
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.placer import Placed, Placer
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.resolver import group_name
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.short_form import shorten
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.work import PublicationError, published_lock
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.work import published_lock
 
 #: A host's models in full, made when somebody reads them. The template holds nothing from outside.
 _MODELS = trust_as_template("{{ edgeml_placed | edgeml.fleet.placed_models(edgeml_placed_models) }}")
@@ -182,7 +187,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
             return {}
         try:
             lock = published_lock(str(lock_file))  # workers, which are forked from here, need not parse it again
-        except PublicationError as error:
+        except InventoryError as error:
             raise AnsibleParserError(str(error)) from error
         problems = validate(lock, "lock")
         if problems:

@@ -64,12 +64,33 @@ class Problem:
         return str(self.error())
 
 
+class InventoryError(FleetError):
+    """Everything that is wrong with what people wrote, at once. As text each of its `errors` has a line."""
+
+    def __init__(self, errors: Iterable[FleetError]) -> None:
+        self.errors = list(errors)
+        super().__init__("\n".join(map(str, self.errors)))
+
+    def __str__(self) -> str:
+        return self.what
+
+    @classmethod
+    def of(cls, problems: Iterable[Problem]) -> InventoryError:
+        """Return the exception for these problems; those that differ in nothing but their hosts are one."""
+        hosts: dict[Problem, dict[str, None]] = {}
+        for problem in problems:
+            hosts.setdefault(replace(problem, hosts=()), {}).update(dict.fromkeys(problem.hosts))
+        return cls(replace(problem, hosts=tuple(names)).error() for problem, names in hosts.items())
+
+
+def errors_of(error: FleetError) -> list[FleetError]:
+    """Return the errors that `error` is made of: itself, unless it holds several."""
+    return error.errors if isinstance(error, InventoryError) else [error]
+
+
 def report(problems: Iterable[Problem]) -> str:
     """Return all problems, one a line; those that differ in nothing but their hosts as one."""
-    hosts: dict[Problem, dict[str, None]] = {}
-    for problem in problems:
-        hosts.setdefault(replace(problem, hosts=()), {}).update(dict.fromkeys(problem.hosts))
-    return "\n".join(str(replace(problem, hosts=tuple(names))) for problem, names in hosts.items())
+    return str(InventoryError.of(problems))
 
 
 def choices(allowed: Iterable[object], seen: object = None) -> str:

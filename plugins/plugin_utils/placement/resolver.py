@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a host runs: catalogue, rule and override merged, and the variant chosen. Pure functions.
 
-The inventory plugin and the filter ``edgeml.fleet.host_models`` both use them, so that an inventory without the plugin
+The inventory plugin and the filter ``edgeml.fleet.host_models`` both use it, so that an inventory without the plugin
 gives the same result. Documents are expected to fit ``meta/schemas`` (see schema.validate).
 """
 
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host import names as _names
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import DEFAULT_RUNTIME
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import Path, Problem, choices, shown
@@ -81,8 +82,21 @@ class Catalogue:
         self.variables = frozenset(name for when in conditions for name in when.get("variables", ()))
 
 
-def oci_architecture(machine: object) -> str | None:
-    """Return the OCI name (``amd64``, ``arm64``) of a machine name as kernel or inventory give it, None if unknown."""
+def oci_architecture(machine: str) -> str:
+    """Return the OCI name (``amd64``, ``arm64``) of a machine name as the kernel or an inventory gives it."""
+    architecture = _architecture(machine)
+    if architecture is None:
+        raise FleetError(
+            "Unknown architecture",
+            where="edgeml_architecture",
+            seen=repr(machine),
+            remedy=f"use one of {', '.join(sorted(ARCHITECTURES))}",
+        )
+    return architecture
+
+
+def _architecture(machine: object) -> str | None:
+    """Return the OCI name of a machine name, None if there is none."""
     return ARCHITECTURES.get(machine) if isinstance(machine, str) else None
 
 
@@ -140,7 +154,7 @@ def describe_host(
         # What a host says of itself is not a person's mistake: if it makes no sense, nothing is known.
         return value if fits(value) else None
 
-    machine = known("architecture", "architecture", lambda value: oci_architecture(value) is not None, "")
+    machine = known("architecture", "architecture", lambda value: _architecture(value) is not None, "")
     memory = features = accelerator = None
     if not asked.isdisjoint({"min_memory_mb", "max_memory_mb"}):
         memory = known("memory_mb", "memtotal_mb", _is_size, "give MiB as a whole number")
@@ -151,7 +165,7 @@ def describe_host(
     seen = {key: variables[key] for key in catalogue.variables if key in variables}
     return Host(
         name,
-        oci_architecture(machine),
+        _architecture(machine),
         memory,
         None if features is None else frozenset(features),
         accelerator,
@@ -349,7 +363,7 @@ def settle(request: Request, override: Mapping[str, Any], catalogue: Catalogue) 
     return problems or _Settled(model, merged)
 
 
-def host_models(
+def resolve_host(
     name: str,
     variables: Mapping[str, Any],
     edgeml_catalogue: Sequence[Mapping[str, Any]],

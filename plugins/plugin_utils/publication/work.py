@@ -18,14 +18,14 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import DEFAULT_RUNTIME
 from ansible_collections.edgeml.fleet.plugins.module_utils._image.python import select_requirements
 from ansible_collections.edgeml.fleet.plugins.module_utils._image.recipe import Recipe, parse_recipe
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import Path as Place
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import (
+    InventoryError,
     Problem,
     choices,
     read_positions,
-    report,
     shown,
 )
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import Path as Place
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema import native, origins, validate
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.resolver import (
     DEFAULT_VARIANT,
@@ -34,16 +34,6 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.resolver im
 
 #: Stands in the predicted lock for what is known only after something was built.
 UNKNOWN = "(known when it is built)"
-
-
-class PublicationError(FleetError):
-    """Everything that is wrong with what shall be published, one problem a line."""
-
-    def __init__(self, problems: Iterable[Problem]) -> None:
-        super().__init__(report(problems))
-
-    def __str__(self) -> str:
-        return self.what
 
 
 @dataclass
@@ -108,7 +98,7 @@ def publication(
 
     Raises
     ------
-    PublicationError
+    InventoryError
         With every mistake that can be seen without building or fetching anything.
     """
     variables = {"edgeml_runtimes": runtimes, "edgeml_catalogue": catalogue}
@@ -121,7 +111,7 @@ def publication(
             for problem in check_catalogue(catalogue, runtimes)
         ]
     if problems:
-        raise PublicationError(_with_origin(problem, variables) for problem in problems)
+        raise InventoryError.of(_with_origin(problem, variables) for problem in problems)
     named = {runtime["name"]: runtime for runtime in runtimes}
     plan = _Plan(Path(directory), Path(build_directory), architectures, registry, store, named)
     for index, runtime in enumerate(runtimes):
@@ -136,7 +126,7 @@ def publication(
         _plan_model(plan, model, ("edgeml_catalogue", index))
     _check_python(plan, catalogue)
     if plan.problems:
-        raise PublicationError(_with_origin(problem, variables) for problem in plan.problems)
+        raise InventoryError.of(_with_origin(problem, variables) for problem in plan.problems)
     return {
         "images": plan.images,
         "sources": list(plan.sources.values()),
@@ -308,7 +298,7 @@ def _plan_locked(plan: _Plan, model: Mapping[str, Any], place: Place) -> None:
     path = plan.path(model["source"]["lock"], (*place, "source", "lock"))
     try:
         lock = read_lock(str(path)) if path.is_file() else None
-    except PublicationError as error:
+    except InventoryError as error:
         plan.problems.append(Problem(error.what.rstrip(".")))
         return
     if lock is None:
@@ -438,21 +428,21 @@ def _recipe(plan: _Plan, runtime: Mapping[str, Any]) -> Recipe | None:
 
 
 def read_lock(path: str) -> dict[str, Any] | None:
-    """Return the lock in a file, None if there is no such file; raise PublicationError if it is no lock."""
+    """Return the lock in a file, None if there is no such file; raise InventoryError if it is no lock."""
     if not Path(path).exists():
         return None
     text, lock = _load_lock(path)
     problems = validate(lock, "lock", read_positions(text, path))
     if problems:
-        raise PublicationError(problems)
+        raise InventoryError.of(problems)
     return dict(lock)
 
 
 def published_lock(path: str) -> Any:
-    """Return what the lock in a file says, not held against its schema; raise PublicationError if there is none."""
+    """Return what the lock in a file says, not held against its schema; raise InventoryError if there is none."""
     if not Path(path).exists():
         remedy = "run the playbook edgeml.fleet.publish, or set edgeml_lock_file to the lock that it wrote"
-        raise PublicationError([Problem("Nothing has been published", (), "no lock", remedy, file=path)])
+        raise InventoryError.of([Problem("Nothing has been published", (), "no lock", remedy, file=path)])
     return _load_lock(path)[1]
 
 
@@ -463,7 +453,7 @@ def _load_lock(path: str) -> tuple[str, Any]:
         return _parse_lock(os.path.realpath(path), status.st_ino, status.st_mtime_ns, status.st_size)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         remedy = "restore it from version control; publish writes it, nobody edits it"
-        raise PublicationError([Problem("The lock cannot be read", (), str(error), remedy, file=path)]) from error
+        raise InventoryError.of([Problem("The lock cannot be read", (), str(error), remedy, file=path)]) from error
 
 
 @functools.lru_cache(maxsize=8)

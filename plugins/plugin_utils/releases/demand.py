@@ -1,34 +1,16 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Filters around the module host_preflight: what a host is meant to take, as its options say it."""
+"""What a host is meant to take, as the options of the module host_preflight say it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from ansible.errors import AnsibleFilterError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import DEFAULT_RUNTIME
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import InventoryError
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.models import host_models
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.releases import host_releases
-
-
-def certificate(path: str) -> dict[str, Any]:
-    """Return {"path", "not_before", "not_after"} of a PEM file (seconds since the epoch), or {"path", "error"}."""
-    from cryptography import x509  # with ansible-core, but not where ansible-test imports this file
-
-    try:
-        found = x509.load_pem_x509_certificate(Path(path).read_bytes())
-    except OSError as error:
-        return {"path": path, "error": error.strerror or str(error)}
-    except ValueError:
-        return {"path": path, "error": "this is no certificate in PEM"}
-    return {
-        "path": path,
-        "not_before": found.not_valid_before_utc.timestamp(),
-        "not_after": found.not_valid_after_utc.timestamp(),
-    }
 
 
 def runtime_demand(
@@ -44,7 +26,7 @@ def runtime_demand(
 ) -> dict[str, Any]:
     """Return the options "problems", "content", "requires", "memory_mb" and "ports" of host_preflight for a device.
 
-    The first five arguments are those of the filter host_models, `settings` are those of host_releases. What these two
+    The first five arguments are those of host_models, `settings` are those of host_releases. What these two
     raise is in "problems". `packages` are those that the host needs whatever its models are.
     """
     demand: dict[str, Any] = {"problems": [], "content": [], "requires": {}, "memory_mb": {}, "ports": []}
@@ -55,7 +37,7 @@ def runtime_demand(
             return demand
         host = str(variables["inventory_hostname"])
         releases = host_releases(placed, lock, runtimes, architecture, host, settings)
-    except AnsibleFilterError as error:
+    except InventoryError as error:
         return {**demand, "problems": str(error).splitlines()}
     for release in releases:
         repository, _separator, digest = release["image"].partition("/")[2].partition("@")

@@ -1,18 +1,17 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""From a host's models to what runs there: one release for each runtime, and where it is checked. Pure functions."""
+"""From a host's models to what runs there: one release for each runtime. Pure functions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible.errors import AnsibleFilterError
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import DEFAULT_RUNTIME
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.models import resolve_release
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import InventoryError, errors_of
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.resolve import resolve_release
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 PIDS = 256  # processes and threads of a container none of whose models says how many it needs
 
 
@@ -26,27 +25,27 @@ def host_releases(
 ) -> list[dict[str, Any]]:
     """Return the releases of a host, one for each runtime that its models need, in the order of `runtimes`.
 
-    `models` is what the filter host_models returns. `settings` holds ``listen_address`` and ``ports`` of the default
+    `models` is what host_models returns. `settings` holds ``listen_address`` and ``ports`` of the default
     runtime, ``server_listen_address`` of other servers, ``memory_mb`` (a limit for each runtime, 0 for none) and
     ``base_memory_mb`` (what a server takes without models) and ``has_broker`` (whether an MQTT broker is configured).
 
     Each release has ``name``, ``image``, ``image_size``, ``models`` (as the module runtime_release takes them),
     ``protocols`` (those that at least one model needs), ``listen``, ``server`` (None for the collection's runtime),
-    ``limits``, ``environment`` and ``devices``. Raises AnsibleFilterError with all that does not fit.
+    ``limits``, ``environment`` and ``devices``. Raises InventoryError with all that does not fit.
     """
     known = {runtime["name"]: runtime for runtime in runtimes or ()}
     needed = {model.get("runtime", DEFAULT_RUNTIME) for model in models}
     order = [name for name in known if name in needed] + sorted(needed - set(known))
-    problems: list[str] = []
+    problems: list[FleetError] = []
     releases = []
     for name in order:
         placed = [model for model in models if model.get("runtime", DEFAULT_RUNTIME) == name]
         try:
             releases.append(_release(name, placed, lock, known, architecture, host, settings))
-        except AnsibleFilterError as error:
-            problems.append(error.message)
+        except FleetError as error:
+            problems += errors_of(error)
     if problems:
-        raise AnsibleFilterError("\n".join(problems))
+        raise InventoryError(problems)
     return releases
 
 
@@ -66,17 +65,13 @@ def _release(
     ports = {**settings["ports"], **runtime.get("ports", {})}
     requires = [model.get("requires", {}) for model in placed]
     if "mqtt" in protocols and (server or not settings["has_broker"]):
-        raise AnsibleFilterError(
-            str(
-                FleetError(
-                    "A model shall be served over MQTT, which its runtime cannot",
-                    where=f"host {host}, runtime {name}",
-                    seen="another server than the collection's runtime" if server else "no broker",
-                    remedy="leave mqtt out of the model's protocols"
-                    if server
-                    else "name the broker in inference_runtime_mqtt, or leave mqtt out of the model's protocols",
-                )
-            )
+        raise FleetError(
+            "A model shall be served over MQTT, which its runtime cannot",
+            where=f"host {host}, runtime {name}",
+            seen="another server than the collection's runtime" if server else "no broker",
+            remedy="leave mqtt out of the model's protocols"
+            if server
+            else "name the broker in inference_runtime_mqtt, or leave mqtt out of the model's protocols",
         )
     return {
         "name": name,
@@ -150,76 +145,5 @@ def _environment(placed: Sequence[Mapping[str, Any]], runtime: str, host: str) -
                 )
             owners.setdefault(variable, model["name"])
     if problems:
-        raise AnsibleFilterError("\n".join(str(problem) for problem in problems))
+        raise InventoryError(problems)
     return environment
-
-
-def release_checks(releases: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return where the host's own checks ask: an item for each release and protocol.
-
-    `releases` is what host_releases returns; `settings` holds ``tls`` (whether the runtime has a certificate) and
-    ``directory`` (the host's root of models and state). Each item has ``runtime``, ``endpoint``, ``secured`` (whether
-    certificate and token are asked for) and ``models``, and ``measured``, as the modules inference_health and
-    inference_latency take them.
-    """
-    checks = []
-    for release in releases:
-        root = settings["directory"]
-        if release["name"] != DEFAULT_RUNTIME:
-            root = f"{root}/runtimes/{release['name']}"
-        for protocol, scheme in (("rest", "http"), ("grpc", "grpc")):
-            address = next((text for text in release["listen"].get(protocol, ()) if not text.startswith("unix:")), None)
-            models = [
-                model for model in release["models"] if release["server"] is not None or protocol in model["protocols"]
-            ]
-            if address is None or not models:
-                continue
-            secured = settings["tls"] and release["server"] is None
-            checked = [_checked(model, root) for model in models]
-            checks.append(
-                {
-                    "runtime": release["name"],
-                    "endpoint": f"{scheme}{'s' if secured else ''}://{address.replace('0.0.0.0', '127.0.0.1')}",  # noqa: S104
-                    "secured": secured,
-                    "models": checked,
-                    "measured": [
-                        {**item, **({} if model["p95_ms"] is None else {"p95_ms": model["p95_ms"]})}
-                        for item, model in zip(checked, models, strict=True)
-                    ],
-                }
-            )
-    return checks
-
-
-def _checked(model: Mapping[str, Any], root: str) -> dict[str, Any]:
-    item = {"name": model["name"], "version": model["version"]}
-    if model["golden_cases"] > 0:
-        item["golden"] = f"{root}/models/{model['digest'].partition(':')[2]}/golden"
-    return item
-
-
-def required(models: Sequence[Mapping[str, Any]], kind: str) -> Any:
-    """Return what models require of the host itself: names of ``packages`` or ``kernel_modules``, or ``sysctls``.
-
-    Raises AnsibleFilterError if two models want another value of one sysctl.
-    """
-    needs = [(model["name"], model.get("requires", {}).get(kind, {})) for model in models]
-    if kind != "sysctls":
-        return sorted({name for _model, names in needs for name in names})
-    sysctls: dict[str, str] = {}
-    owners: dict[str, str] = {}
-    for owner, values in needs:
-        for key, value in values.items():
-            if sysctls.setdefault(key, str(value)) != str(value):
-                raise AnsibleFilterError(
-                    str(
-                        FleetError(
-                            f"Two models want another value of the kernel parameter {key}",
-                            where="requires.sysctls",
-                            seen=f"{owners[key]}: {sysctls[key]}, {owner}: {value}",
-                            remedy="agree on one value, or place the models on different hosts",
-                        )
-                    )
-                )
-            owners.setdefault(key, owner)
-    return sysctls

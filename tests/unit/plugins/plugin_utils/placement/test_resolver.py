@@ -16,8 +16,8 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.resolver im
     check_catalogue,
     choose_variant,
     describe_host,
-    host_models,
     port_collisions,
+    resolve_host,
     without_templates,
 )
 
@@ -88,9 +88,9 @@ def test_what_is_resolved_resolves_to_itself() -> None:
     for variables in ({"edgeml_architecture": "arm64", "edgeml_memory_mb": 1024}, {"edgeml_architecture": "amd64"}):
         models: list[dict[str, Any]] = [{"name": "digits", "slo": {"p95_ms": 40}}, {"name": "sound"}]
         overrides = {"digits": {"protocols": ["grpc", "mqtt"]}}
-        first, problems = host_models("board", variables, [DIGITS, PLAIN], models, overrides, RUNTIMES)
+        first, problems = resolve_host("board", variables, [DIGITS, PLAIN], models, overrides, RUNTIMES)
         assert problems == []
-        again, problems = host_models("board", variables, [DIGITS, PLAIN], first, overrides, RUNTIMES)
+        again, problems = resolve_host("board", variables, [DIGITS, PLAIN], first, overrides, RUNTIMES)
         assert (again, problems) == (first, [])
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import InventoryError
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication import work
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.work import (
     UNKNOWN,
-    PublicationError,
     next_lock,
     publication,
     published_lock,
@@ -63,7 +63,7 @@ def refused(
     base: Path, *catalogue: dict[str, Any], runtimes: tuple[dict[str, Any], ...] = (RUNTIME, VISION)
 ) -> list[str]:
     """Return the problems, one a line."""
-    with pytest.raises(PublicationError) as caught:
+    with pytest.raises(InventoryError) as caught:
         plan(base, *catalogue, runtimes=runtimes)
     return str(caught.value).splitlines()
 
@@ -325,7 +325,7 @@ def test_a_lock_is_parsed_once_until_it_changes(tmp_path: Path, monkeypatch: pyt
 
 def test_without_a_lock_the_next_step_is_said(tmp_path: Path) -> None:
     path = tmp_path / "fleet.lock.yml"
-    with pytest.raises(PublicationError) as caught:
+    with pytest.raises(InventoryError) as caught:
         published_lock(str(path))
     assert f"Nothing has been published at {path}" in str(caught.value)
     assert "run the playbook edgeml.fleet.publish" in str(caught.value)
@@ -343,7 +343,7 @@ def test_without_a_lock_the_next_step_is_said(tmp_path: Path) -> None:
 def test_what_is_no_lock(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "fleet.lock.yml"
     path.write_text(text)
-    with pytest.raises(PublicationError) as caught:
+    with pytest.raises(InventoryError) as caught:
         read_lock(str(path))
     assert words in str(caught.value)
     assert str(path) in str(caught.value)

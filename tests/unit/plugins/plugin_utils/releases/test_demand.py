@@ -4,16 +4,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-import trustme
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.demand import (
-    certificate,
-    mirror_demand,
-    runtime_demand,
-)
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.demand import mirror_demand, runtime_demand
 
 LOCK: dict[str, Any] = {
     "serial": 3,
@@ -124,18 +117,3 @@ def test_demand_of_a_mirror() -> None:
         ("mirrored", "image runtime for arm64", "2", 90),
         ("mirrored", "model digits 1.0.0", "3", 10),
     ]
-
-
-def test_validity_of_a_certificate(tmp_path: Path) -> None:
-    end = datetime(2031, 2, 3, 4, 5, tzinfo=UTC)
-    path = tmp_path / "server.crt"
-    path.write_bytes(trustme.CA().issue_cert("berlin-1", not_after=end).cert_chain_pems[0].bytes())
-    found = certificate(str(path))
-    assert found["not_after"] == end.timestamp()
-    assert found["not_before"] < found["not_after"]
-
-
-def test_a_certificate_that_cannot_be_read_is_no_error(tmp_path: Path) -> None:
-    assert certificate(str(tmp_path / "none.crt"))["error"] == "No such file or directory"
-    (tmp_path / "bad.crt").write_text("nothing")
-    assert "PEM" in certificate(str(tmp_path / "bad.crt"))["error"]

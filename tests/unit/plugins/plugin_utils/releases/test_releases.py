@@ -7,12 +7,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible.errors import AnsibleFilterError
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.releases import (
-    host_releases,
-    release_checks,
-    required,
-)
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import InventoryError
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.checks import release_checks
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.releases import host_releases
 
 SETTINGS: dict[str, Any] = {
     "listen_address": "0.0.0.0",  # noqa: S104
@@ -119,7 +116,7 @@ def test_devices_and_environment_are_those_of_all_models() -> None:
 def test_what_does_not_fit_is_told_at_once(
     models: list[dict[str, Any]], settings: dict[str, Any], words: list[str]
 ) -> None:
-    with pytest.raises(AnsibleFilterError) as caught:
+    with pytest.raises(InventoryError) as caught:
         releases(*models, **settings)
     assert [word for word in words if word not in str(caught.value)] == []
 
@@ -139,17 +136,3 @@ def test_checks_ask_each_runtime_where_it_listens() -> None:
         {"name": "one", "version": "1.0.0", "golden": f"/var/lib/edgeml/models/{'1' * 64}/golden", "p95_ms": 5}
     ]
     assert found[2]["models"][0]["golden"] == f"/var/lib/edgeml/runtimes/other/models/{'3' * 64}/golden"
-
-
-def test_what_models_require_of_the_host() -> None:
-    models = [
-        model("one", requires={"packages": ["libgomp1"], "kernel_modules": ["v4l2loopback"], "sysctls": {"vm.a": 1}}),
-        model("two", requires={"packages": ["alsa-utils", "libgomp1"], "sysctls": {"vm.a": "1", "vm.b": 2}}),
-    ]
-    assert required(models, "packages") == ["alsa-utils", "libgomp1"]
-    assert required(models, "kernel_modules") == ["v4l2loopback"]
-    assert required(models, "sysctls") == {"vm.a": "1", "vm.b": "2"}
-    assert required([], "sysctls") == {}
-    models[1]["requires"]["sysctls"]["vm.a"] = 3
-    with pytest.raises(AnsibleFilterError, match=r"kernel parameter vm.a .*one: 1, two: 3"):
-        required(models, "sysctls")
