@@ -7,6 +7,7 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import importlib.util
+import inspect
 import json
 import re
 import subprocess
@@ -19,6 +20,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.edgeml.fleet.plugins.filter.fleet import FilterModule
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema import validate
 from jsonschema import Draft202012Validator
 from packaging.requirements import Requirement
@@ -194,22 +196,51 @@ def test_every_module_runs_through_the_one_funnel(module: str) -> None:
 
 
 def test_knowledge_goes_one_way_through_the_plugins() -> None:
-    """Inventory plugins, filters and actions know plugin_utils, these know module_utils, and never back."""
+    """Inventory plugins, filters and actions know plugin_utils alone, this knows module_utils, and never back."""
     allowed = {
         "module_utils": {"module_utils"},
         "modules": {"module_utils"},
         "plugin_utils": {"module_utils", "plugin_utils"},
-        "inventory": {"module_utils", "plugin_utils"},
-        "filter": {"module_utils", "plugin_utils", "filter"},
-        "action": {"module_utils", "plugin_utils", "filter"},
+        "inventory": {"plugin_utils"},
+        "filter": {"plugin_utils"},
+        "action": {"plugin_utils"},
     }
+    everyone = {"module_utils._errors"}
     found = {
         (str(path), used)
         for path, text in texts("plugins")
-        for used in re.findall(r"ansible_collections\.edgeml\.fleet\.plugins\.(\w+)", text)
-        if used not in allowed.get(path.parts[1], set())
+        for used in re.findall(r"ansible_collections\.edgeml\.fleet\.plugins\.([\w.]+)", text)
+        if used not in everyone and used.partition(".")[0] not in allowed.get(path.parts[1], set())
     }
     assert found == set()
+
+
+def test_what_the_controller_runs_imports_by_statement_only() -> None:
+    """An import by a function hides what a file knows."""
+    rooms = [f"plugins/{room}" for room in ("action", "filter", "inventory", "plugin_utils")]
+    assert [str(path) for path, text in texts(*rooms) if re.search(r"\bimportlib\b|__import__", text)] == []
+
+
+def test_each_filter_is_documented_and_each_document_has_its_filter() -> None:
+    program = Path(sys.executable).with_name("ansible-doc")
+    shown = subprocess.run(
+        [program, "--type", "filter", "--json", *(f"edgeml.fleet.{name}" for name in sorted(FilterModule().filters()))],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    documents = json.loads(shown.stdout)
+    names = {path.stem for path in (ROOT / "plugins" / "filter").glob("*.yml")}
+    assert {name.rpartition(".")[2] for name in documents} == names == set(FilterModule().filters())
+    for name, plugin in documents.items():
+        options = plugin["doc"]["options"]
+        positional = plugin["doc"].get("positional", "").split(", ") if plugin["doc"].get("positional") else []
+        parameters = inspect.signature(FilterModule().filters()[name.rpartition(".")[2]]).parameters
+        assert ["_input", *positional] == [
+            *options.keys() & {"_input"},
+            *(key for key, value in list(parameters.items())[1:] if value.kind is value.POSITIONAL_OR_KEYWORD),
+        ], name
+        assert options.keys() - {"_input"} == set(list(parameters)[1:]), name
+        assert plugin["examples"].strip(), name
+        assert plugin["return"]["_value"]["description"], name
 
 
 #: What each room of module_utils may import besides itself. A module ships all that it imports to the host.
@@ -357,7 +388,7 @@ def test_the_collection_holds_only_the_collection(tmp_path: Path) -> None:
     with tarfile.open(next(tmp_path.glob("edgeml-fleet-*.tar.gz"))) as archive:
         names = archive.getnames()
     folders = {name.split("/")[0] for name in names}
-    assert "meta/schemas/placement.schema.json" in names
+    assert {"meta/schemas/placement.schema.json", "plugins/filter/host_models.yml"} <= set(names)
     pages = {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"}
     assert folders <= {*COLLECTION, *pages, "LICENSES", "MANIFEST.json", "FILES.json"}
     assert set(COLLECTION) <= folders

@@ -126,6 +126,11 @@ def origins(variables: Any, path: Path) -> Positions:
     return Positions(places=places)
 
 
+def read_schema(name: str) -> None:
+    """Read a schema before it is needed, for this process and those that it forks."""
+    _validator(name, "")
+
+
 @functools.cache
 def _validator(name: str, part: str) -> Draft202012Validator:
     if _without_jsonschema:

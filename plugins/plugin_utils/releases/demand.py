@@ -4,13 +4,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import DEFAULT_RUNTIME
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import InventoryError
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema import read_schema
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.models import host_models
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.releases import host_releases
+
+
+def prepare() -> None:
+    """Read what each demand is held against; who does so before Ansible forks its workers does it for all of them."""
+    with contextlib.suppress(FleetError):  # a library is missing: told where it is used
+        read_schema("variables")
 
 
 def runtime_demand(

@@ -1,0 +1,60 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the module host_preflight would say of a host on which it cannot run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.host import (
+    REFUSE,
+    WARN,
+    Finding,
+    inventory_finding,
+    judge,
+    result_of,
+)
+
+
+def unreachable(reason: str) -> Finding:
+    """Return the finding for a host that no connection reaches: what is away must not hold up the others."""
+    return Finding(
+        "unreachable",
+        WARN,
+        _line(reason),
+        "a connection to the host",
+        "run again when the host is back; or correct ansible_host, user and key",
+    )
+
+
+def not_examined(result: Mapping[str, Any]) -> Finding:
+    """Return the finding for a host on which the module failed before it found anything."""
+    seen = _line(result.get("msg") or result.get("module_stderr") or repr(result))
+    if "SyntaxError" in result.get("module_stderr", ""):
+        seen = "a Python too old for Ansible's modules"
+    elif result.get("rc") != 127 and "interpreter" not in seen and "Python version" not in seen:
+        return Finding(
+            "examination",
+            REFUSE,
+            seen,
+            "that a module can run on the host as root",
+            "correct what the message names, often the become settings or the password for it",
+        )
+    return Finding(
+        "python",
+        REFUSE,
+        seen,
+        "Python 3.8 or newer",
+        "install python3 on the host, or set ansible_python_interpreter to a newer one",
+    )
+
+
+def result_without_module(finding: Finding, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the module's result for these options, with `finding` in place of what it would have found."""
+    problems = [inventory_finding(problem) for problem in options.get("problems") or ()]
+    return {**result_of(judge([finding, *problems], options.get("ignore") or ())), "changed": False}
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())[:300]

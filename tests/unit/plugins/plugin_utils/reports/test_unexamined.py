@@ -1,0 +1,33 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Hosts on which host_preflight cannot run."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.unexamined import (
+    not_examined,
+    result_without_module,
+    unreachable,
+)
+
+
+@pytest.mark.parametrize(
+    ("failed", "name", "seen"),
+    [
+        ({"module_stderr": "SyntaxError: invalid syntax"}, "python", "a Python too old for Ansible's modules"),
+        ({"rc": 127, "module_stderr": "python3:\n not found"}, "python", "python3: not found"),
+        ({"msg": "Missing sudo password"}, "examination", "Missing sudo password"),
+    ],
+)
+def test_a_module_that_fails_is_a_finding(failed: dict[str, object], name: str, seen: str) -> None:
+    finding = not_examined(failed)
+    assert (finding.name, finding.severity, finding.value) == (name, "refuse", seen)
+
+
+def test_a_host_that_is_away_does_not_hold_up_the_others() -> None:
+    result = result_without_module(unreachable("no route\nto host"), {})
+    assert [finding["name"] for finding in result["findings"]] == ["unreachable"]
+    assert result["msg"] == ""
+    ignored = result_without_module(not_examined({"msg": "sudo"}), {"ignore": ["examination"]})
+    assert ignored["msg"] == ""
