@@ -24,10 +24,12 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.models impor
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.releases import host_releases
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.requirements import required
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.resolve import resolve_release
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.expected import expected_models
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.measurements import measurements
 
 FUNCTIONS = (
     certificate,
+    expected_models,
     host_models,
     host_releases,
     htpasswd,

@@ -13,12 +13,15 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetE
 def write_reports(texts: Mapping[Path, str], variable: str) -> list[str]:
     """Write each text to its file, and return the paths; `variable` is the one that says where they go.
 
-    Directories that are missing are made. Raise FleetError for what cannot be written.
+    Directories that are missing are made. Who reads a file meanwhile, such as node_exporter or Prometheus, sees the old
+    text or the new one. Raise FleetError for what cannot be written.
     """
     for path, text in texts.items():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            new = path.with_name(f".{path.name}.new")
+            new.write_text(text, encoding="utf-8")
+            new.replace(path)
         except OSError as error:
             raise FleetError(
                 "The report cannot be written",

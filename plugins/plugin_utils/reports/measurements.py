@@ -24,11 +24,14 @@ def measurements(
     -------
     dict
         ``models``: name, version, ``passed`` of ``cases`` golden cases, and the ``labels`` that were recognised;
-        ``latency``: model, protocol, p50_ms, p95_ms, p99_ms; ``case``: path of a golden case on the host, or None.
+        ``latency``: model, protocol, p50_ms, p95_ms, p99_ms, samples; ``case``: path of a golden case on
+        the host, or None.
     """
     models: dict[str, dict[str, Any]] = {}
     case = None
     for answer in health:
+        if "models" not in answer:  # the endpoint was not asked, or did not answer
+            continue
         for model, asked in zip(answer["models"], answer["item"]["models"], strict=True):
             golden = model.get("golden") or []
             models.setdefault(
@@ -47,6 +50,6 @@ def measurements(
     for answer in latency:
         protocol = "REST" if answer["item"]["endpoint"].startswith("http") else "gRPC"
         for model in answer.get("models", ()):
-            figures = {name: model[name] for name in ("p50_ms", "p95_ms", "p99_ms")}
+            figures = {name: model[name] for name in ("p50_ms", "p95_ms", "p99_ms", "samples") if name in model}
             rows[model["name"], protocol] = {"model": model["name"], "protocol": protocol, **figures}
     return {"models": list(models.values()), "latency": list(rows.values()), "case": case}

@@ -10,10 +10,17 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.text import (
+    aligned,
+    listed,
+    printable,
+    site_of,
+    unframed,
+)
 
 #: Variables in which the roles keep what their hosts answered.
 RELEASE = "inference_runtime_result"
@@ -30,11 +37,6 @@ RATES = {"uplink": "edgeml_site_uplink_mbit", "lan": "edgeml_site_lan_mbit"}
 COLUMNS = ("host", "what", "before", "after", "moves")
 NAMED_HOSTS = 12  # that a line names before it counts the others
 WIDEST = 60  # characters of a value
-#: What Ansible puts before the words of a filter or a module.
-_FRAME = re.compile(
-    r"^(Task failed: )?(Finalization of task args for '[^']*' failed: )?(Error while resolving value for '[^']*': )?"
-    r"(The filter plugin '[^']*' failed: )?"
-)
 STATES = ("changed", "unchanged", "unknown", "failed")
 
 
@@ -64,7 +66,7 @@ def collect(hostvars: Mapping[str, Mapping[str, Any]], hosts: Sequence[str]) -> 
 def _host(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
     host: dict[str, Any] = {
         "name": name,
-        "site": str(variables.get("edgeml_site") or _site_group(variables.get("group_names", ()))),
+        "site": site_of(variables),
         "state": "unknown",
         "reason": "",
         "runtimes": [],
@@ -92,7 +94,7 @@ def _host(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
     for kind, answer in answers:
         if answer.get("unreachable") or answer.get("failed"):
             state = "unknown" if answer.get("unreachable") else "failed"
-            return {**host, "state": state, "reason": _FRAME.sub("", str(answer.get("msg", "")))}
+            return {**host, "state": state, "reason": unframed(answer.get("msg", ""))}
         if kind == "mirror":
             host["mirror"] = answer["plan"]
             host["bytes"]["uplink"] += answer["plan"]["bytes"]
@@ -125,10 +127,6 @@ def _answers(result: Any) -> list[Mapping[str, Any]]:
         return []
     turns = result.get("results")
     return [turn for turn in turns if not turn.get("skipped")] if isinstance(turns, list) and turns else [result]
-
-
-def _site_group(groups: Iterable[str]) -> str:
-    return next((group.removeprefix("site_") for group in sorted(groups) if group.startswith("site_")), "")
 
 
 def _rate(value: Any, variable: str, host: str) -> float | None:
@@ -294,11 +292,6 @@ def readable_time(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _printable(text: object) -> str:
-    """Return one line that no answer of a host can turn into commands for a terminal."""
-    return "".join(sign if sign.isprintable() else " " for sign in " ".join(str(text).split()))
-
-
 def _heading(report: Mapping[str, Any]) -> str:
     hosts = report["totals"]["hosts"]
     lock = f" for the lock with serial {report['serial']}" if report["serial"] is not None else ""
@@ -328,8 +321,7 @@ def _others(hosts: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     lines = []
     unchanged = [host["name"] for host in hosts if host["state"] == "unchanged"]
     if unchanged:
-        more = f" and {len(unchanged) - NAMED_HOSTS} more" if len(unchanged) > NAMED_HOSTS else ""
-        lines.append(("unchanged", ", ".join(unchanged[:NAMED_HOSTS]) + more))
+        lines.append(("unchanged", listed(unchanged, NAMED_HOSTS)))
     for state in ("unknown", "failed"):
         by_reason: dict[str, list[str]] = {}
         for host in hosts:
@@ -350,19 +342,17 @@ def table(report: Mapping[str, Any]) -> str:
     """Return the plan for a terminal: by site, one aligned line for each change, totals last."""
     lines = [_heading(report)]
     for site in report["sites"]:
-        lines += ["", _printable(_site_name(site))]
+        lines += ["", printable(_site_name(site))]
         rows = [COLUMNS] if any(host["state"] == "changed" for host in site["hosts"]) else []
         for host in site["hosts"]:
             if host["state"] == "changed":
                 names = [host["name"]] + [""] * len(_rows(host))
                 rows += [(name, *row) for name, row in zip(names, _rows(host), strict=False)]
-        cells = [[_printable(cell) for cell in row] for row in rows]
-        widths = [max((len(row[column]) for row in cells), default=0) for column in range(len(COLUMNS) - 1)]
-        lines += ["  " + "  ".join([*map(str.ljust, row, widths), row[-1]]).rstrip() for row in cells]
-        lines += [f"  {state}: {_printable(names)}" for state, names in _others(site["hosts"])]
-        lines.append(f"  total: {_printable(_summary(site['totals']))}")
+        lines += ["  " + line for line in aligned(rows)]
+        lines += [f"  {state}: {printable(names)}" for state, names in _others(site["hosts"])]
+        lines.append(f"  total: {printable(_summary(site['totals']))}")
     if len(report["sites"]) > 1:
-        lines += ["", f"Fleet: {_printable(_summary(report['totals']))}"]
+        lines += ["", f"Fleet: {printable(_summary(report['totals']))}"]
     return "\n".join(lines)
 
 
@@ -386,4 +376,4 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 
 def _escaped(text: object) -> str:
-    return re.sub(r"([\\`*_\[\]|~])", r"\\\1", html.escape(_printable(text), quote=False))
+    return re.sub(r"([\\`*_\[\]|~])", r"\\\1", html.escape(printable(text), quote=False))

@@ -1,0 +1,428 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a fleet is now: collected from the answers of its hosts, the inventory and the ledger, as plain data.
+
+Times are ISO 8601 in UTC, latencies milliseconds. All text that hosts sent is kept as it came: whoever shows it escapes
+it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import functools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.expected import PERCENTILES
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.problems import (
+    host_problems,
+    mirror_problems,
+)
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.text import site_of, unframed
+from cryptography import x509
+
+#: Where the playbook `report` keeps what it learned of a device.
+COMPARISON = "edgeml_devices_comparison"
+RELEASES = "edgeml_report_releases"
+EXPECTED = "edgeml_report_expected"
+EXPECTATION = "edgeml_report_expectation"
+CERTIFICATE = "edgeml_report_certificate"
+#: ... and of a mirror.
+MIRROR_COMPARISON = "edgeml_mirrors_comparison"
+MIRROR_EXPECTED = "edgeml_report_mirror_expected"
+MIRROR_EXPECTATION = "edgeml_report_mirror_expectation"
+MIRROR_GENERATION = "edgeml_report_generation"
+MIRROR_CERTIFICATE = "edgeml_report_mirror_certificate"
+
+STATES = ("failed", "drifted", "unreachable", "pending", "current")
+#: Outcomes of a try after which the host does not run what the inventory says.
+MISSED = ("refused", "rolled_back", "failed")
+KEPT_EVENTS = 50
+#: What host_state says where the inventory, not the host, has changed.
+_OTHER_DOCUMENT = "the inventory, the lock or the collection says something else"
+_NEVER = "no converge has been recorded on this host"
+_LOOPBACK = ("127.", "localhost", "[::1]")
+
+
+def collect(
+    hostvars: Mapping[str, Mapping[str, Any]],
+    hosts: Sequence[str],
+    fleet: str,
+    ledger: Sequence[Mapping[str, Any]] = (),
+    now: datetime | None = None,
+) -> dict[str, Any]:
+    """Return the report: {"generated", "fleet", "serial", "totals", "sites", "hosts", "ledger"}.
+
+    `hosts` are devices and mirrors; a machine may be both. `ledger` is what `read_ledger` returned.
+    """
+    moment = (now or datetime.now(UTC)).replace(microsecond=0)
+    sites: dict[str, list[dict[str, Any]]] = {}
+    devices = []
+    events = [dict(line) for line in ledger]
+    by_host: dict[str, list[Mapping[str, Any]]] = {}
+    for line in ledger:
+        by_host.setdefault(str(line["host"]), []).append(line)
+    expected_serials = []
+    for name in hosts:
+        variables = hostvars[name]
+        site = site_of(variables)
+        mirrors = sites.setdefault(site, [])
+        if MIRROR_COMPARISON in variables:
+            mirrors.append(_mirror(name, variables, moment))
+            expected_serials.append(_mapping(variables.get(MIRROR_EXPECTED)).get("serial"))
+        if COMPARISON in variables or MIRROR_COMPARISON not in variables:
+            device = _device(name, site, variables, by_host.get(name, ()), moment)
+            devices.append(device)
+            events += _events(name, site, variables)
+            expected_serials.append(_mapping(variables.get(EXPECTED)).get("serial"))
+    serial = max((one for one in expected_serials if isinstance(one, int)), default=None)
+    return {
+        "generated": _iso(moment),
+        "fleet": fleet,
+        "serial": serial,
+        "totals": {
+            "hosts": {state: sum(host["state"] == state for host in devices) for state in STATES},
+            "attention": sum(bool(host["problems"]) for host in devices),
+        },
+        "sites": [{"name": site, "mirrors": mirrors} for site, mirrors in sorted(sites.items())],
+        "hosts": devices,
+        "ledger": _latest(events),
+    }
+
+
+def read_ledger(path: str) -> list[dict[str, Any]]:
+    """Return the lines of the ledger, oldest first. One that does not exist is empty; torn lines are left out."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    entries = []
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and isinstance(entry.get("time"), str) and entry.get("host"):
+            entries.append(entry)
+    return sorted(entries, key=lambda entry: str(entry["time"]))
+
+
+# -- devices -----------------------------------------------------------------------------------------------------------
+
+
+def _device(
+    name: str, site: str, variables: Mapping[str, Any], ledger: Sequence[Mapping[str, Any]], now: datetime
+) -> dict[str, Any]:
+    comparison, answer = _mapping(variables.get(COMPARISON)), _mapping(variables.get(RELEASES))
+    expected = _mapping(variables.get(EXPECTED))
+    facts = _mapping(_mapping(variables.get("ansible_facts")).get("edgeml_host"))
+    wanted = expected.get("runtimes", [])
+    state, reason, drift = _state(comparison, answer, _mapping(variables.get(EXPECTATION)), wanted)
+    known = answer.get("runtimes") if isinstance(answer.get("runtimes"), list) else None
+    runtimes = [_runtime(one, wanted, _mapping(expected.get("measured"))) for one in known or ()]
+    if known is None:
+        runtimes = _last_known(ledger, wanted)
+    host = {
+        "name": name,
+        "site": site,
+        "architecture": str(variables.get("edgeml_architecture") or facts.get("architecture") or ""),
+        "state": state,
+        "reason": reason,
+        "drift": drift,
+        "pending_since": _pending_since(ledger) if state in ("pending", "unreachable") else None,
+        "runtimes": runtimes,
+        "targets": _targets(wanted, variables),
+        "certificates": _certificates(expected, _mapping(variables.get(CERTIFICATE))),
+    }
+    return {**host, "problems": host_problems(host, now)}
+
+
+def _state(
+    comparison: Mapping[str, Any],
+    answer: Mapping[str, Any],
+    expectation: Mapping[str, Any],
+    wanted: Sequence[Mapping[str, Any]],
+) -> tuple[str, str, list[str]]:
+    """Return the state of a device, the reason, and how it differs from what its last converge made of it."""
+    reasons = {section: list(map(str, lines)) for section, lines in _mapping(comparison.get("reasons")).items()}
+    unasked = reasons.pop("host", []) + reasons.pop("run", [])
+    drift = [line for lines in reasons.values() for line in lines if line not in (_OTHER_DOCUMENT, _NEVER)]
+    for line in unasked:
+        if line.startswith("it cannot be reached"):
+            return "unreachable", line.partition(": ")[2] or line, []
+    if answer.get("unreachable") or not comparison:
+        return "unreachable", unframed(answer.get("msg") or "it was not asked"), []
+    if expectation.get("failed"):
+        return "failed", f"The inventory does not say what runs here: {unframed(expectation.get('msg'))}", drift
+    if answer.get("failed"):
+        return "failed", f"It cannot tell what runs: {unframed(answer.get('msg'))}", drift
+    runtimes = answer.get("runtimes") or []
+    if comparison.get("unchanged") and all(one.get("serving") for one in runtimes if one.get("active")):
+        return "current", "", []
+    if missed := _missed(runtimes, wanted):
+        return "failed", missed, drift
+    found = [line for one in runtimes for line in one.get("drift") or ()]
+    found += [f"the runtime {one['name']} does not serve" for one in runtimes if one.get("active")
+              and not one.get("serving") and not one.get("drift")]  # fmt: skip
+    drift += [line for line in found if line not in drift]
+    if drift:
+        return "drifted", "; ".join(drift), drift
+    never = [_NEVER] if any(_NEVER in lines for lines in reasons.values()) else []
+    return "pending", "; ".join(never + _changes(runtimes, wanted)) or _OTHER_DOCUMENT, []
+
+
+def _missed(runtimes: Sequence[Mapping[str, Any]], wanted: Sequence[Mapping[str, Any]]) -> str:
+    """Return why the release that is wanted does not run, if its last try says so; else ""."""
+    meant = {runtime["name"]: _identities(runtime["models"]) for runtime in wanted}
+    for runtime in runtimes:
+        history = runtime.get("history") or []
+        last = history[-1] if history else {}
+        if last.get("outcome") in MISSED and _identities(last.get("models") or []) == meant.get(runtime["name"]):
+            verb = {"refused": "refused", "rolled_back": "rolled back", "failed": "not made active"}[last["outcome"]]
+            return f"The release {str(last.get('release'))[:12]} was {verb}: {last.get('reason')}"
+    return ""
+
+
+def _identities(models: Iterable[Mapping[str, Any]]) -> set[tuple[str, ...]]:
+    return {tuple(str(model.get(key)) for key in ("name", "version", "variant", "digest")) for model in models}
+
+
+def _changes(runtimes: Sequence[Mapping[str, Any]], wanted: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return how the models that are wanted differ from those that run."""
+    before = {model["name"]: model for one in runtimes for model in _mapping(one.get("active")).get("models", ())}
+    after = {model["name"]: model for one in wanted for model in one["models"]}
+    changes = [f"{name} {_version(model)} is new" for name, model in after.items() if name not in before]
+    changes += [
+        f"{name} {_version(before[name])} becomes {_version(model)}"
+        for name, model in after.items()
+        if name in before and _identities([before[name]]) != _identities([model])
+    ]
+    return changes + [f"{name} {_version(model)} goes" for name, model in before.items() if name not in after]
+
+
+def _version(model: Mapping[str, Any]) -> str:
+    variant = model.get("variant") or "default"
+    return f"{model.get('version')}" + (f" {variant}" if variant != "default" else "")
+
+
+def _runtime(
+    told: Mapping[str, Any], wanted: Sequence[Mapping[str, Any]], measured: Mapping[str, Any]
+) -> dict[str, Any]:
+    active, previous = _mapping(told.get("active")), _mapping(told.get("previous"))
+    meant = {
+        model["name"]: model for runtime in wanted if runtime["name"] == told["name"] for model in runtime["models"]
+    }
+    gates = next(
+        (
+            entry.get("gates") or []
+            for entry in reversed(told.get("history") or [])
+            if entry.get("outcome") == "active" and entry.get("release") == active.get("id")
+        ),
+        [],
+    )
+    return {
+        "name": str(told["name"]),
+        "release": str(active.get("id", "")),
+        "image": str(active.get("image", "")),
+        "since": str(told.get("since") or ""),
+        "previous": str(previous.get("id", "")),
+        "serving": bool(told.get("serving")),
+        "drift": [str(line) for line in told.get("drift") or ()],
+        "refused": [dict(entry) for entry in told.get("refused") or ()],
+        "models": [
+            _model(model, _mapping(meant.get(model["name"])), measured.get("latency") or [], gates)
+            for model in active.get("models", ())
+        ],
+    }
+
+
+def _model(
+    model: Mapping[str, Any],
+    meant: Mapping[str, Any],
+    latency: Sequence[Mapping[str, Any]],
+    gates: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    objective = dict(meant.get("objective", {}))
+    protocol, measured = _measured(model["name"], str(meant.get("protocol", "grpc")), latency, gates)
+    compared = [(measured[key], objective[key]) for key in PERCENTILES if key in objective and key in measured]
+    return {
+        **{key: str(model.get(key) or "") for key in ("name", "version", "variant", "digest")},
+        "protocol": protocol,
+        "objective": objective,
+        "measured": measured,
+        "met": all(value <= allowed for value, allowed in compared) if compared else None,
+    }
+
+
+def _measured(
+    name: str, protocol: str, latency: Sequence[Mapping[str, Any]], gates: Sequence[Mapping[str, Any]]
+) -> tuple[str, dict[str, Any]]:
+    """Return the protocol and the figures that an objective is judged by.
+
+    Those that a converge or verify measured over the objective's protocol, else over another one, else those of the
+    gate that let the release in. Nothing measured gives {}.
+    """
+    rows = [row for row in latency if row.get("model") == name]
+    # MQTT is not measured from outside of the runtime.
+    rows.sort(key=lambda row: str(row.get("protocol", "")).lower() != protocol)
+    if rows:
+        figures = {key: float(rows[0][key]) for key in PERCENTILES if key in rows[0]}
+        samples = {"samples": int(rows[0]["samples"])} if "samples" in rows[0] else {}
+        return str(rows[0]["protocol"]).lower(), {**figures, **samples, "source": "check"}
+    figures = {
+        f"{gate['gate']}_ms": float(gate["measured"])
+        for gate in gates
+        if gate.get("model") == name and f"{gate.get('gate')}_ms" in PERCENTILES
+    }
+    return protocol, {**figures, "source": "gate"} if figures else {}
+
+
+def _last_known(ledger: Sequence[Mapping[str, Any]], wanted: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return what the ledger knows of the runtimes of a host that does not answer."""
+    last = {str(line.get("runtime")): line for line in ledger if line.get("outcome") == "active"}
+    return [
+        {
+            **_runtime(
+                {"name": name, "active": {"id": line.get("release"), "models": line.get("models") or []},
+                 "since": line["time"], "serving": None},
+                wanted, {},
+            ),
+            "serving": None,
+        }
+        for name, line in last.items()
+    ]  # fmt: skip
+
+
+def _pending_since(ledger: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return since when a host lacks its release: the first of the tries that ended without it, after the last good."""
+    since = None
+    for line in reversed(ledger):
+        if line.get("outcome") in ("active", "removed"):
+            break
+        since = str(line["time"])
+    return since
+
+
+def _targets(wanted: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return where each runtime's metrics can be scraped, from the controller's side of the network.
+
+    A listener on loopback can be scraped on its own machine only, so it counts where that is the controller.
+    """
+    host = str(variables.get("ansible_host") or variables.get("inventory_hostname") or "")
+    local = variables.get("ansible_connection") == "local"
+    found = []
+    for runtime in wanted:
+        for address in runtime["metrics"]:
+            where, _separator, port = address.rpartition(":")
+            if where == "unix" or (where.startswith(_LOOPBACK) and not local):
+                continue
+            if where in ("0.0.0.0", "[::]"):  # noqa: S104
+                where = f"[{host}]" if ":" in host else host
+            found.append(
+                {
+                    "runtime": runtime["name"],
+                    "address": f"{where}:{port}",
+                    "scheme": "https" if runtime["tls"] else "http",
+                }
+            )
+            break
+    return found
+
+
+# -- mirrors -----------------------------------------------------------------------------------------------------------
+
+
+def _mirror(name: str, variables: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    comparison, generation = _mapping(variables[MIRROR_COMPARISON]), _mapping(variables.get(MIRROR_GENERATION))
+    expected = _mapping(variables.get(MIRROR_EXPECTED))
+    expectation = _mapping(variables.get(MIRROR_EXPECTATION))
+    reasons = {section: list(map(str, lines)) for section, lines in _mapping(comparison.get("reasons")).items()}
+    unreached = [line for line in reasons.get("host", ()) if line.startswith("it cannot be reached")]
+    target = Path(str(_mapping(generation.get("stat")).get("lnk_target") or "")).name.partition(".")[0]
+    serial = int(target) if target.isdigit() else None
+    drift = [line for lines in reasons.values() for line in lines if line not in (_OTHER_DOCUMENT, _NEVER)]
+    wanted = expected.get("serial")
+    if unreached or generation.get("unreachable"):
+        message = unreached[0].partition(": ")[2] if unreached else unframed(generation.get("msg"))
+        state, reason = "unreachable", message
+    elif expectation.get("failed"):
+        state, reason = "failed", f"The inventory does not say what it serves: {unframed(expectation.get('msg'))}"
+    elif generation.get("failed"):
+        state, reason = "failed", f"It cannot tell what it serves: {unframed(generation.get('msg'))}"
+    elif serial is None:
+        state, reason = "behind", "it serves nothing yet"
+    elif wanted is not None and serial < wanted:
+        state, reason = "behind", f"it serves serial {serial}, the lock has {wanted}"
+    elif drift:
+        state, reason = "drifted", "; ".join(drift)
+    else:
+        state, reason = "current", ""
+    mirror = {
+        "host": name,
+        "serial": serial,
+        "state": state,
+        "reason": reason,
+        "certificates": _certificates(expected, _mapping(variables.get(MIRROR_CERTIFICATE))),
+    }
+    return {**mirror, "problems": mirror_problems(mirror, now)}
+
+
+# -- certificates, events ----------------------------------------------------------------------------------------------
+
+
+def _certificates(expected: Mapping[str, Any], read: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return name and end of each certificate.
+
+    A host that is unchanged has the controller's file, byte for byte; of another one the certificate was `read`.
+    """
+    found = []
+    for entry in expected.get("certificates", ()):
+        text = str(entry["text"])
+        if entry["name"] == "server" and "content" in read:
+            try:
+                text = base64.b64decode(str(read["content"])).decode("ascii", "replace")
+            except binascii.Error:
+                text = ""
+        if end := _end(text):
+            found.append({"name": str(entry["name"]), "not_after": end})
+    return found
+
+
+@functools.lru_cache(maxsize=64)  # all hosts share their authority
+def _end(text: str) -> str:
+    try:
+        certificate = x509.load_pem_x509_certificate(text.encode())
+    except ValueError:
+        return ""
+    end = getattr(certificate, "not_valid_after_utc", None)  # since cryptography 42
+    return _iso(end or certificate.not_valid_after.replace(tzinfo=UTC))
+
+
+def _events(name: str, site: str, variables: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the history of a host as lines of the ledger, which may lack what its guard did since."""
+    return [
+        {**{key: entry.get(key) for key in ("time", "runtime", "release", "outcome", "reason", "by", "models")},
+         "host": name, "site": site}
+        for runtime in _mapping(variables.get(RELEASES)).get("runtimes") or ()
+        for entry in runtime.get("history") or ()
+    ]  # fmt: skip
+
+
+def _latest(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    unique = {
+        tuple(str(event.get(key)) for key in ("time", "host", "runtime", "release", "outcome")): dict(event)
+        for event in reversed(list(events))
+    }
+    return sorted(unique.values(), key=lambda event: (str(event.get("time")), str(event.get("host"))))[-KEPT_EVENTS:]
+
+
+def _iso(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
