@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -291,6 +292,48 @@ def test_what_models_require_comes_and_goes_with_them(fleet: Fleet) -> None:
     assert run.changed["berlin-amd64"] > 0
     assert fleet.lab.run("berlin-amd64", seen).stdout == before
     assert fleet.release("berlin-amd64") == release, "no restart for what the host alone needs"
+
+
+def test_device_goes_back_alone_and_by_hand(fleet: Fleet) -> None:
+    """A device leaves a release that crashes later; an operator goes back without mirror; site keeps to both."""
+    device, mirror = "berlin-amd64", "berlin-mirror"
+    hosts = ("--limit", f"{device},{mirror}")
+    other = ("-e", "inference_runtime_log_level=warning")
+
+    def release() -> str:
+        state = json.loads(fleet.lab.run(device, "sudo cat /var/lib/edgeml/state.json", check=True).stdout)
+        return str(state["active"]["id"])
+
+    first = release()
+    fleet.playbook("edgeml.fleet.site", *hosts, *other).must_succeed()
+    second = release()
+    assert second != first
+
+    kill = "sudo sh -c 'kill -9 $(docker inspect --format {{.State.Pid}} edgeml-runtime)'"
+    count = "sudo docker inspect --format '{{.RestartCount}}' edgeml-runtime"
+    for crashes in ("1", "2", "3"):
+        fleet.lab.run(device, kill, check=True)
+        while fleet.lab.run(device, count).stdout.strip() != crashes and release() != first:
+            time.sleep(0.5)
+    while release() != first:  # the guard looks every 15 s
+        time.sleep(0.5)
+    fleet.check(device, PLACED[device], wait=60)
+    journal = fleet.lab.run(device, "sudo journalctl --unit edgeml-guard.service", check=True).stdout
+    assert f"went back from release {second[:12]} to {first[:12]}: it crashed 3 times" in journal
+
+    refused = fleet.playbook("edgeml.fleet.site", *hosts, *other)
+    assert refused.code != 0
+    assert "This release was rolled back here" in refused.output
+    assert release() == first
+
+    fleet.playbook("edgeml.fleet.site", *hosts, *other, "-e", "edgeml_force=true").must_succeed()
+    assert release() == second
+    fleet.lab.run(mirror, "sudo docker stop edgeml-mirror", check=True)
+    back = fleet.playbook("edgeml.fleet.rollback", "--limit", device).must_succeed()
+    assert f"went back to release {first[:12]}" in " ".join(back.output.split())
+    assert release() == first
+    fleet.check(device, PLACED[device])
+    fleet.playbook("edgeml.fleet.site", *hosts).must_succeed()
 
 
 class TestBadInput:

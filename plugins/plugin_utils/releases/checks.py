@@ -9,6 +9,8 @@ from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import DEFAULT_RUNTIME
 
+PERCENTILES = ("p50_ms", "p95_ms", "p99_ms")
+
 
 def release_checks(releases: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return where the host's own checks ask: an item for each release and protocol.
@@ -39,7 +41,7 @@ def release_checks(releases: Sequence[Mapping[str, Any]], settings: Mapping[str,
                     "secured": secured,
                     "models": checked,
                     "measured": [
-                        {**item, **({} if model["p95_ms"] is None else {"p95_ms": model["p95_ms"]})}
+                        {**item, **{key: model[key] for key in PERCENTILES if model.get(key) is not None}}
                         for item, model in zip(checked, models, strict=True)
                     ],
                 }

@@ -84,6 +84,12 @@ def test_override_goes_before_rule_and_rule_before_catalogue() -> None:
     }
 
 
+def test_an_override_takes_an_objective_back() -> None:
+    (item,), problems = resolve({}, {"slo": {"p95_ms": None}})
+    assert problems == []
+    assert item["slo"] == {"p95_ms": None, "protocol": "grpc"}
+
+
 def test_what_is_resolved_resolves_to_itself() -> None:
     for variables in ({"edgeml_architecture": "arm64", "edgeml_memory_mb": 1024}, {"edgeml_architecture": "amd64"}):
         models: list[dict[str, Any]] = [{"name": "digits", "slo": {"p95_ms": 40}}, {"name": "sound"}]
