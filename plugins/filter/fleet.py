@@ -11,13 +11,9 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.credentials import certificate, htpasswd
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.resolver import oci_architecture
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.work import (
-    next_lock,
-    publication,
-    published_lock,
-    read_lock,
-)
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.hosts import oci_architecture
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.lock import next_lock, published_lock, read_lock
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.work import publication
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.checks import release_checks
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.demand import mirror_demand, runtime_demand
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.models import host_models, placed_models

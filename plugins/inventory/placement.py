@@ -118,11 +118,11 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem imp
     report,
 )
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema import native, validate
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.catalogue import group_name
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.host_variables import HostVariables
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.placer import Placed, Placer
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.resolver import group_name
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.short_form import shorten
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.work import published_lock
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.lock import published_lock
 
 #: A host's models in full, made when somebody reads them. The template holds nothing from outside.
 _MODELS = trust_as_template("{{ edgeml_placed | edgeml.fleet.placed_models(edgeml_placed_models) }}")

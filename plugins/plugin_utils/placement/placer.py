@@ -18,21 +18,25 @@ from ansible.inventory.manager import InventoryManager, split_host_pattern
 from ansible.parsing.dataloader import DataLoader
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import Problem, choices, shown
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema import native, origins, validate
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.catalogue import (
+    Catalogue,
+    check_catalogue,
+    group_name,
+)
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.host_variables import HostVariables
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.hosts import (
+    Host,
+    describe_host,
+    is_unknown,
+    without_templates,
+)
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.resolver import (
     SETTINGS,
-    Catalogue,
-    Host,
     Request,
     Resolver,
-    check_catalogue,
-    describe_host,
-    group_name,
-    is_unknown,
     placed_twice,
     settle,
     unknown_overrides,
-    without_templates,
 )
 
 #: Host variables that placing models depends on, besides those that variants ask for.

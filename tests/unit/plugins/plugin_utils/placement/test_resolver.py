@@ -8,18 +8,11 @@ from typing import Any
 
 import pytest
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import Problem, report
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.resolver import (
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.catalogue import (
     Catalogue,
-    Host,
-    Request,
-    Resolver,
-    check_catalogue,
-    choose_variant,
-    describe_host,
-    port_collisions,
-    resolve_host,
-    without_templates,
 )
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.hosts import Host
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.resolver import Request, Resolver, resolve_host
 
 DIGITS: dict[str, Any] = {
     "name": "digits",
@@ -38,18 +31,6 @@ RUNTIMES: list[dict[str, Any]] = [
     {"name": "runtime", "recipe": "image.yml"},
     {"name": "vision", "extends": "runtime", "ports": {"rest": 8010, "grpc": 8011, "metrics": 8012}},
 ]
-ASKING = Catalogue(
-    [
-        {
-            **PLAIN,
-            "variants": [
-                {"name": "a", "file": "a", "when": {"min_memory_mb": 1, "cpu_features": ["x"]}},
-                {"name": "b", "file": "b", "when": {"accelerator": "y", "variables": {"line": 3}}},
-            ],
-        }
-    ],
-    None,
-)
 SMALL_BOARD = Host("board", "arm64", 1024)
 
 
@@ -115,44 +96,6 @@ def test_another_version_brings_its_own_settings() -> None:
     assert item["options"] == {"isolated": True}
 
 
-@pytest.mark.parametrize(
-    ("host", "variant", "missing"),
-    [
-        (Host("h", "arm64", 1024), "int8", []),
-        (Host("h", "arm64", 4096), "fp32", []),
-        (Host("h", "amd64"), "fp32", []),
-        (Host("h", "arm64"), None, ["memory_mb"]),
-        (Host("h"), None, ["architecture", "memory_mb"]),
-        (Host("h", None, 4096), "fp32", []),
-    ],
-)
-def test_first_variant_that_fits_and_no_guess(host: Host, variant: str | None, missing: list[str]) -> None:
-    assert choose_variant(DIGITS, host) == (variant, missing)
-
-
-@pytest.mark.parametrize(
-    ("when", "fits"),
-    [
-        ({"architecture": ["amd64", "arm64"]}, True),
-        ({"min_memory_mb": 2048}, False),
-        ({"cpu_features": ["asimd", "sve"]}, True),
-        ({"cpu_features": ["avx2"]}, False),
-        ({"accelerator": "hailo8"}, True),
-        ({"accelerator": "npu"}, False),
-        ({"groups": ["cameras", "other"]}, True),
-        ({"groups": ["other"]}, False),
-        ({"variables": {"line": [3, 4]}}, True),
-        ({"variables": {"line": 5}}, False),
-        ({"variables": {"nothing": 5}}, False),
-        ({"accelerator": "hailo8", "groups": ["other"]}, False),
-    ],
-)
-def test_each_condition(when: dict[str, Any], fits: bool) -> None:
-    host = Host("h", "arm64", 1024, frozenset({"asimd", "sve"}), "hailo8", frozenset({"cameras"}), {"line": 3})
-    model = {"variants": [{"name": "one", "when": when}]}
-    assert choose_variant(model, host) == ("one" if fits else None, [])
-
-
 def test_unknown_awaits_the_role_which_says_what_is_missing() -> None:
     host = Host("board", "arm64")
     (item,), problems = resolve(host=host, final=False)
@@ -162,47 +105,6 @@ def test_unknown_awaits_the_role_which_says_what_is_missing() -> None:
     assert [
         word for word in ("memory_mb not known", "edgeml_memory_mb", "host board") if word not in report(problems)
     ] == []
-
-
-def test_host_variable_goes_before_preflight_and_preflight_before_facts() -> None:
-    facts = {"architecture": "x86_64", "memtotal_mb": 3000}
-    learned = {"architecture": "aarch64", "cpu_features": ["asimd"], "accelerator": ""}
-    variables = {"edgeml_memory_mb": 2000, "edgeml_host": learned}
-    host, problems = describe_host("h", ["devices"], variables, lambda: facts, ASKING)
-    assert problems == []
-    assert (host.architecture, host.memory_mb, host.accelerator) == ("arm64", 2000, "")
-    assert host.cpu_features == frozenset({"asimd"})
-    assert describe_host("h", [], {}, lambda: facts, ASKING)[0] == Host("h", "amd64", 3000)
-
-
-def test_nonsense_that_a_host_says_of_itself_is_not_known() -> None:
-    attack = "{{ lookup('pipe', 'id') }}"
-    facts = {"architecture": attack, "memtotal_mb": "many", "edgeml_host": {"cpu_features": 3, "accelerator": [attack]}}
-    assert describe_host("h", [], {}, lambda: facts, ASKING) == (Host("h"), [])
-
-
-def test_templates_are_not_known() -> None:
-    variables = {"edgeml_architecture": "{{ lookup('pipe', 'uname -m') }}", "line": "{{ x }}"}
-    host, problems = describe_host("h", [], variables, dict, ASKING)
-    assert problems == []
-    assert (host.architecture, dict(host.variables), host.unknown) == (None, {}, frozenset({"line"}))
-    model = {"variants": [{"name": "one", "when": {"variables": {"line": 3}}}]}
-    assert choose_variant(model, host) == (None, ["line"])
-    assert without_templates({"slo": {"p95_ms": "{{ x }}"}, "variant": "int8"}) == {"slo": {}, "variant": "int8"}
-
-
-@pytest.mark.parametrize(
-    ("variable", "value", "words"),
-    [
-        ("edgeml_architecture", "arm46", ["'arm46'", "did you mean arm64"]),
-        ("edgeml_memory_mb", "lots", ["edgeml_memory_mb", "'lots'"]),
-        ("edgeml_cpu_features", "avx2", ["edgeml_cpu_features", "list of text"]),
-        ("edgeml_accelerator", 3, ["edgeml_accelerator", "3 (number)"]),
-    ],
-)
-def test_wrong_host_variables(variable: str, value: Any, words: list[str]) -> None:
-    _, problems = describe_host("h", [], {variable: value}, dict, ASKING)
-    assert [word for word in [*words, "host h"] if word not in report(problems)] == []
 
 
 @pytest.mark.parametrize(
@@ -235,34 +137,6 @@ def test_no_variant_fits() -> None:
     items, problems = resolve(models=[model], host=Host("server", "amd64", 9000), final=False)
     assert items == []
     assert [w for w in ("host server", "'amd64'", "9000", "int8 when") if w not in report(problems)] == []
-
-
-def test_mistakes_in_the_catalogue() -> None:
-    models = [
-        DIGITS,
-        DIGITS,
-        {**PLAIN, "runtime": "visoin"},
-        {**PLAIN, "name": "a-b"},
-        {**PLAIN, "name": "a_b", "slo": {"protocol": "mqtt"}},
-        {**PLAIN, "name": "c", "variants": [{"name": "x", "file": "x"}, {"name": "x", "file": "y"}]},
-    ]
-    runtimes = [*RUNTIMES, RUNTIMES[0], {"name": "one", "extends": "two"}, {"name": "two", "extends": "one"},
-                {"name": "three", "extends": "non"}]  # fmt: skip
-    text = report(check_catalogue(models, runtimes))
-    expected = ["catalogue[1]", "also at catalogue[0]", "did you mean vision", "model_a_b", "catalogue[4].slo.protocol",
-                "catalogue[5].variants[1].name", "never reached", "Two runtimes have one name", "one -> two -> one",
-                "'non'"]  # fmt: skip
-    assert [words for words in expected if words not in text] == []
-    assert len(text.splitlines()) == 10
-
-
-def test_two_runtimes_of_a_host_need_their_own_ports() -> None:
-    catalogue = Catalogue(
-        [], [*RUNTIMES, {"name": "other", "image": "x", "server": {"rest_port": 8080}, "ports": {"rest": 8001}}]
-    )
-    assert port_collisions(["runtime", "vision"], catalogue) == []
-    (problem,) = port_collisions(["runtime", "other"], catalogue)
-    assert [w for w in ("port 8001", "runtime (grpc) and other (rest)") if w not in str(problem)] == []
 
 
 def test_the_same_problem_of_many_hosts_is_one_line() -> None:

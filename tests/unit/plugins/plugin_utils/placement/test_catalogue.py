@@ -1,0 +1,60 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Mistakes in a catalogue, and ports that collide."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import report
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.catalogue import (
+    Catalogue,
+    check_catalogue,
+    port_collisions,
+)
+
+DIGITS: dict[str, Any] = {
+    "name": "digits",
+    "version": "1.0.0",
+    "platform": "onnxruntime_onnx",
+    "source": "models/digits",
+    "variants": [
+        {"name": "int8", "file": "int8.onnx", "when": {"architecture": "arm64", "max_memory_mb": 2048}},
+        {"name": "fp32", "file": "fp32.onnx"},
+    ],
+    "requires": {"memory_mb": 300, "packages": ["libgomp1"]},
+    "slo": {"p95_ms": 25, "protocol": "grpc"},
+}
+PLAIN: dict[str, Any] = {"name": "sound", "version": "2.0.0", "platform": "python", "source": "models/sound"}
+RUNTIMES: list[dict[str, Any]] = [
+    {"name": "runtime", "recipe": "image.yml"},
+    {"name": "vision", "extends": "runtime", "ports": {"rest": 8010, "grpc": 8011, "metrics": 8012}},
+]
+
+
+def test_mistakes_in_the_catalogue() -> None:
+    models = [
+        DIGITS,
+        DIGITS,
+        {**PLAIN, "runtime": "visoin"},
+        {**PLAIN, "name": "a-b"},
+        {**PLAIN, "name": "a_b", "slo": {"protocol": "mqtt"}},
+        {**PLAIN, "name": "c", "variants": [{"name": "x", "file": "x"}, {"name": "x", "file": "y"}]},
+    ]
+    runtimes = [*RUNTIMES, RUNTIMES[0], {"name": "one", "extends": "two"}, {"name": "two", "extends": "one"},
+                {"name": "three", "extends": "non"}]  # fmt: skip
+    text = report(check_catalogue(models, runtimes))
+    expected = ["catalogue[1]", "also at catalogue[0]", "did you mean vision", "model_a_b", "catalogue[4].slo.protocol",
+                "catalogue[5].variants[1].name", "never reached", "Two runtimes have one name", "one -> two -> one",
+                "'non'"]  # fmt: skip
+    assert [words for words in expected if words not in text] == []
+    assert len(text.splitlines()) == 10
+
+
+def test_two_runtimes_of_a_host_need_their_own_ports() -> None:
+    catalogue = Catalogue(
+        [], [*RUNTIMES, {"name": "other", "image": "x", "server": {"rest_port": 8080}, "ports": {"rest": 8001}}]
+    )
+    assert port_collisions(["runtime", "vision"], catalogue) == []
+    (problem,) = port_collisions(["runtime", "other"], catalogue)
+    assert [w for w in ("port 8001", "runtime (grpc) and other (rest)") if w not in str(problem)] == []
