@@ -221,6 +221,12 @@ def test_what_the_controller_runs_imports_by_statement_only() -> None:
     assert [str(path) for path, text in texts(*rooms) if re.search(r"\bimportlib\b|__import__", text)] == []
 
 
+def test_files_of_the_controllers_half_have_one_job() -> None:
+    rooms = [f"plugins/plugin_utils/{room}" for room in ("documents", "placement", "publication", "releases")]
+    lengths = {str(path): len(text.splitlines()) for path, text in texts(*rooms)}
+    assert {path: lines for path, lines in lengths.items() if lines >= 400} == {}
+
+
 def test_each_filter_is_documented_and_each_document_has_its_filter() -> None:
     program = Path(sys.executable).with_name("ansible-doc")
     shown = subprocess.run(

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.work import UNKNOWN
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.lock import UNKNOWN
 from ansible_collections.edgeml.fleet.runtime.tests.support.ports import free_port
 from ansible_collections.edgeml.fleet.tests.integration.content.conftest import running_store
 from ansible_collections.edgeml.fleet.tests.support.content import (

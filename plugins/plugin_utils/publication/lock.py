@@ -1,0 +1,89 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The lock: what is published, by digest."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ansible.module_utils.common.yaml import yaml_load
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import (
+    InventoryError,
+    Problem,
+    read_positions,
+)
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema import validate
+
+#: Stands in the predicted lock for what is known only after something was built.
+UNKNOWN = "(known when it is built)"
+
+
+def read_lock(path: str) -> dict[str, Any] | None:
+    """Return the lock in a file, None if there is no such file; raise InventoryError if it is no lock."""
+    if not Path(path).exists():
+        return None
+    text, lock = _load_lock(path)
+    problems = validate(lock, "lock", read_positions(text, path))
+    if problems:
+        raise InventoryError.of(problems)
+    return dict(lock)
+
+
+def published_lock(path: str) -> Any:
+    """Return what the lock in a file says, not held against its schema; raise InventoryError if there is none."""
+    if not Path(path).exists():
+        remedy = "run the playbook edgeml.fleet.publish, or set edgeml_lock_file to the lock that it wrote"
+        raise InventoryError.of([Problem("Nothing has been published", (), "no lock", remedy, file=path)])
+    return _load_lock(path)[1]
+
+
+def _load_lock(path: str) -> tuple[str, Any]:
+    """Return text and content of a lock, which is read once per process and state of the file. Do not change them."""
+    try:
+        status = Path(path).stat()
+        return _parse_lock(os.path.realpath(path), status.st_ino, status.st_mtime_ns, status.st_size)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        remedy = "restore it from version control; publish writes it, nobody edits it"
+        raise InventoryError.of([Problem("The lock cannot be read", (), str(error), remedy, file=path)]) from error
+
+
+@functools.lru_cache(maxsize=8)
+def _parse_lock(path: str, *_state: int) -> tuple[str, Any]:
+    # Each use of the role's variable comes here, for every host. Workers inherit what the inventory plugin has read.
+    text = Path(path).read_text(encoding="utf-8")
+    return text, yaml_load(text)
+
+
+def next_lock(
+    previous: Mapping[str, Any] | None,
+    registry: str,
+    images: Iterable[Mapping[str, Any]],
+    artifacts: Iterable[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Return the lock that follows `previous`: the same if nothing changed, else with a serial one higher.
+
+    `images` and `artifacts` are the results of loops over the modules oci_image and model_artifact, whose items are
+    those of `publication`. In check mode a result may be without content, which is then UNKNOWN in the lock.
+    """
+    unbuilt = {"digest": UNKNOWN}
+    keys = ("repository", "digest", "index", "platforms", "blob", "golden_cases")
+    models: dict[str, dict[str, Any]] = {}
+    for result in artifacts:
+        item = result["item"]
+        version = models.setdefault(item["name"], {}).setdefault(
+            item["version"], {"platform": item["platform"], "variants": {}}
+        )
+        version["variants"][item["variant"]] = {key: result[key] for key in keys} if "blob" in result else unbuilt
+    content = {
+        "registry": registry,
+        "images": {result["item"]["name"]: result.get("image", unbuilt) for result in images},
+        "models": models,
+    }
+    if previous and {key: previous.get(key) for key in content} == content:
+        return dict(previous)
+    return {"serial": int((previous or {}).get("serial", 0)) + 1, **content}

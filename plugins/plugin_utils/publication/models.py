@@ -1,0 +1,162 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where a publication gets models from, and which artifacts it makes of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import (
+    InventoryError,
+    Problem,
+    choices,
+    shown,
+)
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import Path as Place
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.catalogue import DEFAULT_VARIANT
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.images import address_of
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.lock import read_lock
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.plan import Plan
+
+
+def plan_model(plan: Plan, model: Mapping[str, Any], place: Place) -> None:
+    source = model["source"]
+    variants = model.get("variants", [])
+    if isinstance(source, str):
+        directory = plan.path(source, (*place, "source"), directory=True)
+        if "build" in model:
+            directory = _plan_build(plan, model, directory, place)
+        else:
+            for index, variant in enumerate(variants):
+                if directory.is_dir() and "file" in variant and not (directory / variant["file"]).is_file():
+                    plan.wrong(
+                        f"The file of variant {variant['name']} is missing",
+                        (*place, "variants", index, "file"),
+                        str(directory / variant["file"]),
+                        "correct the file",
+                    )
+    elif "build" in model:
+        plan.wrong("Only a directory can be built from", (*place, "build"), shown(source), "give a directory as source")
+        return
+    elif "lock" in source:
+        _plan_locked(plan, model, place)
+        return
+    else:
+        directory = _plan_fetch(plan, source)
+    for index, variant in enumerate(variants):
+        if "file" not in variant:
+            seen = f"variant {variant['name']}"
+            plan.wrong("A variant has no file", (*place, "variants", index), seen, "name its file in the source")
+            return
+    files = [variant["file"] for variant in variants]
+    for variant in variants or [None]:
+        form = variant and {
+            "name": variant["name"],
+            "file": variant["file"],
+            "others": [file for file in files if file != variant["file"]],
+        }
+        _plan_artifact(plan, model, place, directory, form)
+
+
+def _plan_artifact(
+    plan: Plan, model: Mapping[str, Any], place: Place, directory: Path, form: Mapping[str, Any] | None
+) -> None:
+    golden = model.get("golden")
+    plan.artifacts.append(
+        {
+            "name": model["name"],
+            "version": model["version"],
+            "variant": form["name"] if form else DEFAULT_VARIANT,
+            "platform": model["platform"],
+            "directory": str(directory),
+            "form": dict(form) if form else None,
+            "golden": str(plan.path(golden, (*place, "golden"), directory=True)) if golden else None,
+        }
+    )
+
+
+def _plan_build(plan: Plan, model: Mapping[str, Any], source: Path, place: Place) -> Path:
+    """Plan how a model is made, and return the directory: named after program, data and libraries."""
+    program = plan.path(str(source / model["build"]["program"]), (*place, "build", "program"))
+    requirements = plan.path(model["build"]["requirements"], (*place, "build", "requirements"))
+    if not (program.is_file() and requirements.is_file()):
+        return source
+    locked = hashlib.sha256(requirements.read_bytes()).hexdigest()
+    # A directory may hold several programs.
+    inputs = hashlib.sha256(f"{model['build']['program']}\n{locked}\n".encode())
+    # Modules beside the directory are what several models share.
+    for path in sorted([*_files(source), *source.parent.glob("*.py")]):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        inputs.update(f"{path.relative_to(source.parent).as_posix()}\n{content}\n".encode())
+    directory = plan.build_directory / "models" / f"{model['name']}-{inputs.hexdigest()[:12]}"
+    plan.builds.append(
+        {
+            "name": model["name"],
+            "version": model["version"],
+            "program": str(program),
+            "requirements": str(requirements),
+            "environment": str(plan.build_directory / "environments" / locked[:12]),
+            "directory": str(directory),
+        }
+    )
+    return directory
+
+
+def _files(source: Path) -> list[Path]:
+    return [path for path in source.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+
+
+def _plan_fetch(plan: Plan, source: Mapping[str, str]) -> Path:
+    digest = source.get("sha256") or source["oci"].rpartition(":")[2]
+    directory = plan.build_directory / "sources" / digest
+    url, reference = source.get("url", ""), source.get("oci", "")
+    address = url.partition("://")[2].partition("/")[0] if url else address_of(reference)
+    plan.sources[digest] = {
+        "url": url,
+        "sha256": source.get("sha256", ""),
+        "reference": reference,
+        "directory": str(directory),
+        "address": address,
+    }
+    return directory
+
+
+def _plan_locked(plan: Plan, model: Mapping[str, Any], place: Place) -> None:
+    """Plan a model that another inventory has published: each of its variants comes from a registry, by digest."""
+    path = plan.path(model["source"]["lock"], (*place, "source", "lock"))
+    try:
+        lock = read_lock(str(path)) if path.is_file() else None
+    except InventoryError as error:
+        plan.problems.append(Problem(error.what.rstrip(".")))
+        return
+    if lock is None:
+        return
+    name, version = model["name"], model["version"]
+    versions = lock["models"].get(name)
+    if versions is None:
+        known = choices(sorted(lock["models"]), name)
+        plan.wrong(f"Model {name} is not in the other lock", (*place, "source", "lock"), str(path), known)
+        return
+    if version not in versions:
+        known = choices(versions, version)
+        plan.wrong(f"Version {version} of model {name} is not in the other lock", (*place, "version"), version, known)
+        return
+    entry = versions[version]
+    wanted = [variant["name"] for variant in model.get("variants", [])] or [DEFAULT_VARIANT]
+    if entry["platform"] != model["platform"]:
+        plan.wrong(
+            "The other lock has another platform", (*place, "platform"), model["platform"], f"use {entry['platform']}"
+        )
+    for index, variant in enumerate(wanted):
+        if variant not in entry["variants"]:
+            where = (*place, "variants", index) if model.get("variants") else (*place, "variants")
+            plan.wrong("The other lock has no such variant", where, variant, choices(entry["variants"], variant))
+            continue
+        locked = entry["variants"][variant]
+        registry = plan.store if lock["registry"] == plan.registry else lock["registry"]
+        directory = _plan_fetch(plan, {"oci": f"{registry}/{locked['repository']}@{locked['digest']}"})
+        form = {"name": variant, "file": "", "others": []} if variant != DEFAULT_VARIANT else None
+        _plan_artifact(plan, model, place, directory, form)
