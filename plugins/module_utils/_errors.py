@@ -38,6 +38,10 @@ class FleetError(Exception):
             text += f" What to do: {self.remedy}."
         return text
 
+    def as_mapping(self) -> dict[str, str]:
+        """Return the parts of the message: what passes between programs stays apart until it is shown."""
+        return {"what": self.what, "where": self.where, "seen": self.seen, "remedy": self.remedy}
+
     def as_result(self) -> dict[str, str]:
         """Return keys for a module's failed result (see RETURN of each module)."""
-        return {"msg": str(self), "what": self.what, "where": self.where, "seen": self.seen, "remedy": self.remedy}
+        return {"msg": str(self), **self.as_mapping()}

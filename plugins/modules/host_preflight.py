@@ -37,8 +37,25 @@ options:
   problems:
     description: What is wrong in the inventory itself. Each becomes a finding C(inventory).
     type: list
-    elements: str
+    elements: dict
     default: []
+    suboptions:
+      what:
+        description: What is wrong, one clause.
+        type: str
+        required: true
+      where:
+        description: The file, host or variable.
+        type: str
+        default: ""
+      seen:
+        description: The value that was seen.
+        type: str
+        default: ""
+      remedy:
+        description: What to do next.
+        type: str
+        default: ""
   content:
     description: What the host has to hold.
     type: list

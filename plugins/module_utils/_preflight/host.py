@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.command import RunCommand
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.facts import host_facts
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import DEFAULT_RUNTIME
@@ -106,7 +107,7 @@ class Wanted:
     engine_packages: Sequence[str] = ()
     requires: Requires = Requires()
     controller_time: float = 0.0
-    problems: Sequence[str] = ()
+    problems: Sequence[Mapping[str, str]] = ()
     ignore: Sequence[str] = ()
 
     @property
@@ -224,10 +225,11 @@ def result_of(findings: Sequence[Finding]) -> dict[str, Any]:
     }
 
 
-def inventory_finding(problem: str) -> Finding:
-    """Return the finding for what a FleetError says about the inventory."""
-    value, _separator, remedy = problem.partition(" What to do: ")
-    return Finding("inventory", REFUSE, value.rstrip("."), "a valid inventory", remedy.rstrip(".") or "correct it")
+def inventory_finding(problem: Mapping[str, str]) -> Finding:
+    """Return the finding for the parts of a FleetError about the inventory."""
+    value = FleetError(problem["what"], where=problem.get("where", ""), seen=problem.get("seen", ""))
+    remedy = problem.get("remedy") or "correct it"
+    return Finding("inventory", REFUSE, str(value).rstrip("."), "a valid inventory", remedy)
 
 
 def can_load(host: Host, module: str) -> bool:

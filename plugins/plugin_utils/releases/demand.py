@@ -47,7 +47,7 @@ def runtime_demand(
         host = str(variables["inventory_hostname"])
         releases = host_releases(placed, lock, runtimes, architecture, host, settings)
     except InventoryError as error:
-        return {**demand, "problems": str(error).splitlines()}
+        return {**demand, "problems": [problem.as_mapping() for problem in error.errors]}
     for release in releases:
         repository, _separator, digest = release["image"].partition("/")[2].partition("@")
         image = {"kind": "image", "name": f"image {release['name']}", "repository": repository, "digest": digest}

@@ -423,9 +423,14 @@ def test_devices_kernel_modules_and_sysctls(machine: Machine) -> None:
 
 
 def test_what_is_wrong_in_the_inventory_is_a_finding(machine: Machine) -> None:
-    wanted = replace(DEVICE, problems=["Model digit is not in the lock. What to do: correct the name."])
-    finding = machine.findings(wanted)["inventory"]
-    assert (finding.value, finding.remedy) == ("Model digit is not in the lock", "correct the name")
+    problem = {"what": "Model digit is not in the lock", "where": "host a", "seen": "digit", "remedy": "rename it"}
+    finding = machine.findings(replace(DEVICE, problems=[problem]))["inventory"]
+    assert (finding.value, finding.remedy) == (
+        "Model digit is not in the lock at host a. Seen: digit",
+        "rename it",
+    )
+    finding = machine.findings(replace(DEVICE, problems=[{"what": "It says. What to do: nothing"}]))["inventory"]
+    assert (finding.value, finding.remedy) == ("It says. What to do: nothing", "correct it")
 
 
 def test_ignored_findings_only_warn(machine: Machine) -> None:

@@ -97,13 +97,14 @@ def test_demand_of_a_device() -> None:
 def test_every_mistake_of_the_inventory_is_a_problem_and_no_error() -> None:
     found = demand([{"name": "digit"}, {"name": "cats"}])
     assert len(found["problems"]) == 2
-    assert all("edgeml_models" in problem for problem in found["problems"])
+    assert all("edgeml_models" in problem["where"] for problem in found["problems"])
+    assert [set(problem) for problem in found["problems"]] == [{"what", "where", "seen", "remedy"}] * 2
     assert found["content"] == []
 
 
 def test_what_the_lock_lacks_is_a_problem() -> None:
     found = demand([{"name": "digits"}], architecture="riscv64")
-    assert "architecture riscv64" in found["problems"][0]
+    assert "architecture riscv64" in found["problems"][0]["what"]
 
 
 def test_a_host_of_unknown_architecture_is_asked_for_nothing() -> None:
