@@ -221,7 +221,7 @@ def _decompress(body: bytes, coding: str) -> bytes | None:
 
 def _decode_protobuf(model: Model, body: bytes) -> None:
     def decode() -> InferenceRequest:
-        return protobuf.decode(model, *protobuf.parse_inference(body), Limits())
+        return protobuf.decode(model, protobuf.parse_inference(body, Limits()), Limits())
 
     request = _bounded(len(body), decode)
     small = _outcome(model, lambda: (decode(), set()))

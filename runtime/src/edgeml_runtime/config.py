@@ -88,6 +88,7 @@ class Limits:
     tensors: int = 64
     elements: int = 2**26
     dimensions: int = 16
+    strings: int = 2**18
     string_bytes: int = 2**20
     connections: int = 1024
     receive_seconds: float = 30.0

@@ -12,8 +12,9 @@ from typing import Any
 
 import orjson
 
-from edgeml_runtime.codecs import large_json
+from edgeml_runtime.codecs import large_json, portions
 from edgeml_runtime.codecs.large_json import Numbers
+from edgeml_runtime.codecs.portions import Values, is_plain
 from edgeml_runtime.codecs.request import (
     check_complete,
     check_outputs,
@@ -33,23 +34,40 @@ EXTENSIONS = ("binary_tensor_data", "model_repository", "parameters", "schedule_
 
 # Bytes of JSON from which on simdjson's buffers are faster than Python's lists.
 _LARGE = 4 * 1024
+# Bytes of JSON from which on it is read in portions: no step of that is long, and memory stays near that of the body.
+_PORTIONED = 128 * 1024
+# Elements that are written as JSON at once.
+_STEP = 8 * 1024
+# What takes longer than a few milliseconds: bytes of a body, elements of an answer.
+_LONG_BODY = 16 << 20
+_LONG_ANSWER = 32 * 1024
 
 
 def decode(
-    model: Signature, body: bytes | bytearray | memoryview, json_length: int | None, limits: Limits
+    model: Signature,
+    body: bytes | bytearray | memoryview,
+    json_length: int | None,
+    limits: Limits,
+    in_portions: bool = True,
 ) -> tuple[InferenceRequest, set[str]]:
     """A request, and the names of the outputs to answer in binary.
 
     ``json_length``: bytes of the JSON part, None when the body is JSON alone.
+    ``in_portions``: read large JSON so; false after ``takes_long`` has said no.
     Raises RequestError: invalid, or too large beyond a limit.
     """
     if json_length is not None and json_length > len(body):
         raise invalid(f"the JSON part is said to have {json_length} bytes, the body has {len(body)}")
     text = body if json_length is None else memoryview(body)[:json_length]
     try:
-        document = orjson.loads(text) if len(text) < _LARGE else large_json.loads(text)
+        if len(text) < _LARGE:
+            document = orjson.loads(text)
+        elif len(text) < _PORTIONED or not in_portions:
+            document = large_json.loads(text)
+        else:
+            document = portions.loads(text, limits)
     except orjson.JSONDecodeError as error:
-        raise invalid(f"the body is no JSON: {error}") from None
+        raise invalid(f"the body is not valid JSON: {error}") from None
     if type(document) is not dict:
         raise invalid("the body must be a JSON object")
     request_id = document.get("id", "")
@@ -67,7 +85,7 @@ def decode(
         size = _parameter(tensor, "binary_data_size", int) if "parameters" in tensor else None
         if size is None:
             data = tensor.get("data")
-            array = data.tensor(spec, shape) if type(data) is Numbers else from_values(spec, shape, data)
+            array = data.tensor(spec, shape) if isinstance(data, Numbers | Values) else from_values(spec, shape, data)
         elif "data" in tensor:
             raise invalid(f"input '{spec.name}' has both 'data' and 'binary_data_size'")
         elif not 0 <= size <= len(binary):
@@ -104,6 +122,28 @@ def decode(
     return request, in_binary
 
 
+def takes_long(model: Signature, body: bytes | bytearray | memoryview, json_length: int | None, limits: Limits) -> bool:
+    """Whether a body is not to be decoded on the event loop."""
+    size = len(body)
+    if size < _PORTIONED:
+        return False
+    length = size if json_length is None else min(json_length, size)
+    if length >= _PORTIONED and not is_plain(memoryview(body)[:length], limits):
+        return True
+    if size - length >= _LONG_BODY:
+        return True
+    return any(spec.datatype in ("BYTES", "BOOL") for spec in model.inputs.values())
+
+
+def answer_takes_long(request: InferenceRequest, results: list[Array], in_binary: set[str]) -> bool:
+    """Whether an answer is not to be encoded on the event loop."""
+    elements = 0
+    for name, array in zip(request.outputs, results, strict=True):
+        if array.dtype.kind == "O" or name not in in_binary:
+            elements += array.size
+    return elements > _LONG_ANSWER
+
+
 def encode(
     model: Signature, request: InferenceRequest, results: list[Array], in_binary: set[str]
 ) -> tuple[bytes, int | None]:
@@ -126,13 +166,23 @@ def encode_parts(
         if name in in_binary:
             raw.append(to_raw(array))
             output["parameters"] = {"binary_data_size": len(raw[-1])}
-        else:
+        elif array.size <= _LONG_ANSWER:
             output["data"] = to_values(array)
+        else:
+            output["data"] = orjson.Fragment(_in_portions(array))
         outputs.append(output)
     document: dict[str, Any] = {"model_name": model.name, "model_version": model.version, "outputs": outputs}
     if request.id:
         document["id"] = request.id
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), raw
+
+
+def _in_portions(array: Array) -> bytes:
+    """The values of a large tensor as a flat JSON list."""
+    flat = array.reshape(-1)
+    steps = (to_values(flat[start : start + _STEP]) for start in range(0, len(flat), _STEP))
+    texts = (orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY) for values in steps)
+    return b"[%b]" % b",".join(text[1:-1] for text in texts)
 
 
 def server_metadata(name: str, version: str) -> bytes:
@@ -186,7 +236,7 @@ def _management(body: bytes | memoryview) -> dict[str, Any]:
     try:
         document = orjson.loads(body) if body else {}
     except orjson.JSONDecodeError as error:
-        raise invalid(f"the body is no JSON: {error}") from None
+        raise invalid(f"the body is not valid JSON: {error}") from None
     if type(document) is not dict:
         raise invalid("the body must be a JSON object")
     return document

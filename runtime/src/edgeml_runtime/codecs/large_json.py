@@ -14,7 +14,7 @@ import simdjson
 from edgeml_runtime.tensors import DTYPES, Array, TensorSpec, check_count, from_values
 
 # simdjson's buffers by the kind of dtype: double, signed and unsigned 64-bit.
-_BUFFERS: dict[str, tuple[Literal["d", "i", "u"], np.dtype[Any]]] = {
+BUFFERS: dict[str, tuple[Literal["d", "i", "u"], np.dtype[Any]]] = {
     "f": ("d", np.dtype("<f8")),
     "i": ("i", np.dtype("<i8")),
     "u": ("u", np.dtype("<u8")),
@@ -48,7 +48,7 @@ class Numbers:
     def tensor(self, spec: TensorSpec, shape: tuple[int, ...]) -> Array:
         """See tensors.from_values."""
         dtype = DTYPES[spec.datatype]
-        kind = _BUFFERS.get(dtype.kind)
+        kind = BUFFERS.get(dtype.kind)
         if kind is None or (len(self.nesting) > 1 and self.nesting != shape):
             return from_values(spec, shape, self._array.as_list())
         try:

@@ -10,7 +10,9 @@ from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
+from edgeml_runtime.codecs import large_protobuf
 from edgeml_runtime.codecs import open_inference_grpc_pb2 as messages
+from edgeml_runtime.codecs.large_protobuf import Contents, read_contents
 from edgeml_runtime.codecs.request import (
     check_complete,
     check_outputs,
@@ -21,7 +23,7 @@ from edgeml_runtime.codecs.request import (
     read_parameters,
 )
 from edgeml_runtime.config import Limits
-from edgeml_runtime.errors import RequestError, invalid
+from edgeml_runtime.errors import Failure, RequestError, invalid
 from edgeml_runtime.inference import InferenceRequest, Signature
 from edgeml_runtime.tensors import Array, from_raw, from_repeated, to_raw
 
@@ -43,9 +45,15 @@ CONTENTS = {
 
 
 RawContents = Sequence[bytes | memoryview]
+#: The message, its raw contents, and the typed contents that are not in it, by input.
+Inference = tuple[messages.ModelInferRequest, RawContents, Sequence[Contents]]
 
 #: Bytes of a message from which on its raw contents are not copied.
 LARGE = 64 * 1024
+# Bytes of raw contents that take longer than some milliseconds to copy.
+_LONG = 16 << 20
+# Of a message of another kind.
+_MOST_BYTES = 64 * 1024
 _MOST_FIELDS = 256
 _WITH_LENGTH = 2
 _RAW_CONTENTS = 7 << 3 | _WITH_LENGTH
@@ -54,23 +62,40 @@ _AnyMessage = TypeVar("_AnyMessage", bound=Message)
 
 
 def parse_message(kind: type[_AnyMessage], body: bytes | memoryview) -> _AnyMessage:
-    """A message of that kind. Raises RequestError (invalid)."""
+    """A message of that kind, other than of an inference. Raises RequestError (invalid, too large)."""
+    if len(body) > _MOST_BYTES:
+        raise RequestError(Failure.TOO_LARGE, f"a {kind.DESCRIPTOR.name} has at most {_MOST_BYTES} bytes")
+    return _parse(kind, body)
+
+
+def _parse(kind: type[_AnyMessage], body: bytes | memoryview) -> _AnyMessage:
     try:
         return kind.FromString(bytes(body))
     except DecodeError:
-        raise invalid(f"the request is no {kind.DESCRIPTOR.name}") from None
+        raise invalid(f"the request is not a {kind.DESCRIPTOR.name}") from None
 
 
-def parse_inference(body: bytes | memoryview) -> tuple[messages.ModelInferRequest, RawContents]:
-    """The message of a ModelInfer call and its raw contents, not yet checked. Raises RequestError (invalid).
+def parse_inference(body: bytes | memoryview, limits: Limits) -> Inference:
+    """A ModelInferRequest, not yet checked. Raises RequestError (invalid, too large).
 
-    Large raw contents stay where they are, and are missing in the message: protobuf would copy them twice.
+    Large contents stay where they are, and are missing in the message.
     """
-    if len(body) >= LARGE and (parts := _without_raw(memoryview(body))) is not None:
-        rest, raw = parts
-        return parse_message(messages.ModelInferRequest, rest), raw
-    message = parse_message(messages.ModelInferRequest, body)
-    return message, message.raw_input_contents
+    if len(body) >= LARGE:
+        rest, raw, contents = large_protobuf.split(memoryview(body), limits)
+        return _parse(messages.ModelInferRequest, rest), raw, contents
+    message = _parse(messages.ModelInferRequest, body)
+    return message, message.raw_input_contents, ()
+
+
+def takes_long(model: Signature, inference: Inference) -> bool:
+    """Whether it is not to be decoded on the event loop."""
+    _, raw, contents = inference
+    if sum(len(typed) for typed in contents if typed is not None) > LARGE:
+        return True
+    size = sum(map(len, raw))
+    if size < LARGE:
+        return False
+    return size >= _LONG or any(spec.datatype in ("BYTES", "BOOL") for spec in model.inputs.values())
 
 
 def raw_contents_at(beginning: bytes | memoryview) -> int:
@@ -80,22 +105,6 @@ def raw_contents_at(beginning: bytes | memoryview) -> int:
         if key == _RAW_CONTENTS or end > len(view):
             return content if key == _RAW_CONTENTS else 0
     return 0
-
-
-def _without_raw(body: memoryview) -> tuple[bytes, list[memoryview]] | None:
-    """A ModelInferRequest without its raw contents, and these; None when it is nothing that is usually sent."""
-    rest: list[memoryview] = []
-    raw: list[memoryview] = []
-    position = 0
-    for key, start, content, end in _fields(body):
-        if end > len(body):
-            return None
-        if key == _RAW_CONTENTS:
-            raw.append(body[content:end])
-        else:
-            rest.append(body[start:end])
-        position = end
-    return (b"".join(rest), raw) if position == len(body) else None
 
 
 def _fields(body: memoryview) -> Iterator[tuple[int, int, int, int]]:
@@ -147,16 +156,17 @@ def parse_repository_unload(body: bytes | memoryview) -> str:
     return parse_message(messages.RepositoryModelUnloadRequest, body).model_name
 
 
-def request_id(body: bytes | memoryview) -> str:
+def request_id(body: bytes | memoryview, limits: Limits) -> str:
     """The id of a ModelInferRequest; empty when it is none."""
     try:
-        return parse_inference(body)[0].id
+        return parse_inference(body, limits)[0].id
     except RequestError:
         return ""
 
 
-def decode(model: Signature, message: messages.ModelInferRequest, raw: RawContents, limits: Limits) -> InferenceRequest:
+def decode(model: Signature, inference: Inference, limits: Limits) -> InferenceRequest:
     """The checked request; see parse_inference. Raises RequestError (invalid, too large)."""
+    message, raw, contents = inference
     check_tensor_count(len(message.inputs), limits)
     check_tensor_count(len(message.outputs), limits)
     if raw and len(raw) != len(message.inputs):
@@ -170,7 +180,11 @@ def decode(model: Signature, message: messages.ModelInferRequest, raw: RawConten
             field = CONTENTS.get(spec.datatype)
             if field is None:
                 raise invalid(f"input '{spec.name}': {spec.datatype} must be in raw_input_contents")
-            array = from_repeated(spec, shape, getattr(tensor.contents, field))
+            typed = contents[index] if contents else None
+            if typed is not None:
+                array = read_contents(spec, shape, typed)
+            else:
+                array = from_repeated(spec, shape, getattr(tensor.contents, field))
         elif tensor.HasField("contents"):
             raise invalid(f"input '{spec.name}' has contents beside raw_input_contents")
         else:

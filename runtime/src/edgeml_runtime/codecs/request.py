@@ -51,15 +51,18 @@ def check_shape(spec: TensorSpec, shape: tuple[int, ...], limits: Limits) -> Non
     if len(shape) > limits.dimensions:
         message = f"input '{spec.name}': {len(shape)} dimensions, at most {limits.dimensions} are allowed"
         raise RequestError(Failure.TOO_LARGE, message)
-    if (elements := math.prod(shape)) > limits.elements:
-        message = f"input '{spec.name}': {elements} elements, at most {limits.elements} are allowed"
+    most = limits.strings if spec.datatype == "BYTES" else limits.elements
+    if (elements := math.prod(shape)) > most:
+        message = f"input '{spec.name}': {elements} elements, at most {most} are allowed"
         raise RequestError(Failure.TOO_LARGE, message)
 
 
 def check_strings(spec: TensorSpec, array: Array, limits: Limits) -> None:
     """Raises RequestError (too large) when an element of BYTES is longer than the limit."""
     if spec.datatype == "BYTES":
-        longest = max((len(element.encode()) for element in array.flat), default=0)
+        longest = max(
+            (len(element if type(element) is bytes else element.encode()) for element in array.flat), default=0
+        )
         if longest > limits.string_bytes:
             message = f"input '{spec.name}': an element has {longest} bytes, at most {limits.string_bytes} are allowed"
             raise RequestError(Failure.TOO_LARGE, message)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from edgeml_runtime.config import Limits
 from edgeml_runtime.transports.bodies import Buffers
+from edgeml_runtime.transports.elsewhere import Elsewhere
 from edgeml_runtime.transports.grpc.service import Answer, Conversation
 
 
@@ -22,6 +23,7 @@ class Calls:
         self.conversations: dict[bytes, tuple[str, Conversation]] = {}
         self.under_way = 0
         self.buffers = Buffers(self.loop)
+        self.elsewhere = Elsewhere()
         #: Bytes of request messages that are not yet complete or not yet taken, with their prefixes.
         self.buffered = 0
 

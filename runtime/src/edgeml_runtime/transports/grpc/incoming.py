@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping
 
-from edgeml_runtime.codecs.compression import decompress
+from edgeml_runtime.codecs.compression import DECOMPRESSED_HERE, decompress
 from edgeml_runtime.codecs.protobuf import raw_contents_at
 from edgeml_runtime.config import Limits
 from edgeml_runtime.errors import Failure, RequestError, invalid
@@ -22,11 +22,11 @@ class Incoming:
     """Messages of a call as they come in; ``call.Call`` answers them."""
 
     __slots__ = (
+        "_announced",
         "_begun",
         "_body",
         "_calls",
         "_connection",
-        "_ended",
         "_failed",
         "_headers",
         "_held",
@@ -37,6 +37,7 @@ class Incoming:
         "_parts",
         "_prefix",
         "_waiting",
+        "ended",
         "receive_window",
     )
 
@@ -54,8 +55,11 @@ class Incoming:
         self._body: Body | None = None  # of a large message, instead of parts
         #: As received; a compressed one, which may be much larger afterwards, is decompressed when it is taken.
         self._messages: deque[tuple[bool, bytes | memoryview]] = deque()
+        length = headers.get(b"content-length")
+        #: Bytes of the body that are still to come by what the client announced; -1 when it did not.
+        self._announced = int(length) if length is not None and length.isdigit() and len(length) < 18 else -1
         self._held = 0  # bytes counted in calls.buffered
-        self._ended = False
+        self.ended = False
         self._failed: tuple[Failure, str] | None = None  # why no more is received
         self._waiting: asyncio.Future[None] | None = None
 
@@ -65,7 +69,12 @@ class Incoming:
         """Cut the body into messages."""
         if self._over:
             return
-        self._ended = ended
+        self.ended = ended
+        if self._announced >= 0:
+            self._announced -= len(data)
+            if self._announced < 0 or (ended and self._announced):
+                self._malformed()
+                return
         position = 0
         end = len(data)
         while position < end and self._failed is None:
@@ -109,27 +118,29 @@ class Incoming:
 
     async def receive(self) -> bytes | memoryview:
         """See service.Call."""
-        if not self._messages and not self._ended and self._failed is None:
+        if not self._messages and not self.ended and self._failed is None:
             seconds = self._calls.limits.receive_seconds
             timer = self._calls.loop.call_later(seconds, self._receive_timeout, seconds)
             try:
-                while not self._messages and not self._ended and self._failed is None:
+                while not self._messages and not self.ended and self._failed is None:
                     await self._more()
             finally:
                 timer.cancel()
-        message = self._take()
+        message = await self._take()
         if message is None:
-            raise invalid("the call brought no complete request")
+            raise RequestError(Failure.CARDINALITY, "the call brought no complete request; it takes one")
+        if self._messages:
+            raise RequestError(Failure.CARDINALITY, "the call brought more than one request; it takes one")
         return message
 
     async def read(self) -> bytes | memoryview | None:
         """See service.Call."""
-        while not self._messages and not self._ended and self._failed is None:
+        while not self._messages and not self.ended and self._failed is None:
             if self._calls.draining.done():
                 raise RequestError(Failure.UNAVAILABLE, "the server is stopping")
             await asyncio.wait((self._more(), self._calls.draining), return_when=asyncio.FIRST_COMPLETED)
         before = self._held
-        message = self._take()
+        message = await self._take()
         if message is not None:
             self._connection.more_window(self._number, self, before - self._held)
         elif self._prefix:
@@ -137,6 +148,10 @@ class Incoming:
         return message
 
     # -- private -----------------------------------------------------------------------------------------------------
+
+    def _malformed(self) -> None:
+        """The body is not as long as was announced (RFC 9113, section 8.1.1)."""
+        raise NotImplementedError
 
     def _begin(self) -> None:
         """Begin to answer."""
@@ -164,14 +179,18 @@ class Incoming:
         self._prefix = b""
         self._missing = -1
 
-    def _take(self) -> bytes | memoryview | None:
+    async def _decompressed(self, message: bytes | memoryview) -> bytes:
+        coding = self._headers.get(b"grpc-encoding", b"identity").decode("latin-1")
+        most = self._calls.limits.body_bytes
+        if len(message) <= DECOMPRESSED_HERE:
+            return decompress(coding, message, most)
+        return await self._calls.elsewhere(decompress, coding, message, most)
+
+    async def _take(self) -> bytes | memoryview | None:
         if self._messages:
             is_compressed, message = self._messages.popleft()
             self._release(len(message) + PREFIX_BYTES)
-            if is_compressed:
-                coding = self._headers.get(b"grpc-encoding", b"identity").decode("latin-1")
-                message = decompress(coding, message, self._calls.limits.body_bytes)
-            return message
+            return await self._decompressed(message) if is_compressed else message
         if self._failed is not None:
             raise RequestError(*self._failed)
         return None

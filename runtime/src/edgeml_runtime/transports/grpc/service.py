@@ -20,6 +20,7 @@ from edgeml_runtime.inference import InferenceRequest
 from edgeml_runtime.metrics import Metrics
 from edgeml_runtime.request_log import log_request
 from edgeml_runtime.transports.credentials import EVERYTHING, Access, check_manage, check_model
+from edgeml_runtime.transports.elsewhere import Elsewhere
 
 SERVICE = "inference.GRPCInferenceService"
 
@@ -31,6 +32,7 @@ CODES = {
     Failure.UNAUTHENTICATED: "UNAUTHENTICATED",
     Failure.FORBIDDEN: "PERMISSION_DENIED",
     Failure.NOT_FOUND: "NOT_FOUND",
+    Failure.CARDINALITY: "UNIMPLEMENTED",
     Failure.TOO_LARGE: "RESOURCE_EXHAUSTED",
     Failure.TOO_MANY: "RESOURCE_EXHAUSTED",
     Failure.DEADLINE: "DEADLINE_EXCEEDED",
@@ -88,6 +90,7 @@ class InferenceService:
         self.clients = None if access is None else "grpc"
         self._limits = config.limits
         self._log_requests = config.log_requests
+        self._elsewhere = Elsewhere()
 
     def answers(self) -> Mapping[str, Answer]:
         """Methods with one request and one answer, by name."""
@@ -210,7 +213,7 @@ class InferenceService:
             call.answer_waits(len(answer))
             return answer
         except RequestError as error:
-            return protobuf.stream_error(protobuf.request_id(body), str(error))
+            return protobuf.stream_error(protobuf.request_id(body, self._limits), str(error))
 
     async def _infer(self, call: Call, body: bytes | memoryview | None) -> bytes:
         """Answer one inference request: ``body``, or the one that the call has yet to receive."""
@@ -223,15 +226,21 @@ class InferenceService:
             if body is None:
                 body = await call.receive()
                 started = perf_counter()
-            message, raw = protobuf.parse_inference(body)
+            inference = protobuf.parse_inference(body, self._limits)
+            message = inference[0]
             body = None  # no need to keep what was parsed
             check_model(grant, message.model_name)
             model = self._engine.model(message.model_name, message.model_version, self.clients)
             known, version = model.name, model.version
-            request = protobuf.decode(model, message, raw, self._limits)
-            del message, raw
+            if protobuf.takes_long(model, inference):
+                request = await self._elsewhere(protobuf.decode, model, inference, self._limits)
+                model = self._engine.model(model.name, model.version, self.clients)
+            else:
+                request = protobuf.decode(model, inference, self._limits)
+            del message, inference
             _set_timeout(request, call.seconds_left())
             results = await model.infer(request)
+            request.inputs = {}  # while the answer is written and sent
             answer = protobuf.encode(model, request, results)
             code = "OK"
             model.metrics.total(perf_counter() - started)

@@ -7,6 +7,7 @@ Specification: section "HTTP/REST".
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from time import perf_counter
@@ -15,7 +16,7 @@ from urllib.parse import unquote
 
 from edgeml_runtime import SERVER_NAME, __version__
 from edgeml_runtime.codecs import json_binary
-from edgeml_runtime.codecs.compression import accepted, compress, decompress
+from edgeml_runtime.codecs.compression import DECOMPRESSED_HERE, accepted, compress, decompress
 from edgeml_runtime.config import Config, Grant
 from edgeml_runtime.engine.engine import READY, Engine
 from edgeml_runtime.errors import Failure, RequestError, invalid
@@ -23,16 +24,17 @@ from edgeml_runtime.inference import InferenceRequest
 from edgeml_runtime.metrics import Metrics
 from edgeml_runtime.request_log import log_request
 from edgeml_runtime.transports.credentials import EVERYTHING, Access, check_manage, check_model
+from edgeml_runtime.transports.elsewhere import Elsewhere
 from edgeml_runtime.transports.http.messages import JSON, STATUS, Answer, Request, error_answer, failure_answer
 
 _JSON_LENGTH_HEADER = b"inference-header-content-length"
 _CLIENT_GONE = "499"  # as nginx logs it; nobody is left to be told
 _ROUTES = 256
+# A target as proxies send it (RFC 9112, section 3.2.2).
+_ABSOLUTE = re.compile(r"^https?://[^/]*", re.IGNORECASE)
 # Bytes of a body from which on it is worth to find out early that the model is not there.
 _LARGE_BODY = 64 * 1024
-# Bytes of a body that are decompressed or compressed on the event loop: a thread costs 50 microseconds.
-# Data that expands a thousand times takes 3 ms then.
-_DECOMPRESSED_HERE = 2 * 1024
+# Bytes of a body that are compressed on the event loop: a thread costs 50 microseconds.
 _COMPRESSED_HERE = 8 * 1024
 # Below that the client's network is faster than the compression.
 _COMPRESSED_FROM = 2 * 1024
@@ -66,6 +68,8 @@ class RestApplication:
         self._clients = None if access is None else "rest"
         self._limits = config.limits
         self._log_requests = config.log_requests
+        # One body after the other: they would only take the interpreter from each other.
+        self._elsewhere = Elsewhere()
         self._route = lru_cache(_ROUTES)(self._find_route)
         self._digest_line = lru_cache(_ROUTES)(_digest_line)
 
@@ -107,13 +111,13 @@ class RestApplication:
     # -- private -----------------------------------------------------------------------------------------------------
 
     def _find_route(self, url: bytes) -> _Route:
-        path = url.partition(b"?")[0].decode("latin-1")
+        path = _ABSOLUTE.sub("", url.partition(b"?")[0].decode("latin-1"))
         parts = [unquote(part) for part in path.split("/")[1:]]
         get = b"GET"
         match parts:
             case ["v2", "models", name, "infer"]:
                 return _Route(self._infer, b"POST", name, "", path, is_inference=True)
-            case ["v2", "models", name, "versions", version, "infer"]:
+            case ["v2", "models", name, "versions", version, "infer"] if version:
                 return _Route(self._infer, b"POST", name, version, path, is_inference=True)
             case ["v2", "health", "live"]:
                 return _Route(self._live, get, "", "", path, is_open=True)
@@ -123,11 +127,11 @@ class RestApplication:
                 return _Route(self._server_metadata, get, "", "", path)
             case ["v2", "models", name, "ready"]:
                 return _Route(self._model_ready, get, name, "", path)
-            case ["v2", "models", name, "versions", version, "ready"]:
+            case ["v2", "models", name, "versions", version, "ready"] if version:
                 return _Route(self._model_ready, get, name, version, path)
             case ["v2", "models", name]:
                 return _Route(self._model_metadata, get, name, "", path)
-            case ["v2", "models", name, "versions", version]:
+            case ["v2", "models", name, "versions", version] if version:
                 return _Route(self._model_metadata, get, name, version, path)
             case ["openapi.json"]:
                 return _Route(self._openapi, get, "", "", path)
@@ -197,7 +201,7 @@ class RestApplication:
         started = perf_counter()
         known = version = ""
         status = "500"
-        asked = None
+        asked: InferenceRequest | None = None
         try:
             headers = request.headers
             body, request.body = request.body, b""
@@ -207,11 +211,25 @@ class RestApplication:
             model = self._engine.model(route.model, route.version, self._clients)
             known, version = model.name, model.version
             json_length = _json_length(headers[_JSON_LENGTH_HEADER]) if _JSON_LENGTH_HEADER in headers else None
-            asked, in_binary = json_binary.decode(model, body, json_length, self._limits)
+            if json_binary.takes_long(model, body, json_length, self._limits):
+                limits = self._limits
+                decoded, in_binary = await self._elsewhere(json_binary.decode, model, body, json_length, limits)
+                now = self._engine.model(route.model, route.version, self._clients)
+                if now is not model:  # another version took its place meanwhile, with perhaps other tensors
+                    model = now
+                    decoded, in_binary = await self._elsewhere(json_binary.decode, model, body, json_length, limits)
+            else:
+                decoded, in_binary = json_binary.decode(model, body, json_length, self._limits, in_portions=False)
             del body  # no need to keep what was JSON
-            results = await model.infer(asked)
+            asked = decoded
+            results = await model.infer(decoded)
+            decoded.inputs = {}  # while the answer is written and sent
             lines = self._digest_line(model.digest)
-            head, raw = json_binary.encode_parts(model, asked, results, in_binary)
+            if json_binary.answer_takes_long(decoded, results, in_binary):
+                head, raw = await self._elsewhere(json_binary.encode_parts, model, decoded, results, in_binary)
+            else:
+                head, raw = json_binary.encode_parts(model, decoded, results, in_binary)
+            del results
             status = "200"
             model.metrics.total(perf_counter() - started)
             if not in_binary:
@@ -230,7 +248,7 @@ class RestApplication:
     async def _decompressed(self, coding: str, body: bytes | memoryview) -> bytes | memoryview:
         if coding.lower() == "identity":
             return body
-        if len(body) <= _DECOMPRESSED_HERE:
+        if len(body) <= DECOMPRESSED_HERE:
             return decompress(coding, body, self._limits.body_bytes)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(None, decompress, coding, body, self._limits.body_bytes)
@@ -276,5 +294,5 @@ def _digest_line(digest: str) -> bytes:
 
 def _json_length(value: bytes) -> int:
     if not value.isdigit() or len(value) > 18:
-        raise invalid(f"header Inference-Header-Content-Length is {value!r}, not a number of bytes")
+        raise invalid(f"header Inference-Header-Content-Length is '{value.decode('latin-1')}', not a number of bytes")
     return int(value)

@@ -21,6 +21,7 @@ from edgeml_runtime.engine.engine import Engine
 from edgeml_runtime.errors import Failure, RequestError, invalid
 from edgeml_runtime.metrics import Metrics
 from edgeml_runtime.request_log import log_request
+from edgeml_runtime.transports.elsewhere import Elsewhere
 from edgeml_runtime.transports.http.messages import STATUS
 from edgeml_runtime.transports.listener import Listener
 from edgeml_runtime.transports.mqtt.connection import BrokerConnection
@@ -57,6 +58,7 @@ class _Service:
         self._mqtt = mqtt
         self._limits = config.limits
         self._log_requests = config.log_requests
+        self._elsewhere = Elsewhere()
         self._base = f"{mqtt.topic_prefix}/{mqtt.device}"
         self.connection = BrokerConnection(mqtt, self._limits.body_bytes, self._topics, self._serve, self._refuse)
 
@@ -107,14 +109,25 @@ class _Service:
             model = self._engine.model(self._model_name(message), asked.get(_MODEL_VERSION, ""), "mqtt")
             known, version = model.name, model.version
             json_length = _json_length(asked.get(_JSON_LENGTH))
-            request, in_binary = json_binary.decode(model, message.payload, json_length, self._limits)
+            if json_binary.takes_long(model, message.payload, json_length, self._limits):
+                limits = self._limits
+                decoded = await self._elsewhere(json_binary.decode, model, message.payload, json_length, limits)
+                request, in_binary = decoded
+                model = self._engine.model(model.name, model.version, "mqtt")
+            else:
+                limits = self._limits
+                request, in_binary = json_binary.decode(model, message.payload, json_length, limits, in_portions=False)
             expiry = getattr(message.properties, "MessageExpiryInterval", None)
             if expiry == 0:
                 raise RequestError(Failure.DEADLINE, "the message has expired")
             if expiry is not None:
                 request.timeout = min(expiry, request.timeout or expiry)
             results = await model.infer(request)
-            body, json_length = json_binary.encode(model, request, results, in_binary)
+            if json_binary.answer_takes_long(request, results, in_binary):
+                encode = json_binary.encode
+                body, json_length = await self._elsewhere(encode, model, request, results, in_binary)
+            else:
+                body, json_length = json_binary.encode(model, request, results, in_binary)
             answer = _Answer(200, body, json_length, model.digest)
             model.metrics.total(perf_counter() - started)
         except RequestError as error:

@@ -1,0 +1,154 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Bodies that are read in portions mean what they mean when they are read at once; and what is refused before."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from edgeml_runtime.codecs import json_binary, portions, protobuf
+from edgeml_runtime.codecs import open_inference_grpc_pb2 as messages
+from edgeml_runtime.config import Limits
+from edgeml_runtime.errors import Failure, RequestError
+from edgeml_runtime.tensors import DTYPES, TensorSpec
+from hypothesis import given, settings
+from hypothesis import strategies as some
+from json_tensors import SPECS, Model, decoded, tensors
+
+LIMITS = Limits()
+
+
+@given(
+    given_tensors=some.lists(tensors(), min_size=1, max_size=2),
+    damage=some.none() | some.tuples(some.floats(0, 1), some.binary(max_size=2)),
+    indent=some.sampled_from([None, 1]),
+    window=some.integers(1, 40),
+)
+@settings(deadline=None, max_examples=600)
+def test_both_ways_agree(
+    given_tensors: list[dict[str, Any]], damage: tuple[float, bytes] | None, indent: int | None, window: int
+) -> None:
+    """The same tensors; what is refused at once is refused in portions, if in other words."""
+    names = {tensor["name"] for tensor in given_tensors}
+    model = Model("m", "1.0.0", "", "", {name: SPECS[name] for name in names}, {})
+    body = json.dumps({"inputs": given_tensors, "id": "[]"}, indent=indent).encode()
+    if damage is not None:
+        cut = int(damage[0] * len(body))
+        body = body[:cut] + damage[1] + body[cut + len(damage[1]) :]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_binary, "_LARGE", 10**9)
+        usual = decoded(model, body)
+        patch.setattr(json_binary, "_LARGE", 0)
+        patch.setattr(json_binary, "_PORTIONED", 0)
+        patch.setattr(portions, "_WINDOW", window)
+        patch.setattr(portions, "_SMALL", 0)
+        seen = decoded(model, body)
+    accepted = usual.startswith("(")
+    if accepted and "[]" not in body.replace(b'"[]"', b"").decode(errors="replace").replace(" ", ""):
+        assert seen == usual
+    elif not accepted:
+        assert not seen.startswith("("), (seen, usual)
+
+
+def body(data: bytes, shape: list[int], datatype: str = "FP32") -> bytes:
+    head = {"name": "x", "datatype": datatype, "shape": shape, "data": 0}
+    return json.dumps({"inputs": [head]}).encode().replace(b'"data": 0', b'"data": [' + data + b"]")
+
+
+def decode(data: bytes, shape: list[int], datatype: str = "FP32") -> np.ndarray[Any, Any]:
+    model = Model("m", "1.0.0", "", "", {"x": TensorSpec("x", datatype, ())}, {})
+    request, _ = json_binary.decode(model, body(data, shape, datatype), None, LIMITS)
+    return request.inputs["x"]
+
+
+COUNT = 200_000
+
+
+@pytest.mark.parametrize("shape", [[COUNT], [COUNT, 1], [1, COUNT], [100, COUNT // 100], [10, 20, 1000]])
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
+def test_nested_lists(shape: list[int], separators: tuple[str, str]) -> None:
+    values = np.arange(COUNT, dtype=np.float32).reshape(shape)
+    data = json.dumps(values.tolist(), separators=separators)[1:-1].encode()
+    assert np.array_equal(decode(data, shape), values)
+
+
+def test_strings_with_brackets_and_escapes() -> None:
+    strings = ['a]"[,', "\\", '\\"', "ü\n", ""] * 10_000
+    data = json.dumps(strings)[1:-1].encode()
+    assert decode(data, [len(strings)], "BYTES").tolist() == strings
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"1,[" + b"1," * COUNT + b"1]",
+        b"[1 [,] 2]," + b"[1,2]," * COUNT + b"[1,2]",
+        b"1," * COUNT,
+        b"1," * COUNT + b"x",
+        b"[1],[" * COUNT,
+        b"1 2," * COUNT + b"1",
+    ],
+)
+def test_uneven_lists(data: bytes) -> None:
+    for shape in ([COUNT + 1], [COUNT + 2], [COUNT + 2, 2], [COUNT + 1, 1]):
+        with pytest.raises(RequestError):
+            decode(data, shape)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b'{"inputs":[' + b"{}," * 100_000 + b"{}]}", "65 tensors, at most 64 are allowed"),
+        (b'{"x":[' + b"{}," * 100_000 + b"{}]}", "the JSON around the values of tensors is larger than"),
+        (b'{"id":"' + b"x" * 400_000 + b'"}', "the JSON around the values of tensors is larger than"),
+        (b"[" * 400_000, "the JSON around the values of tensors is larger than"),
+        (body(b'"a",' * 300_000 + b'"a"', [300_001], "BYTES"), "at most 262144 are allowed"),
+    ],
+)
+def test_what_is_refused_by_structure(text: bytes, message: str) -> None:
+    """FIELD 6 and 7: before any object is made."""
+    model = Model("m", "1.0.0", "", "", {"x": TensorSpec("x", "BYTES", ())}, {})
+    with pytest.raises(RequestError, match=message) as raised:
+        json_binary.decode(model, text, None, LIMITS)
+    assert raised.value.failure is Failure.TOO_LARGE
+
+
+@pytest.mark.parametrize("field", [b"\x2a\x00", b"\x58\x00", b"\x3a\x00", b"\x32\x00", b"\x2a\x02\x2a\x00"], ids=str)
+def test_messages_of_empty_fields(field: bytes) -> None:
+    """FIELD 8: inputs, unknown fields, raw contents, outputs, inputs with contents."""
+    with pytest.raises(RequestError) as raised:
+        protobuf.parse_inference(b"\x0a\x01m" + field * 1_000_000, LIMITS)
+    assert raised.value.failure is Failure.TOO_LARGE
+
+
+@pytest.mark.parametrize("datatype", sorted(protobuf.CONTENTS))
+def test_large_typed_contents(datatype: str) -> None:
+    random = np.random.default_rng(3)
+    dtype = DTYPES[datatype]
+    values: list[Any]
+    if dtype.kind == "O":
+        values = [f"text {number}" for number in range(20_000)]
+    elif dtype.kind == "f":
+        values = random.standard_normal(40_000).astype(dtype).tolist()
+    elif dtype.kind == "b":
+        values = (random.integers(0, 2, 100_000) > 0).tolist()
+    else:
+        info = np.iinfo(dtype)
+        values = random.integers(info.min, info.max, 80_000, dtype=dtype, endpoint=True).tolist()  # type: ignore[arg-type]
+    message = messages.ModelInferRequest(model_name="m")
+    tensor = message.inputs.add(name="x", datatype=datatype, shape=[len(values)])
+    sent = [value.encode() for value in values] if dtype.kind == "O" else values
+    getattr(tensor.contents, protobuf.CONTENTS[datatype]).extend(sent)
+    model = Model("m", "1.0.0", "", "", {"x": TensorSpec("x", datatype, ())}, {})
+    inference = protobuf.parse_inference(message.SerializeToString(), LIMITS)
+    assert protobuf.takes_long(model, inference)
+    request = protobuf.decode(model, inference, LIMITS)
+    assert request.inputs["x"].tolist() == values
+
+
+def test_values_of_a_large_answer() -> None:
+    values = np.arange(100_000, dtype=np.float64) / 7
+    values[5] = np.nan
+    text = json_binary._in_portions(values.reshape(10, -1))
+    assert json.loads(text) == [None if np.isnan(value) else value for value in values]
