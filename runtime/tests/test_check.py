@@ -216,7 +216,7 @@ def test_a_file_that_is_no_case(server: Server, tmp_path: Path) -> None:
     (tmp_path / "golden" / "broken.json").write_text('{"inputs": 3}')
     wrong = failed(check(urls(server)["rest"], plan("perceptron", golden=tmp_path)))
     assert wrong.check == "golden broken.json"
-    assert "no golden case" in wrong.detail
+    assert "not a golden case" in wrong.detail
 
 
 @pytest.mark.parametrize("way", ["rest", "grpc"])
@@ -294,7 +294,7 @@ def test_command(server: Server, model_directories: dict[str, ModelDirectory]) -
     ("arguments", "message"),
     [
         (("ftp://host",), "URL: seen 'ftp://host'; allowed: http://HOST"),
-        (("http://h", "--golden", "/dev"), "--golden: seen '/dev'; allowed: MODEL=DIR"),
+        (("http://h", "--golden", "/dev"), "--golden: seen '/dev'; allowed: a directory with golden cases"),
         (("http://h", "--model", "a", "--golden", "b=/dev"), "--golden: seen 'b'; allowed: a; name a --model"),
         (("http://h", "--model", "a", "--golden", "/dev/null"), "--golden: seen '/dev/null'; allowed: a directory"),
         (("http://h", "--cert", "/dev/null"), "--cert, --key: seen one of them; allowed: both or none"),

@@ -90,7 +90,7 @@ def with_tensor(**changes: Any) -> bytes:
         pytest.param(with_tensor(data=[float("inf")] * 4), id="Infinity"),
         pytest.param(VALID_BODY.replace(b"1.0", b"1e999"), id="number beyond FP64"),
         pytest.param(with_tensor(data=[1e39] * 4), id="number beyond FP32"),
-        pytest.param(with_tensor(data=[None] * 4), id="null"),
+        pytest.param(with_tensor(data=[{}] * 4), id="object"),
         pytest.param(with_tensor(data=None, parameters={"binary_data_size": 2**63}), id="binary size"),
         pytest.param(with_tensor(data=None, parameters={"binary_data_size": 16}), id="no binary data"),
         pytest.param(b"[" * 500_000, id="deep lists"),

@@ -171,7 +171,7 @@ def read_specs(reader: Reader, document: object, key: str) -> dict[str, TensorSp
     specs: dict[str, TensorSpec] = {}
     for index, value in enumerate(reader.typed(document, key, list)):
         at = f"{key}[{index}]"
-        given = reader.mapping(value, at, required=("name", "datatype", "shape"))
+        given = reader.mapping(value, at, required=("name", "datatype", "shape"), optional=("raw",))
         name = reader.matching(given["name"], f"{at}.name", re.compile(r".+"), "a name")
         if name in specs:
             reader.fail(f"{at}.name", repr(name), "each tensor once", "remove one of the two")
@@ -179,7 +179,10 @@ def read_specs(reader: Reader, document: object, key: str) -> dict[str, TensorSp
         shape = reader.typed(given["shape"], f"{at}.shape", list)
         for position, size in enumerate(shape):
             reader.integer(size, f"{at}.shape[{position}]", -1, 2**31 - 1)
-        specs[name] = TensorSpec(name, datatype, tuple(shape))
+        raw = reader.typed(given.get("raw", False), f"{at}.raw", bool)
+        if raw and datatype != "BYTES":
+            reader.fail(f"{at}.raw", f"true for {datatype}", "true for BYTES", "remove it")
+        specs[name] = TensorSpec(name, datatype, tuple(shape), raw)
     if not specs:
         reader.fail(key, "no tensor", "at least one", "declare the model's tensors")
     return specs

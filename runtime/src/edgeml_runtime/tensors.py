@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tensors of the Open Inference Protocol as numpy arrays.
 
-One array per tensor, C-contiguous, little-endian. BYTES are arrays of dtype object whose elements
-are ``str``: ONNX strings are UTF-8. Section "Tensor Data Types" of the specification.
+One array per tensor, C-contiguous, little-endian. BYTES are arrays of dtype object whose elements are
+``str``, since ONNX strings are UTF-8, or ``bytes`` where a model declares them raw. See section
+"Tensor Data Types" of the specification.
 """
 
 import math
@@ -55,11 +56,13 @@ class TensorSpec:
     """An input or output of a model.
 
     ``shape`` has -1 for a dimension of any size; it is empty for scalars and for tensors of any rank.
+    ``raw``: elements of BYTES are ``bytes`` of any content, not text.
     """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
+    raw: bool = False
 
     def check(self, datatype: object, shape: object) -> tuple[int, ...]:
         """The shape of a tensor that a client sent, as a tuple.
@@ -92,7 +95,11 @@ class TensorSpec:
     def zeros(self, shape: tuple[int, ...] = ()) -> Array:
         """A tensor of zeros (empty strings), of the given shape or with 1 for dimensions of any size."""
         sizes = shape or tuple(1 if size == -1 else size for size in self.shape)
-        return np.full(sizes, "", dtype=object) if self.datatype == "BYTES" else np.zeros(sizes, DTYPES[self.datatype])
+        return (
+            np.full(sizes, b"" if self.raw else "", dtype=object)
+            if self.datatype == "BYTES"
+            else np.zeros(sizes, DTYPES[self.datatype])
+        )
 
 
 def from_values(spec: TensorSpec, shape: tuple[int, ...], values: object) -> Array:
@@ -113,20 +120,31 @@ def from_values(spec: TensorSpec, shape: tuple[int, ...], values: object) -> Arr
     if nesting and (len(values), *nesting) != shape:
         raise invalid(f"input '{spec.name}': 'data' is nested as {[len(values), *nesting]}, its shape is {list(shape)}")
     check_count(spec, shape, len(flat))
+    return _reshape(spec, from_flat(spec, flat), shape)
+
+
+def from_flat(spec: TensorSpec, flat: list[Any]) -> Array:
+    """JSON values as an array of one dimension; null is NaN for floating datatypes. Raises RequestError (invalid)."""
     dtype = DTYPES[spec.datatype]
-    if not _JSON_TYPES[dtype.kind].issuperset(map(type, flat)):
-        raise invalid(f"input '{spec.name}': 'data' holds values that are no {spec.datatype}")
+    types = set(map(type, flat))
+    if dtype.kind == "f" and type(None) in types:
+        flat = [math.nan if value is None else value for value in flat]
+        types.discard(type(None))
+    if not _JSON_TYPES[dtype.kind].issuperset(types):
+        raise invalid(f"input '{spec.name}': 'data' holds values that are not {spec.datatype}")
     try:
         if dtype.kind == "f":
             # Refuses what is out of range; numpy would do so only within an errstate, which costs more than the rest.
             packed = struct.pack(f"<{len(flat)}{dtype.char}", *flat)
-            return _reshape(spec, np.frombuffer(packed, dtype), shape)
-        return _reshape(spec, np.array(flat, dtype=dtype), shape)
+            return np.frombuffer(packed, dtype)
+        if spec.raw:
+            flat = [text.encode(errors="surrogatepass") for text in flat]
+        return np.array(flat, dtype=dtype)
     except (OverflowError, struct.error):
         raise invalid(f"input '{spec.name}': 'data' holds values out of the range of {spec.datatype}") from None
 
 
-def from_repeated(spec: TensorSpec, shape: tuple[int, ...], values: Sequence[Any]) -> Array:
+def from_repeated(spec: TensorSpec, shape: tuple[int, ...], values: Sequence[Any] | Array) -> Array:
     """A tensor from typed values of a wider or equal type; BYTES from ``bytes`` in UTF-8.
 
     Raises RequestError (invalid) for a wrong count or a value out of range.
@@ -134,7 +152,7 @@ def from_repeated(spec: TensorSpec, shape: tuple[int, ...], values: Sequence[Any
     check_count(spec, shape, len(values))
     dtype = DTYPES[spec.datatype]
     if dtype.kind == "O":
-        return _reshape(spec, _strings(spec, values), shape)
+        return _reshape(spec, _strings(spec, list(values)), shape)
     wide = np.asarray(values)
     if wide.dtype == dtype:
         return _reshape(spec, wide, shape)
@@ -177,7 +195,7 @@ def to_raw(array: Array) -> bytes | memoryview:
         return np.ascontiguousarray(array).data.cast("B") if array.size else b""
     parts: list[bytes] = []
     for element in array.flat:
-        encoded = element.encode()
+        encoded = element if type(element) is bytes else element.encode()
         parts += (_LENGTH.pack(len(encoded)), encoded)
     return b"".join(parts)
 
@@ -185,7 +203,15 @@ def to_raw(array: Array) -> bytes | memoryview:
 def to_values(array: Array) -> Any:
     """A tensor as a flat list in row-major order, in a form that orjson writes."""
     flat = array.reshape(-1)
-    return flat.tolist() if array.dtype.kind == "O" else np.ascontiguousarray(flat)
+    if array.dtype.kind != "O":
+        return np.ascontiguousarray(flat)
+    values = flat.tolist()
+    if bytes not in set(map(type, values)):
+        return values
+    try:
+        return [str(value, "utf-8") for value in values]
+    except UnicodeDecodeError:
+        raise invalid("an output holds bytes that JSON cannot carry; ask for it in binary (binary_data)") from None
 
 
 def check_count(spec: TensorSpec, shape: tuple[int, ...], count: int) -> None:
@@ -218,6 +244,10 @@ def _split(spec: TensorSpec, raw: memoryview) -> list[memoryview]:
 
 def _strings(spec: TensorSpec, elements: Sequence[bytes | memoryview]) -> Array:
     array = np.empty(len(elements), dtype=object)
+    if spec.raw:
+        for index, element in enumerate(elements):
+            array[index] = bytes(element)
+        return array
     try:
         for index, element in enumerate(elements):
             array[index] = str(element, "utf-8")

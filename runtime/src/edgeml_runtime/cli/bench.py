@@ -8,6 +8,7 @@ import numpy as np
 
 from edgeml_runtime.config import Config
 from edgeml_runtime.engine.served_model import ServedModel
+from edgeml_runtime.errors import StartError
 
 
 def measure(config: Config, names: set[str], warmup: int, samples: int) -> dict[str, dict[str, dict[str, float | int]]]:
@@ -20,6 +21,8 @@ def measure(config: Config, names: set[str], warmup: int, samples: int) -> dict[
         if model_config.name not in names:
             continue
         model = ServedModel(model_config, config.engine, config.cache_directory)
+        if not model.warm_up_outputs:
+            raise StartError(f"model '{model.name}' cannot run on zeros; add a golden case to measure it with")
         durations = np.empty(samples)
         for index in range(-warmup, samples):
             started = perf_counter_ns()

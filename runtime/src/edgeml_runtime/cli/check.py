@@ -15,8 +15,8 @@ import numpy as np
 
 from edgeml_runtime.cli.table import described, table
 from edgeml_runtime.client.connect import connect
-from edgeml_runtime.client.protocol import Access, Client, Inputs, Refused, Target, Unreachable
-from edgeml_runtime.engine.golden import GoldenCase, read_case, specs_of_case
+from edgeml_runtime.client.protocol import Access, Client, Refused, Target, Unreachable
+from edgeml_runtime.engine.golden import GoldenCase, read_case, specs_of_case, zeros
 from edgeml_runtime.errors import StartError
 from edgeml_runtime.tensors import DTYPES, Array, TensorSpec
 
@@ -121,6 +121,10 @@ def _check_server(client: Client, plan: Plan, report: Report) -> None:
         else:
             if not models:
                 report.checks.append(Check("", "index", False, "the server has no model"))
+    if plan.golden.get("") and len(models) > 1:
+        detail = f"the server has {len(models)} models; say whose the cases are: --golden MODEL=DIR"
+        report.checks.append(Check("", "golden", False, detail))
+        return
     for name, version in models:
         report.checks += _check_model(client, plan, name, version)
 
@@ -155,7 +159,7 @@ def _check_model(client: Client, plan: Plan, name: str, version: str) -> list[Ch
             checks.append(Check(label, f"golden {file.name}", False, str(error)))
     try:
         if not files:
-            request = client.encode(name, version, _zeros(inputs), [], {})
+            request = _zeros(client, name, version, inputs)
         if request is not None:
             checks.append(_measure(client, plan, label, request))
     except Refused as error:
@@ -163,17 +167,31 @@ def _check_model(client: Client, plan: Plan, name: str, version: str) -> list[Ch
     return checks
 
 
-def _zeros(inputs: Sequence[TensorSpec]) -> Inputs:
-    """Raises Refused when the server does not tell enough of the model."""
+def _zeros(client: Client, name: str, version: str, inputs: Sequence[TensorSpec]) -> Any:
+    """A request of zeros that the model can run on.
+
+    Raises Refused when the server does not tell enough of the model, or the model runs on none.
+    """
     if not inputs or any(spec.datatype not in DTYPES for spec in inputs):
         raise Refused("the metadata tells no inputs to make a request of; give --golden")
-    return [(spec, spec.zeros()) for spec in inputs]
+    refusal: Refused | None = None
+    for arrays in zeros(inputs):
+        request = client.encode(name, version, [(spec, arrays[spec.name]) for spec in inputs], [], {})
+        try:
+            client.exchange(request)
+        except Refused as error:
+            refusal = refusal or error
+        else:
+            return request
+    raise Refused(f"the model runs on zeros of no size that was tried; give --golden: {refusal}")
 
 
 def _compare(label: str, case: GoldenCase, answer: Mapping[str, Array]) -> Check:
     name = f"golden {case.file.name}"
     if missing := [output for output in case.outputs if output not in answer]:
         return Check(label, name, False, f"the answer lacks output {', '.join(missing)}; it has {', '.join(answer)}")
+    if not case.outputs:
+        return Check(label, name, True, "answered; the case expects nothing")
     error = max(_largest_error(answer[output], expected) for output, expected in case.outputs.items())
     difference = case.difference(answer)
     return Check(

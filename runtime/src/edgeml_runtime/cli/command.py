@@ -135,7 +135,7 @@ def _golden(arguments: argparse.Namespace) -> dict[str, list[Path]]:
         model, separator, directory = text.rpartition("=")
         if separator and named and model not in named:
             raise ConfigurationError("command line", "--golden", repr(model), ", ".join(named), "name a --model")
-        if not separator and len(set(named)) != 1:
+        if not separator and len(set(named)) > 1:
             raise ConfigurationError(
                 "command line", "--golden", repr(text), "MODEL=DIR; DIR alone with one --model", "name the model"
             )
@@ -143,8 +143,17 @@ def _golden(arguments: argparse.Namespace) -> dict[str, list[Path]]:
         if not found:
             allowed = "a directory with golden cases: golden/*.json or *.json"
             raise ConfigurationError("command line", "--golden", repr(directory), allowed, "correct the path")
-        files.setdefault(model or named[0], []).extend(found)
+        files.setdefault(model or (named[0] if named else _name_in(Path(directory))), []).extend(found)
     return files
+
+
+def _name_in(directory: Path) -> str:
+    """The model that a directory says it holds; empty when it does not say: the only one of the server."""
+    try:
+        name = json.loads((directory / "model.json").read_text(encoding="utf-8")).get("name")
+    except (OSError, ValueError, AttributeError):
+        return ""
+    return name if isinstance(name, str) else ""
 
 
 def _access(arguments: argparse.Namespace) -> "Access":

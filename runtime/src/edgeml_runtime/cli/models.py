@@ -32,7 +32,10 @@ class Listed:
 
     def as_json(self) -> dict[str, Any]:
         """As a JSON object, tensors as in the protocol's metadata."""
-        return asdict(self)
+        document = asdict(self)
+        for tensor in (*document["inputs"], *document["outputs"]):
+            del tensor["raw"]  # no server tells it
+        return document
 
 
 def served_models(target: Target, access: Access, named: Sequence[tuple[str, str]]) -> list[Listed]:

@@ -138,6 +138,8 @@ def check_batchable(model: Model, inputs: Mapping[str, Array], outputs: Sequence
                 )
     if not model.inputs:
         raise StartError("batching: the model has no input")
+    if not outputs:
+        raise StartError("batching: the model cannot run on zeros; add a golden case to check it with")
     if not kind(InferenceRequest("", dict(inputs), list(outputs))):
         raise StartError("batching: the inputs of the first golden case differ in their first dimension")
     alone = model.run(inputs, outputs)

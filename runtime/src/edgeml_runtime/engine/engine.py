@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from math import isfinite
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -274,7 +275,7 @@ class Engine:
                 return load_beside(*arguments)
             from edgeml_runtime.engine.served_model import ServedModel  # brings numpy and the engine's library
 
-            return ServedModel(*arguments)
+            return ServedModel(*arguments, check=True)
 
         try:
             model = await asyncio.get_running_loop().run_in_executor(self._loader, build)
@@ -286,9 +287,9 @@ class Engine:
             logger.error("cannot load %s %s: %s", config.name, config.version, error)
             raise error from None
         logger.info(
-            "loaded %s %s (%s) in %.3f s, one run takes %.0f us",
-            *(model.name, model.version, model.digest or "no digest"),
-            *(perf_counter() - started, model.compute_seconds * 1e6),
+            "loaded %s %s (%s) in %.3f s, %s",
+            *(model.name, model.version, model.digest or "no digest", perf_counter() - started),
+            f"one run takes {model.compute_seconds * 1e6:.0f} us" if isfinite(model.compute_seconds) else "unmeasured",
         )
         return model
 

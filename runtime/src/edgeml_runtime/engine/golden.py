@@ -7,7 +7,8 @@ differ from the expected one by absolute + relative * |expected|; all others mus
 """
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,16 @@ import numpy as np
 from edgeml_runtime.errors import RequestError, StartError, invalid
 from edgeml_runtime.tensors import Array, TensorSpec, from_values
 
+#: Sizes of dimensions to warm a model up with.
+_SIZES = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+_MOST_ZEROS = 1 << 22
 ABSOLUTE_TOLERANCE = 1e-4
 RELATIVE_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
 class GoldenCase:
-    """One case; ``outputs`` maps the outputs to ask for to what is expected.
+    """One case; ``outputs`` maps the outputs to ask for to what is expected; without any, the case only warms up.
 
     ``parameters`` go with the request over the protocol, such as sequence_id for a model with sequences.
     """
@@ -71,14 +75,23 @@ def specs_of_case(file: Path) -> tuple[dict[str, TensorSpec], dict[str, TensorSp
     try:
         case = json.loads(file.read_text(encoding="utf-8"))
         inputs, outputs = (
-            {given["name"]: TensorSpec(given["name"], given["datatype"], tuple(given["shape"])) for given in case[side]}
+            {
+                given["name"]: TensorSpec(given["name"], given["datatype"], tuple(given["shape"]))
+                for given in case.get(side, ())
+            }
             for side in ("inputs", "outputs")
         )
     except (OSError, ValueError) as error:
         raise StartError(f"{file}: {error}") from None
     except (KeyError, TypeError, AttributeError) as error:
-        raise StartError(f"{file}: no golden case: {type(error).__name__} {error}") from None
+        raise StartError(f"{file}: not a golden case: {_fault(error)}") from None
     return inputs, outputs
+
+
+def _fault(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"'{error.args[0]}' is missing"
+    return "it is a JSON object with inputs, outputs and perhaps tolerance and parameters"
 
 
 def read_case(file: Path, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]) -> GoldenCase:
@@ -86,7 +99,7 @@ def read_case(file: Path, inputs: Mapping[str, TensorSpec], outputs: Mapping[str
     try:
         case = json.loads(file.read_text(encoding="utf-8"))
         given = {tensor["name"]: _tensor(inputs, "input", tensor) for tensor in case["inputs"]}
-        expected = {tensor["name"]: _tensor(outputs, "output", tensor) for tensor in case["outputs"]}
+        expected = {tensor["name"]: _tensor(outputs, "output", tensor) for tensor in case.get("outputs", ())}
         tolerance = case.get("tolerance", {})
         absolute = float(tolerance.get("absolute", ABSOLUTE_TOLERANCE))
         relative = float(tolerance.get("relative", RELATIVE_TOLERANCE))
@@ -94,20 +107,34 @@ def read_case(file: Path, inputs: Mapping[str, TensorSpec], outputs: Mapping[str
     except (OSError, ValueError, RequestError) as error:
         raise StartError(f"{file}: {error}") from None
     except (KeyError, TypeError, AttributeError) as error:
-        raise StartError(f"{file}: no golden case: {type(error).__name__} {error}") from None
+        raise StartError(f"{file}: not a golden case: {_fault(error)}") from None
     if given.keys() != inputs.keys():
         raise StartError(f"{file}: inputs {sorted(given)}, the model takes {sorted(inputs)}")
     for name, value in parameters.items():
         if type(value) not in (str, int, bool):
             raise StartError(f"{file}: parameter {name!r} is neither a string, an integer, true nor false")
-    if not expected:
-        raise StartError(f"{file}: no outputs, the model gives {sorted(outputs)}")
     return GoldenCase(file, given, expected, absolute, relative, parameters)
 
 
-def zeros(inputs: Mapping[str, TensorSpec]) -> dict[str, Array]:
-    """Zeros (empty strings) for all inputs, with 1 for dimensions of any size."""
-    return {spec.name: spec.zeros() for spec in inputs.values()}
+def zeros(specs: Iterable[TensorSpec]) -> Iterator[dict[str, Array]]:
+    """Zeros (empty strings) for all inputs, in several sizes: many models cannot run on dimensions of 1.
+
+    First with 1 for dimensions of any size, then with larger ones, the first dimension still 1 since it is mostly the
+    batch; then that larger as well.
+    """
+    inputs = list(specs)
+    tried = set()
+    for first, size in ((1, 1), *((1, size) for size in _SIZES), *((size, size) for size in _SIZES[:5])):
+        shapes = [
+            tuple(
+                wanted if wanted != -1 else first if index == 0 and len(spec.shape) > 1 else size
+                for index, wanted in enumerate(spec.shape)
+            )
+            for spec in inputs
+        ]
+        if tuple(shapes) not in tried and sum(map(math.prod, shapes)) <= _MOST_ZEROS:
+            tried.add(tuple(shapes))
+            yield {spec.name: spec.zeros(shape) for spec, shape in zip(inputs, shapes, strict=True)}
 
 
 def _tensor(specs: Mapping[str, TensorSpec], kind: str, tensor: Mapping[str, Any]) -> Array:

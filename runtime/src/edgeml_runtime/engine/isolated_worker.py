@@ -90,7 +90,7 @@ def _confine(memory_mb: int) -> None:
 
 def _specs(documents: list[dict[str, Any]]) -> dict[str, TensorSpec]:
     return {
-        document["name"]: TensorSpec(document["name"], document["datatype"], tuple(document["shape"]))
+        document["name"]: TensorSpec(document["name"], document["datatype"], tuple(document["shape"]), document["raw"])
         for document in documents
     }
 

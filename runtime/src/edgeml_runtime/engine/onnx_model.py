@@ -3,6 +3,7 @@
 """A model in ONNX Runtime."""
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -44,6 +45,10 @@ _InvalidArgument = onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument
 #: A graph that is read and optimised in less is not worth a file.
 WORTHWHILE_SECONDS = 0.05
 
+_CODE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_SOURCE = re.compile(r"\S*onnxruntime\S*:\d+ (?:[\w:~<>&*, ]*\((?:[^()]|\([^()]*\))*\)(?: const)? )?")
+
 logger = logging.getLogger(__name__)
 
 
@@ -59,7 +64,7 @@ class OnnxModel:
         except Exception as error:  # the engine's exceptions have no common base
             raise StartError(f"{file}: ONNX Runtime cannot load it: {_first_line(error)}") from None
         self.inputs = _specs(file, self._session.get_inputs())
-        self.outputs = _specs(file, self._session.get_outputs())
+        self.outputs = _specs(file, self._session.get_outputs(), leave_out=True)
 
     def run(
         self, inputs: Mapping[str, Array], outputs: Sequence[str], cancellation: Cancellation | None = None
@@ -137,7 +142,7 @@ def _open(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = engine.threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors; warnings are about graph optimisation
+    options.log_severity_level = 4  # nothing: errors are raised as well, and told here in one line
     options.enable_cpu_mem_arena = engine.arena
     options.graph_optimization_level = _OPTIMIZATION["disable" if optimized else engine.optimization]
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if engine.spinning else "0")
@@ -151,16 +156,28 @@ def _signature(session: onnxruntime.InferenceSession) -> list[tuple[str, str, li
     return [(tensor.name, tensor.type, tensor.shape) for tensor in tensors]
 
 
-def _specs(file: Path, tensors: Sequence[onnxruntime.NodeArg]) -> dict[str, TensorSpec]:
+def _specs(file: Path, tensors: Sequence[onnxruntime.NodeArg], leave_out: bool = False) -> dict[str, TensorSpec]:
+    """The tensors by name; ``leave_out`` what is no tensor, if something else is left."""
     specs = {}
+    others = {tensor.name: tensor.type for tensor in tensors if tensor.type not in _DATATYPES}
+    if leave_out and others and len(others) < len(tensors):
+        tensors = [tensor for tensor in tensors if tensor.name not in others]
+        logger.warning("%s: not served: %s", file, "; ".join(_why_not(*other) for other in others.items()))
     for tensor in tensors:
         datatype = _DATATYPES.get(tensor.type)
         if datatype is None:
-            raise StartError(f"{file}: '{tensor.name}' is a {tensor.type}, which the protocol cannot carry here")
+            raise StartError(f"{file}: {_why_not(tensor.name, tensor.type)}")
         shape = tuple(size if isinstance(size, int) else -1 for size in tensor.shape)
         specs[tensor.name] = TensorSpec(tensor.name, datatype, shape)
     return specs
 
 
+def _why_not(name: str, kind: str) -> str:
+    remedy = "; convert the model with zipmap=False to have a tensor instead" if "map(" in kind else ""
+    return f"'{name}' is a {kind}, which the protocol cannot carry{remedy}"
+
+
 def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+    """What happened, in one line: without ONNX Runtime's codes, colours, source files and signatures."""
+    text = _COLOUR.sub("", str(error)).strip().partition("\n")[0]
+    return _SOURCE.sub("", _CODE.sub("", text))

@@ -108,6 +108,9 @@ class _Wiring:
             self._fail(f"{where} takes '{tensor}', which {reason}")
         given = self._tensors[tensor]
         shape = _common_shape(given.shape, spec.shape)
+        if given.raw != spec.raw:
+            text, raw = ("raw BYTES", "text") if given.raw else ("text", "raw BYTES")
+            self._fail(f"{where} takes {raw}, but {self._origins[tensor]} is {text}")
         if given.datatype != spec.datatype or shape is None:
             self._fail(
                 f"{where} is {spec.datatype} of shape {list(spec.shape)}, "

@@ -98,7 +98,8 @@ class PythonCode:
 
     def _checked(self, spec: TensorSpec, value: object) -> Array:
         try:
-            array = np.asarray(value)
+            # numpy would cut zeros off the end of bytes.
+            array = np.array(value, dtype=object) if spec.raw else np.asarray(value)
         except Exception as error:
             raise self._wrong(f"output '{spec.name}' that is no array: {_described(error)}") from error
         if spec.datatype == "BYTES":
@@ -115,11 +116,19 @@ class PythonCode:
         return np.asarray(array, DTYPES[spec.datatype], order="C")
 
     def _strings(self, spec: TensorSpec, array: Array) -> Array:
-        if array.dtype.kind in "UT":
+        if array.dtype.kind in ("S" if spec.raw else "UT"):
             array = array.astype(object)
+        if array.dtype.kind != "O" and spec.raw:
+            raise self._wrong(f"output '{spec.name}' of {array.dtype}, declared is raw BYTES; give it bytes elements")
         if array.dtype.kind != "O":
             raise self._wrong(f"output '{spec.name}' of {array.dtype}, declared is BYTES; give it str elements")
         for element in array.flat:
+            if spec.raw:
+                if type(element) is not bytes:
+                    raise self._wrong(
+                        f"output '{spec.name}' with an element of {type(element).__name__}, expected bytes"
+                    )
+                continue
             if type(element) is not str:
                 raise self._wrong(f"output '{spec.name}' with an element of {type(element).__name__}, expected str")
             try:

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 from time import perf_counter, thread_time
 
@@ -26,6 +27,8 @@ from edgeml_runtime.tensors import Array
 # A hop to a thread and back costs about 50 microseconds: below this it is cheaper, for
 # everybody, to compute on the event loop.
 INLINE_SECONDS = 200e-6
+# For trying sizes of inputs.
+WARM_UP_SECONDS = 10.0
 # A run on the event loop that took so long is looked into.
 STALLED_SECONDS = 0.1
 
@@ -55,7 +58,8 @@ class ServedModel:
             self.inputs = self.model.inputs
             self.outputs = self.model.outputs
             self.warm_up_inputs, self.warm_up_outputs = self._warm_up_request()
-            self.compute_seconds = self._measure()
+            #: Of one run; infinite when nothing is known that the model can run on.
+            self.compute_seconds = self._measure() if self.warm_up_outputs else inf
             if self.options.batching:
                 check_batchable(self.model, self.warm_up_inputs, self.warm_up_outputs)
             if check:
@@ -63,7 +67,7 @@ class ServedModel:
         except BaseException as error:
             self.model.close()
             if isinstance(error, RequestError):
-                raise StartError(f"{config.path}: the model fails on its warm-up input: {error}") from None
+                raise StartError(f"model '{config.name}' fails on its warm-up input: {error}") from None
             raise
         self._sequences = (
             Sequences(self.name, self.version, self.options.sequence) if self.options.sequence is not None else None
@@ -196,18 +200,41 @@ class ServedModel:
         for file in golden_files(self.config.path):
             case = read_case(file, self.inputs, self.outputs)
             try:
-                results = self.model.run(case.inputs, list(case.outputs))
+                results = self.model.run(case.inputs, list(case.outputs) or list(self.outputs))
             except RequestError as error:
                 raise StartError(f"{file}: the model fails: {error}") from None
-            if difference := case.difference(dict(zip(case.outputs, results, strict=True))):
+            if difference := case.difference(dict(zip(case.outputs, results, strict=False))):
                 raise StartError(f"{file}: {difference}")
 
     def _warm_up_request(self) -> tuple[dict[str, Array], list[str]]:
+        """What to warm up with; no outputs when nothing is known that the model can run on."""
+        outputs = list(self.outputs)
         files = golden_files(self.config.path)
-        if not files:
-            return zeros(self.inputs), list(self.outputs)
-        case = read_case(files[0], self.inputs, self.outputs)
-        return case.inputs, list(case.outputs)
+        if files:
+            case = read_case(files[0], self.inputs, self.outputs)
+            return case.inputs, list(case.outputs) or outputs
+        if self.model.blocking:  # code is written for what it declares
+            return next(zeros(self.inputs.values())), outputs
+        first: RequestError | None = None
+        started = perf_counter()
+        for inputs in zeros(self.inputs.values()):
+            try:
+                self.model.run(inputs, outputs)
+            except RequestError as error:
+                first = first or error
+            else:
+                return inputs, outputs
+            if perf_counter() - started > WARM_UP_SECONDS:
+                break
+        if first is not None and self._sequence_model is not None:
+            raise first  # its states may be declared wrongly
+        logger.warning(
+            "%s %s cannot run on zeros of any size tried (%s): it is served unmeasured, on engine threads; "
+            "add a golden case, %s, that it can be warmed up with ('outputs' may be left out)",
+            *(self.name, self.version, first),
+            self.config.path / "golden" / "first.json" if self.config.path.is_dir() else "in a model directory",
+        )
+        return {}, []
 
     def _measure(self) -> float:
         """Seconds of one run: the best of several, since neighbours on the machine only ever add."""
