@@ -138,7 +138,7 @@ def with_input_twice() -> messages.ModelInferRequest:
         (changed(outputs=["best", "best"]), "INVALID_ARGUMENT", "more than once"),
         (with_contents_beside_raw(), "INVALID_ARGUMENT", "contents beside raw_input_contents"),
         (with_input_twice(), "INVALID_ARGUMENT", "more than once"),
-        (b"\xff\xff\xff", "INVALID_ARGUMENT", "no ModelInferRequest"),
+        (b"\xff\xff\xff", "INVALID_ARGUMENT", "not a ModelInferRequest"),
     ],
 )
 def test_wrong_inference(server: Server, message: Any, code: str, details: str) -> None:

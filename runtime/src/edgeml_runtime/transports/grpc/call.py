@@ -15,7 +15,16 @@ from urllib.parse import quote
 from edgeml_runtime.errors import Failure, RequestError
 from edgeml_runtime.transports.begun import rest_of
 from edgeml_runtime.transports.grpc.calls import Calls
-from edgeml_runtime.transports.grpc.frames import END_HEADERS, END_STREAM, HEADERS, NO_ERROR, frame, header, status
+from edgeml_runtime.transports.grpc.frames import (
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    NO_ERROR,
+    PROTOCOL_ERROR,
+    frame,
+    header,
+    status,
+)
 from edgeml_runtime.transports.grpc.incoming import Incoming
 from edgeml_runtime.transports.grpc.service import CODES, Answer
 from edgeml_runtime.transports.grpc.windows import Windows
@@ -156,7 +165,7 @@ class Call(Incoming):
         if (timeout := headers.get(b"grpc-timeout")) is not None:
             seconds = _seconds(timeout)
             if seconds is None:
-                self._end("INVALID_ARGUMENT", "grpc-timeout is no time")
+                self._end("INVALID_ARGUMENT", "malformed grpc-timeout")
                 return
             self._deadline = calls.loop.time() + seconds
         if calls.under_way >= calls.limits.connections and name not in _ALWAYS_ANSWERED:
@@ -258,6 +267,11 @@ class Call(Incoming):
         self._connection.write(frame(HEADERS, END_HEADERS | END_STREAM, self._number, block + more))
         self._close()
 
+    def _malformed(self) -> None:
+        self._over = True
+        self._connection.close_stream(self._number, PROTOCOL_ERROR)
+        self.cancelled()
+
     def _refuse_http(self, code: int) -> None:
         self._connection.write(frame(HEADERS, END_HEADERS | END_STREAM, self._number, status(code)))
         self._close()
@@ -265,7 +279,7 @@ class Call(Incoming):
     def _close(self) -> None:
         # A client that still sends its request is told to stop.
         self._finish()
-        self._connection.close_stream(self._number, None if self._ended else NO_ERROR)
+        self._connection.close_stream(self._number, None if self.ended else NO_ERROR)
 
     def _finish(self) -> None:
         self._over = True

@@ -224,6 +224,7 @@ class Connection(Receiving):
 
     def _forget(self, number: int) -> None:
         self._blocked.discard(self.streams.pop(number))
+        self._ended_before.append(number)
         self._last_active = self._loop.time()
         if not self.streams and self._last != LARGEST_STREAM:
             self._leave()

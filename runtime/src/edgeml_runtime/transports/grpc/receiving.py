@@ -3,19 +3,23 @@
 """What each frame from an HTTP/2 client means (RFC 9113, section 6). Header blocks are read by the library hpack."""
 
 import struct
+from collections import deque
 
 from hpack import Decoder, HPACKError
 
+from edgeml_runtime.transports.grpc.fields import checked_fields
 from edgeml_runtime.transports.grpc.frames import (
     ACK,
     COMPRESSION_ERROR,
     CONTINUATION,
     DATA,
+    ENABLE_PUSH,
     END_HEADERS,
     END_STREAM,
     ENHANCE_YOUR_CALM,
     FLOW_CONTROL_ERROR,
     FRAME_SIZE_ERROR,
+    GOAWAY,
     HEADERS,
     INITIAL_WINDOW_SIZE,
     LARGEST_MAX_FRAME,
@@ -31,6 +35,7 @@ from edgeml_runtime.transports.grpc.frames import (
     RST_STREAM,
     SETTINGS,
     SMALLEST_MAX_FRAME,
+    STREAM_CLOSED,
     WINDOW_UPDATE,
     WITH_PRIORITY,
     Violation,
@@ -47,6 +52,10 @@ _REMEMBERED_BYTES = 1024
 DRAIN_PING = b"draining"
 
 
+_REMEMBERED_STREAMS = 256
+_FIRST = (0, 0, bytearray())
+
+
 class Receiving(Windows):
     """The receiving side of a connection, frame by frame; ``http2.Connection`` cuts them out of what is read."""
 
@@ -54,7 +63,11 @@ class Receiving(Windows):
         super().__init__(shared)
         self._decoder = Decoder(max_header_list_size=shared.limits.header_bytes)
         self._blocks: dict[bytes, dict[bytes, bytes]] = {}
-        self._block: tuple[int, int, bytearray] | None = None  # stream, flags, what came so far
+        #: Stream, flags, what came so far; the first frame is awaited as if it were the rest of a block.
+        self._block: tuple[int, int, bytearray] | None = _FIRST
+        #: Streams that were reset here, whose client may not know it yet; those that ended before.
+        self._reset_here: deque[int] = deque(maxlen=_REMEMBERED_STREAMS)
+        self._ended_before: deque[int] = deque(maxlen=_REMEMBERED_STREAMS)
         self._touched: list[Stream] = []
         self._highest = 0  # stream seen
         self._last = LARGEST_STREAM  # stream that will be answered
@@ -62,13 +75,20 @@ class Receiving(Windows):
         self._received = 0  # bytes of data that the client has not heard to be read
         self._receive_window = CONNECTION_WINDOW
 
+    def _note_reset(self, number: int) -> None:
+        self._reset_here.append(number)
+
     def _drained(self) -> None:
         """The client has heard that it is to go elsewhere."""
         raise NotImplementedError
 
     def _frame(self, kind: int, flags: int, number: int, payload: bytes | memoryview) -> None:
         if self._block is not None and (kind != CONTINUATION or number != self._block[0]):
-            raise Violation(PROTOCOL_ERROR, "a header block is interrupted")
+            if self._block is not _FIRST:
+                raise Violation(PROTOCOL_ERROR, "a header block is interrupted")
+            if kind != SETTINGS or flags & ACK:
+                raise Violation(PROTOCOL_ERROR, "the first frame must be SETTINGS")
+            self._block = None
         if kind == DATA:
             self._data_frame(flags, number, payload)
             return
@@ -89,8 +109,11 @@ class Receiving(Windows):
                 self._continuation_frame(flags, payload)
             elif kind == PUSH_PROMISE:
                 raise Violation(PROTOCOL_ERROR, "a client pushes nothing")
-            elif kind == PRIORITY and len(payload) != 5:
-                raise Violation(FRAME_SIZE_ERROR, "PRIORITY has 5 bytes")
+            elif kind == PRIORITY and (len(payload) != 5 or not number):
+                code = PROTOCOL_ERROR if not number else FRAME_SIZE_ERROR
+                raise Violation(code, "PRIORITY has 5 bytes and a stream")
+            elif kind == GOAWAY and (number or len(payload) < 8):
+                raise Violation(PROTOCOL_ERROR if number else FRAME_SIZE_ERROR, "GOAWAY has 8 bytes and no stream")
 
     def _lose_patience(self) -> None:
         self._patience -= 1
@@ -128,23 +151,36 @@ class Receiving(Windows):
 
     def _header_block(self, number: int, flags: int, block: bytes) -> None:
         headers = self._blocks.get(block)
-        if headers is None:
-            headers = self._decode(block)
         stream = self.streams.get(number)
+        if headers is None:
+            headers = self._decode(block, is_trailer=stream is not None)
         if stream is not None:  # trailers
+            if stream.ended:
+                raise Violation(STREAM_CLOSED, "HEADERS after the end of the stream")
             if not flags & END_STREAM:
                 raise Violation(PROTOCOL_ERROR, "trailers must end the stream")
+            if headers is None or b":method" in headers:
+                self._reset(number, stream, PROTOCOL_ERROR)
+                return
             self._hand_over(stream, b"", ended=True)
             return
         if number <= self._highest:
-            self._lose_patience()  # of a stream that was reset
+            if number not in self._reset_here:
+                code = STREAM_CLOSED if number in self._ended_before else PROTOCOL_ERROR
+                raise Violation(code, "HEADERS of a stream that is over, or below another")
+            self._lose_patience()
             return
         self._highest = number
         if number > self._last:
+            self._note_reset(number)
             return  # the client has been told that these are not answered, and asks elsewhere
+        if headers is None:
+            self._lose_patience()
+            self._reset(number, None, PROTOCOL_ERROR)
+            return
         if len(self.streams) >= self._limits.connections:
             self._lose_patience()
-            self.write(frame(RST_STREAM, 0, number, struct.pack(">L", REFUSED_STREAM)))
+            self._reset(number, None, REFUSED_STREAM)
             return
         stream = self._shared.open_stream(self, number, headers)
         stream.send_window = self._first_window
@@ -152,18 +188,27 @@ class Receiving(Windows):
         self.streams[number] = stream
         self._hand_over(stream, b"", ended=bool(flags & END_STREAM))
 
-    def _decode(self, block: bytes) -> dict[bytes, bytes]:
+    def _reset(self, number: int, stream: Stream | None, code: int) -> None:
+        self.write(frame(RST_STREAM, 0, number, struct.pack(">L", code)))
+        self._reset_here.append(number)
+        if stream is not None:
+            self._forget(number)
+            stream.cancelled()
+
+    def _decode(self, block: bytes, is_trailer: bool) -> dict[bytes, bytes] | None:
+        """The headers, or None when they are malformed (RFC 9113, section 8.1.1)."""
         table = self._decoder.header_table
         entries = table.dynamic_entries
         first = entries[0] if entries else None
         before = (table.maxsize, len(entries))
         try:
-            headers = {bytes(name): bytes(value) for name, value in self._decoder.decode(block, raw=True)}
+            fields = [(bytes(name), bytes(value)) for name, value in self._decoder.decode(block, raw=True)]
         except HPACKError as error:
             raise Violation(COMPRESSION_ERROR, f"headers cannot be read: {error}") from None
+        headers = checked_fields(fields, is_trailer)
         if (table.maxsize, len(entries)) != before or (entries and entries[0] is not first):
             self._blocks.clear()
-        elif len(self._blocks) < _REMEMBERED_BLOCKS and len(block) <= _REMEMBERED_BYTES:
+        elif headers is not None and len(self._blocks) < _REMEMBERED_BLOCKS and len(block) <= _REMEMBERED_BYTES:
             self._blocks[block] = headers
         return headers
 
@@ -178,9 +223,13 @@ class Receiving(Windows):
         stream = self.streams.get(number)
         if stream is None:
             if number == 0 or number > self._highest:
-                raise Violation(PROTOCOL_ERROR, "DATA on no stream")
-            self._lose_patience()  # of a stream that was reset or refused
+                raise Violation(PROTOCOL_ERROR, "DATA on an idle stream")
+            self._lose_patience()
+            if number not in self._reset_here:
+                self._reset(number, None, STREAM_CLOSED)
             return
+        if stream.ended:
+            raise Violation(STREAM_CLOSED, "DATA after the end of the stream")
         stream.receive_window -= size
         if stream.receive_window < 0:
             raise Violation(FLOW_CONTROL_ERROR, "more data than the window of the stream")
@@ -200,7 +249,7 @@ class Receiving(Windows):
             raise Violation(FRAME_SIZE_ERROR, "WINDOW_UPDATE has 4 bytes")
         increment = int.from_bytes(payload, "big") & LARGEST_WINDOW
         if increment == 0:
-            raise Violation(PROTOCOL_ERROR, "a window grows by nothing")
+            raise Violation(PROTOCOL_ERROR, "WINDOW_UPDATE with an increment of 0")
         if not self._blocked:
             self._lose_patience()
         if number == 0:
@@ -212,7 +261,7 @@ class Receiving(Windows):
         stream = self.streams.get(number)
         if stream is None:
             if number > self._highest:
-                raise Violation(PROTOCOL_ERROR, "WINDOW_UPDATE on no stream")
+                raise Violation(PROTOCOL_ERROR, "WINDOW_UPDATE on an idle stream")
             return
         stream.send_window += increment
         if stream.send_window > LARGEST_WINDOW:
@@ -241,13 +290,17 @@ class Receiving(Windows):
                 if value > LARGEST_WINDOW:
                     raise Violation(FLOW_CONTROL_ERROR, "the first window is too large")
                 first_window = value
+            elif key == ENABLE_PUSH and value > 1:
+                raise Violation(PROTOCOL_ERROR, "ENABLE_PUSH is 0 or 1")
             elif key == MAX_FRAME_SIZE:
                 if not SMALLEST_MAX_FRAME <= value <= LARGEST_MAX_FRAME:
-                    raise Violation(PROTOCOL_ERROR, "no size of a frame")
+                    raise Violation(PROTOCOL_ERROR, "MAX_FRAME_SIZE is out of range")
                 self.max_frame = min(value, 2**20)
         if first_window != self._first_window:  # once, however often a frame says it
             for stream in self.streams.values():
                 stream.send_window += first_window - self._first_window
+                if stream.send_window > LARGEST_WINDOW:
+                    raise Violation(FLOW_CONTROL_ERROR, "the window of a stream is too large")
             self._first_window = first_window
         self.write(frame(SETTINGS, ACK, 0))
         self._pump_blocked()
@@ -256,7 +309,7 @@ class Receiving(Windows):
         if len(payload) != 4:
             raise Violation(FRAME_SIZE_ERROR, "RST_STREAM has 4 bytes")
         if number == 0 or number > self._highest:
-            raise Violation(PROTOCOL_ERROR, "RST_STREAM on no stream")
+            raise Violation(PROTOCOL_ERROR, "RST_STREAM on an idle stream")
         stream = self.streams.get(number)
         if stream is not None:
             self._forget(number)

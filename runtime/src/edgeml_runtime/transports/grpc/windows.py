@@ -33,6 +33,8 @@ class Receiver(Protocol):
 
     #: Bytes that may still be received; the connection keeps it.
     receive_window: int
+    #: The client has sent all it will on it.
+    ended: bool
 
 
 class Stream(Receiver, Protocol):
@@ -184,6 +186,7 @@ class Windows(asyncio.Protocol):
         if number not in self.streams:
             return
         if error is not None:
+            self._note_reset(number)
             self.write(frame(RST_STREAM, 0, number, struct.pack(">L", error)))
         self._patience = min(PATIENCE, self._patience + _EARNED)
         self._forget(number)
@@ -205,6 +208,10 @@ class Windows(asyncio.Protocol):
         self._transport.abort()
 
     # -- private -----------------------------------------------------------------------------------------------------
+
+    def _note_reset(self, number: int) -> None:
+        """A stream is reset here; the client may not know it yet."""
+        raise NotImplementedError
 
     def _forget(self, number: int) -> None:
         """A stream is over."""

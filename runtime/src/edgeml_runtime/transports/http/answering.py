@@ -209,6 +209,8 @@ class Answering(asyncio.Protocol):
         """Whether a client that has ended its side is gone: what is sent to it then comes back as a reset."""
         if self._transport.is_closing() or self._task is None:
             return
+        if self._answering is not None and not self._answering.takes_interim:
+            return
         if first:
             self._transport.write(CONTINUE)
         connected = self._transport.get_extra_info("socket")

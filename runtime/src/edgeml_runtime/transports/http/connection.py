@@ -7,6 +7,7 @@ loop and the parser call. One object, since each call between objects costs ever
 """
 
 import asyncio
+import re
 
 import httptools
 
@@ -20,6 +21,10 @@ from edgeml_runtime.transports.http.shared import Shared
 
 # Of requests that were sent at once, so much is parsed at once: a parsed request takes many times its bytes.
 _PORTION = 4096
+# Bytes of extensions of chunks and their sizes, beside those in proportion to the body.
+_MOST_BESIDE_CHUNKS = 64 * 1024
+# RFC 3986, section 3.2: a name, an address or an IPv6 address in brackets, and a port.
+_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]*)(:[0-9]*)?")
 
 
 class _Refused(Exception):
@@ -36,6 +41,9 @@ class Connection(Intake):
         self._headers: dict[bytes, bytes] = {}
         self._head_bytes = 0  # in complete headers
         self._head_received = 0  # in reads that held nothing else
+        self._upgraded = (b"", b"", b"")  # method, URL and version of a request that would change the protocol
+        self._is_chunked = False
+        self._chunked_received = 0  # bytes of a body in chunks, with all that is beside its content
         self._refusal: Answer | None = None  # of a request that a callback of the parser refuses
         self._begins_in: bytes | None = None  # what is being parsed, if it began with a request
 
@@ -82,8 +90,12 @@ class Connection(Intake):
             self._begins_in = data
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._deaf = True  # the request was taken as one that closes the connection
+        except httptools.HttpParserUpgrade as upgrade:
+            # Nothing here can be upgraded to: the field is ignored (RFC 9110, section 7.8).
+            # The parser takes what follows for another protocol, so it gets the head again without the field.
+            self._parser = _parser_for(self)
+            self._unparsed = self._head_without_upgrade() + data[upgrade.args[0] :] + self._unparsed
+            self._pause()
         except httptools.HttpParserError as error:
             refusal, self._refusal = self._refusal, None
             if refusal is not None:
@@ -96,7 +108,12 @@ class Connection(Intake):
             if self._in_head and (in_head or self._begins_in is data):  # all of the data is head
                 self._head_received += len(data)
                 if self._head_received > self._limits.header_bytes:
-                    self._refuse(error_answer(431, self._header_message()))
+                    self._refuse(self._head_too_large())
+            if self._request is not None and self._is_chunked:
+                self._chunked_received += len(data)
+                # The smallest chunk has 6 bytes for one of the body; all else are extensions.
+                if self._chunked_received > 8 * self._size + _MOST_BESIDE_CHUNKS:
+                    self._refuse(error_answer(413, "the chunks of the body have too much beside their content"))
             if (self._in_head or self._request is not None) and self._receive_timer is None:
                 self._receive_timer = self._loop.call_later(self._limits.receive_seconds, self._receive_timeout)
         is_large = self._pass_by_parser()
@@ -164,16 +181,20 @@ class Connection(Intake):
     def on_url(self, url: bytes) -> None:
         """A part of the URL."""
         self._url += url
+        if len(self._url) > self._limits.header_bytes:
+            raise self._refusing(*self._head_too_large())
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header."""
         self._head_bytes += len(name) + len(value)
         if self._head_bytes > self._limits.header_bytes:
-            raise self._refusing(431, self._header_message())
+            raise self._refusing(*self._head_too_large())
         if not self._in_head:  # a trailer
             return
         name = name.lower()
         headers = self._headers
+        if name == b"host" and name in headers:
+            raise self._refusing(*error_answer(400, "there is more than one header Host"))
         headers[name] = value if name not in headers else headers[name] + b", " + value
 
     def on_headers_complete(self) -> None:
@@ -182,32 +203,38 @@ class Connection(Intake):
         headers = self._headers
         parser = self._parser
         if self._head_bytes + len(self._url) > self._limits.header_bytes:
-            raise self._refusing(431, self._header_message())
+            raise self._refusing(*self._head_too_large())
+        if parser.should_upgrade():
+            if parser.get_method() == b"CONNECT":
+                raise self._refusing(*error_answer(405, "method CONNECT is not allowed"))
+            self._upgraded = (parser.get_method(), self._url, parser.get_http_version().encode())
+            return
         request = Request(parser.get_method(), self._url, headers, self._client, self._certificate_name)
         request.keep_alive = parser.should_keep_alive()
+        request.takes_interim = parser.get_http_version() == "1.1"
         if b"host" not in headers or b"connection" in headers:
-            if parser.get_http_version() != "1.1":
+            if not request.takes_interim:
                 request.keep_alive = False
             elif b"host" not in headers:
-                raise self._refusing(400, "header Host is missing")
-        if parser.should_upgrade():
-            request.keep_alive = False
-            if b"content-length" in headers or b"transfer-encoding" in headers:
-                raise self._refusing(400, "header Upgrade with a body is not supported")
+                raise self._refusing(*error_answer(400, "header Host is missing"))
+        if not _HOST.fullmatch(headers.get(b"host", b"")):
+            raise self._refusing(*error_answer(400, "header Host is not a host with perhaps a port"))
         self._request = request
         begins_in, self._begins_in = self._begins_in, None
         refusal = self._shared.application.admit(request)
         length = int(headers.get(b"content-length", 0))  # one number: the parser has checked it
         if refusal is None and length > self._limits.body_bytes:
-            raise self._refusing(413, self._body_message())
+            raise self._refusing(*error_answer(413, self._body_message()))
         self._length = length
+        self._is_chunked = b"transfer-encoding" in headers
+        self._chunked_received = 0
         expects = b"expect" in headers and headers[b"expect"].lower() == b"100-continue"
         if refusal is not None:
             request.answer = refusal
             if expects:  # whether the body comes all the same is up to the client
                 request.keep_alive = False
             self._queue.append(request)
-        elif expects and self._answering is None:
+        elif expects and self._answering is None and request.takes_interim:
             self._transport.write(CONTINUE)
         is_ordinary = refusal is None and request.keep_alive and not expects
         if begins_in is not None and is_ordinary and b"transfer-encoding" not in headers:
@@ -219,17 +246,30 @@ class Connection(Intake):
         if self._request is None or self._request.answer is not None:
             return
         if self._size > self._limits.body_bytes:
-            raise self._refusing(413, self._body_message())
+            raise self._refusing(*error_answer(413, self._body_message()))
         collect(self._parts, part)
         if not self._hold(len(part)):
-            raise self._refusing(429, self._held_message())
+            raise self._refusing(*error_answer(429, self._held_message()))
 
-    def _refusing(self, status: int, message: str) -> _Refused:
-        self._refusal = error_answer(status, message)
+    def _head_without_upgrade(self) -> bytes:
+        headers = self._headers
+        options = headers.pop(b"connection", b"").split(b",")
+        del headers[b"upgrade"]
+        left = [option for option in options if option.strip().lower() not in (b"upgrade", b"http2-settings")]
+        lines = [b"%b: %b\r\n" % header for header in headers.items()]
+        if left:
+            lines.append(b"connection: %b\r\n" % b",".join(left))
+        return b"%b %b HTTP/%b\r\n%b\r\n" % (*self._upgraded, b"".join(lines))
+
+    def _refusing(self, *answer: *Answer) -> _Refused:
+        self._refusal = answer
         return _Refused()
 
-    def _header_message(self) -> str:
-        return f"the header is larger than {self._limits.header_bytes} bytes"
+    def _head_too_large(self) -> Answer:
+        most = self._limits.header_bytes
+        if len(self._url) > most - 64 and not self._head_bytes:
+            return error_answer(414, f"the URL is larger than {most} bytes")
+        return error_answer(431, f"the header is larger than {most} bytes")
 
 
 def _parser_for(connection: Connection) -> httptools.HttpRequestParser:

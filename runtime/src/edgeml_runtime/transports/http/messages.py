@@ -18,6 +18,7 @@ STATUS = {
     Failure.UNAUTHENTICATED: 401,
     Failure.FORBIDDEN: 403,
     Failure.NOT_FOUND: 404,
+    Failure.CARDINALITY: 400,  # of gRPC alone
     Failure.TOO_LARGE: 413,
     Failure.TOO_MANY: 429,
     Failure.UNAVAILABLE: 503,
@@ -53,6 +54,7 @@ class Request:
         "headers",
         "keep_alive",
         "method",
+        "takes_interim",
         "url",
     )
 
@@ -70,6 +72,8 @@ class Request:
         #: A byte of the body that is wanted on a boundary of 16 bytes, where that costs nothing.
         self.aligned_at = 0
         self.keep_alive = True
+        #: Whether the client knows answers like 100 (HTTP/1.1).
+        self.takes_interim = True
         self.context: Any = None
         #: Set when the answer is known without the application.
         self.answer: Answer | None = None
