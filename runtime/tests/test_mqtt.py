@@ -163,8 +163,8 @@ def test_a_model_of_other_protocols_gets_no_messages(
 @pytest.mark.parametrize(
     ("body", "properties", "status", "message"),
     [
-        (b"{", {}, 400, "the body is no JSON"),
-        (b"", {}, 400, "the body is no JSON"),
+        (b"{", {}, 400, "the body is not valid JSON"),
+        (b"", {}, 400, "the body is not valid JSON"),
         (features_request([[1.0]]), {}, 400, "shape"),
         (features_request(ROWS), {"model_version": "9.9.9"}, 404, "1.0.0"),
         (features_request(ROWS), {"inference_header_content_length": "-1"}, 400, "'-1', not a number of bytes"),
@@ -457,7 +457,7 @@ def test_broker_restarts(
     assert len(requester.answered()) < COUNT
     load.send(50)
     server.wait(lambda: "the connection ended" in server.log)
-    assert samples(server)["edgeml_mqtt_connected"] == 0
+    server.wait(lambda: samples(server)["edgeml_mqtt_connected"] == 0)
     assert server.rest("GET", "/v2/health/ready").status == 200
     broker.start()
     load.check()
@@ -629,3 +629,25 @@ def test_refused_configuration(mqtt: dict[str, object], message: str) -> None:
     document = {"listen": {}, "models": [], "mqtt": {"device": "press", **mqtt}}
     with pytest.raises(ConfigurationError, match=re.escape(message)):
         read_config(document, "runtime.json")
+
+
+def test_a_broker_without_retained_messages(start_server: Any, tmp_path: Path) -> None:
+    """FIELD 21: it refuses a will that is to be retained; the server serves without, and says so once."""
+    broker = Broker(tmp_path / "plain", retain_available="false")
+    broker.start()
+    try:
+        requester = Requester(broker)
+        server = start_server(mqtt=broker.settings())
+        requester.wait_presence("online")
+        requester.send("perceptron", features_request(ROWS), correlation=b"1")
+        wait_until(lambda: requester.replies, "an answer")
+        assert [reply.status for reply in requester.replies] == [200]
+        assert server.log.count("is not retained") == 1
+        broker.end()
+        broker.start()
+        requester.wait_presence("online")
+        server.wait(lambda: server.log.count("connected to MQTT broker") == 2)
+        assert server.log.count("is not retained") == 1
+        requester.close()
+    finally:
+        broker.end()

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m edgeml_runtime``."""
 
-from edgeml_runtime.cli.command import main
+from edgeml_runtime.start import main
 
 if __name__ == "__main__":
     main()

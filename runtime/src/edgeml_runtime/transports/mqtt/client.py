@@ -3,18 +3,59 @@
 """paho's MQTT client as this server needs it: two repairs, TLS, no delay of small packets."""
 
 import logging
+import random
 import socket
 import ssl
+from dataclasses import dataclass
 from typing import Any
 
 from paho.mqtt.client import Client, MQTTMessage, MQTTMessageInfo
 from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.exception import MalformedPacket
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from edgeml_runtime.config import Mqtt
 from edgeml_runtime.errors import StartError
 
+_FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 1.0, 60.0
+# The broker tells of a loss only when it lasts: neither a reconnect nor a successor makes the presence flicker.
+_WILL_DELAY_SECONDS = 5
+
 logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Delivery:
+    """A message that the broker waits to have acknowledged."""
+
+    packet_id: int
+    handled: bool = False
+
+
+class Retries:
+    """How long to wait before the next attempt to connect, and what to tell of it: each trouble once."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.reset()
+
+    def reset(self) -> None:
+        """The connection was good for a while."""
+        self._failures = 0
+        self._trouble = ""
+
+    def tell(self, trouble: str) -> None:
+        """Log what keeps the broker away, once."""
+        if trouble != self._trouble:
+            self._trouble = trouble
+            logger.warning("%s: %s; trying again", self._name, trouble)
+
+    def next_delay(self) -> float:
+        """Seconds, with jitter, twice as long after each failure in a row."""
+        longest = min(_FIRST_DELAY_SECONDS * 2**self._failures, LONGEST_DELAY_SECONDS)
+        self._failures = min(self._failures + 1, 16)
+        return random.uniform(longest / 2, longest)  # noqa: S311
 
 
 class PatchedClient(Client):
@@ -39,6 +80,23 @@ class PatchedClient(Client):
             message.qos = self._in_packet["command"] >> 1 & 3
             self._handle_on_message(message)  # without properties and body
             return MQTTErrorCode.MQTT_ERR_SUCCESS
+
+
+def session_properties(mqtt: Mqtt, largest_packet: int) -> Properties:
+    """What the server tells the broker of its session."""
+    session = Properties(PacketTypes.CONNECT)
+    session.SessionExpiryInterval = mqtt.session_expiry_seconds
+    session.ReceiveMaximum = mqtt.receive_maximum
+    session.MaximumPacketSize = largest_packet
+    return session
+
+
+def set_will(client: Client, topic: str, presence: bytes, retain: bool) -> None:
+    """What the broker publishes when the server is gone without a goodbye."""
+    will = Properties(PacketTypes.WILLMESSAGE)
+    will.WillDelayInterval = _WILL_DELAY_SECONDS
+    will.ContentType = "application/json"
+    client.will_set(topic, presence, qos=1, retain=retain, properties=will)
 
 
 def send_at_once(_client: Client, _data: Any, opened: Any) -> None:

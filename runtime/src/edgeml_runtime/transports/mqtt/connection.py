@@ -12,13 +12,11 @@ paho's network thread calls the methods ``_on_...``, which do little but pass on
 import asyncio
 import json
 import logging
-import random
 import sys
 import uuid
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
@@ -31,17 +29,24 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edgeml_runtime import __version__
 from edgeml_runtime.config import Mqtt
-from edgeml_runtime.transports.mqtt.client import PatchedClient, send_at_once, tls_context
+from edgeml_runtime.transports.mqtt.client import (
+    LONGEST_DELAY_SECONDS,
+    Delivery,
+    PatchedClient,
+    Retries,
+    send_at_once,
+    session_properties,
+    set_will,
+    tls_context,
+)
 
 _SESSION_TAKEN_OVER = 0x8E
+_RETAIN_NOT_SUPPORTED = 0x9A
 _LARGEST_PACKET = 268_435_455  # what MQTT can carry
 _MESSAGE_OVERHEAD = 64 * 1024  # topic and properties beside a body
 
-_FIRST_DELAY_SECONDS, _LONGEST_DELAY_SECONDS = 1.0, 60.0
 # The process that took the session over is to keep it; should it be gone by then, the session comes back.
 _STAND_ASIDE_SECONDS = 60.0
-# The broker tells of a loss only when it lasts: neither a reconnect nor a successor makes the presence flicker.
-_WILL_DELAY_SECONDS = 5
 _STATUS_SECONDS = 2.0
 _GOODBYE_SECONDS = 2.0
 
@@ -49,14 +54,6 @@ _ONLINE = "online"
 _OFFLINE = "offline"
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Delivery:
-    """A message that the broker waits to have acknowledged."""
-
-    packet_id: int
-    handled: bool = False
 
 
 class BrokerConnection:
@@ -86,10 +83,9 @@ class BrokerConnection:
         self._instance = uuid.uuid4().hex
         self._name = f"MQTT broker {mqtt.host}:{mqtt.port}"
         self._status_topic = f"{mqtt.topic_prefix}/{mqtt.device}/status"
-        self._session = Properties(PacketTypes.CONNECT)
-        self._session.SessionExpiryInterval = mqtt.session_expiry_seconds
-        self._session.ReceiveMaximum = mqtt.receive_maximum
-        self._session.MaximumPacketSize = min(body_bytes + _MESSAGE_OVERHEAD, _LARGEST_PACKET)
+        self._session = session_properties(mqtt, min(body_bytes + _MESSAGE_OVERHEAD, _LARGEST_PACKET))
+        #: Of the network thread: whether the broker keeps the presence.
+        self._retains = True
         self._client = self._new_client()
         self.connected = False
 
@@ -101,7 +97,7 @@ class BrokerConnection:
         self._subscribed: set[str] = set()
         self._subscribing: dict[int, list[str]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._deliveries: deque[_Delivery] = deque()
+        self._deliveries: deque[Delivery] = deque()
         self._published: dict[int, tuple[str, asyncio.Future[ReasonCode]]] = {}
         self._largest_packet = _LARGEST_PACKET
         self._may_publish = asyncio.Semaphore(1)
@@ -113,10 +109,9 @@ class BrokerConnection:
         #: Messages; only the network thread counts up the taken ones, only the event loop the finished ones.
         self._taken = 0
         self._finished = 0
-        #: Of the network thread: when the broker accepted the connection, failures in a row, what was told last.
+        #: Of the network thread: when the broker accepted the connection, and how often it did not.
         self._accepted: float | None = None
-        self._failures = 0
-        self._trouble = ""
+        self._retries = Retries(self._name)
 
     def start(self) -> None:
         """Connect in the background, for ever."""
@@ -200,27 +195,32 @@ class BrokerConnection:
             client.username_pw_set(mqtt.username, mqtt.password)
         if mqtt.ca is not None:
             client.tls_set_context(tls_context(mqtt))
-        will = Properties(PacketTypes.WILLMESSAGE)
-        will.WillDelayInterval = _WILL_DELAY_SECONDS
-        will.ContentType = "application/json"
-        client.will_set(self._status_topic, self._presence(_OFFLINE), qos=1, retain=True, properties=will)
+        self._set_will(client)
         return client
+
+    def _set_will(self, client: Client) -> None:
+        set_will(client, self._status_topic, self._presence(_OFFLINE), self._retains)
 
     # -- on paho's network thread ----------------------------------------------------------------------------------
 
     def _on_connect(
         self, _client: Client, _data: Any, flags: ConnectFlags, reason: ReasonCode, properties: Properties | None
     ) -> None:
+        if reason == _RETAIN_NOT_SUPPORTED and self._retains:
+            self._lose_retained("it refuses retained messages")
+            return
         if reason.is_failure:
-            self._tell(f"it refused the connection: {reason}")
+            self._retries.tell(f"it refused the connection: {reason}")
             return  # paho reports a disconnect next
         self._accepted = monotonic()
+        if self._retains and not getattr(properties, "RetainAvailable", 1):
+            self._lose_retained("it has no retained messages")
         largest_packet = getattr(properties, "MaximumPacketSize", _LARGEST_PACKET)
         receive_maximum = getattr(properties, "ReceiveMaximum", 65535)
         self._pass_on(self._begin, flags.session_present, largest_packet, receive_maximum)
 
     def _on_connect_fail(self, _client: Client, _data: Any) -> None:
-        self._tell(str(sys.exc_info()[1]))  # paho calls this where it handles the error
+        self._retries.tell(str(sys.exc_info()[1]))  # paho calls this where it handles the error
         self._back_off()
 
     def _on_disconnect(
@@ -230,10 +230,9 @@ class BrokerConnection:
         self._client.drop_out_messages()
         from_broker = flags.is_disconnect_packet_from_server
         if self._accepted is not None and (from_broker or reason.is_failure):
-            if monotonic() - self._accepted > _LONGEST_DELAY_SECONDS:
-                self._failures = 0
-                self._trouble = ""
-            self._tell(f"the connection ended: {reason if from_broker else 'it was lost'}")
+            if monotonic() - self._accepted > LONGEST_DELAY_SECONDS:
+                self._retries.reset()
+            self._retries.tell(f"the connection ended: {reason if from_broker else 'it was lost'}")
         self._accepted = None
         self._back_off()
         if from_broker and reason == _SESSION_TAKEN_OVER:
@@ -264,17 +263,15 @@ class BrokerConnection:
         with suppress(RuntimeError):  # the loop has ended, and with it the process
             self._loop.call_soon_threadsafe(callback, *arguments)
 
-    def _tell(self, trouble: str) -> None:
-        """Log what keeps the broker away, once."""
-        if trouble != self._trouble:
-            self._trouble = trouble
-            logger.warning("%s: %s; trying again", self._name, trouble)
+    def _lose_retained(self, why: str) -> None:
+        """Go on without: the presence is then seen by those alone who are there when it changes."""
+        self._retains = False
+        logger.warning("%s: %s: the presence on %s is not retained", self._name, why, self._status_topic)
+        self._set_will(self._client)
 
     def _back_off(self) -> None:
         """Set the time before the next attempt; paho's own has no jitter."""
-        longest = min(_FIRST_DELAY_SECONDS * 2**self._failures, _LONGEST_DELAY_SECONDS)
-        self._failures = min(self._failures + 1, 16)
-        seconds = random.uniform(longest / 2, longest)  # noqa: S311
+        seconds = self._retries.next_delay()
         self._client.reconnect_delay_set(seconds, seconds)  # type: ignore[arg-type]  # it only adds and compares
 
     # -- on the event loop -----------------------------------------------------------------------------------------
@@ -295,7 +292,7 @@ class BrokerConnection:
 
         Not all brokers say that a session was taken over. The retained presence tells whose it is.
         """
-        if self._had_session and session_present:
+        if self._had_session and session_present and self._retains:
             self._status = self._loop.create_future()
             self._client.subscribe(self._status_topic)
             presence = {}
@@ -350,7 +347,7 @@ class BrokerConnection:
     async def _announce(self, state: str) -> None:
         properties = Properties(PacketTypes.PUBLISH)
         properties.ContentType = "application/json"
-        refusal = await self.publish(self._status_topic, self._presence(state), 1, properties, retain=True)
+        refusal = await self.publish(self._status_topic, self._presence(state), 1, properties, retain=self._retains)
         if refusal:
             logger.error("%s does not take the presence on topic %s: %s", self._name, self._status_topic, refusal)
 
@@ -370,7 +367,7 @@ class BrokerConnection:
         if self._stopping:  # whoever comes next gets it, if its QoS is 1
             self._finished += 1
             return
-        delivery = _Delivery(message.mid)
+        delivery = Delivery(message.mid)
         if message.qos:
             self._deliveries.append(delivery)
         self._in_background(self._work(message, delivery)).add_done_callback(self._count_finished)
@@ -378,7 +375,7 @@ class BrokerConnection:
     def _count_finished(self, _task: asyncio.Task[None]) -> None:
         self._finished += 1
 
-    async def _work(self, message: MQTTMessage, delivery: _Delivery) -> None:
+    async def _work(self, message: MQTTMessage, delivery: Delivery) -> None:
         """From a message to its acknowledgement."""
         await self._ours.wait()
         if message.topic not in self._subscribed:
