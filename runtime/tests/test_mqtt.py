@@ -18,6 +18,7 @@ from authority import Authority
 from broker import BASE, Broker, Requester, wait_until
 from edgeml_runtime.config_file import read_config
 from edgeml_runtime.errors import ConfigurationError
+from edgeml_runtime.transports.mqtt import client as mqtt_client
 from edgeml_runtime.transports.mqtt import connection as mqtt_connection
 from onnx_models import ModelDirectory, perceptron_scores
 from paho.mqtt.client import MQTTMessage
@@ -535,7 +536,7 @@ def connection_to(
     handle: Callable[[mqtt_connection.BrokerConnection, MQTTMessage], Awaitable[None]],
 ) -> mqtt_connection.BrokerConnection:
     monkeypatch.setattr(mqtt_connection, "_STAND_ASIDE_SECONDS", 1.5)
-    monkeypatch.setattr(mqtt_connection, "_FIRST_DELAY_SECONDS", 0.1)
+    monkeypatch.setattr(mqtt_client, "_FIRST_DELAY_SECONDS", 0.1)
     document = {"listen": {}, "models": [{"name": "x", "version": "1.0.0", "path": "x"}], "mqtt": broker.settings()}
     mqtt = read_config(document, "runtime.json").mqtt
     assert mqtt is not None

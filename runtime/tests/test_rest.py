@@ -287,7 +287,7 @@ def test_compressed_binary_body(server: Server) -> None:
         ("gzip", b"\x1f\x8b", "ends within its gzip data"),
         ("gzip", b"{}", "no gzip data"),
         ("deflate", b"{}", "no deflate data"),
-        ("gzip", gzip.compress(b"{}", mtime=0) + b"more", "4 bytes follow the gzip data"),
+        ("gzip", gzip.compress(b"{}", mtime=0) + b"more", "the body is no gzip data"),
         ("gzip", gzip.compress(b"{}" * 9000, mtime=0)[:-9], "ends within its gzip data"),
         ("br", b"{}", "content-encoding 'br' is not supported; gzip and deflate are"),
         ("gzip, gzip", b"{}", "'gzip, gzip' is not supported"),
