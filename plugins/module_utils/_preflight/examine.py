@@ -13,6 +13,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.host impor
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.machine import (
     architecture,
+    directories,
     disk,
     engine_version,
     is_present,
@@ -38,6 +39,7 @@ def examine(host: Host, wanted: Wanted) -> Examination:
         *architecture(host, wanted, facts["architecture"]),
         *kernel(host, wanted),
         *engine_version(engine, wanted),
+        *directories(host, wanted),
         *disk(host, engine, wanted, missing),
         *memory(host, engine, wanted, missing),
         *clock(host, wanted, missing),

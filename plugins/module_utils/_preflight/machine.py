@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.disk import SPARE_BYTES, UNPACK_FACTOR
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import (
@@ -31,6 +31,9 @@ MINIMUM_KERNEL = (4, 0)  # overlay2, the engine's storage driver; SO_REUSEPORT c
 #: Room for a thing to come, per byte transferred. A model is kept as a tar until it is unpacked.
 SPACE_FACTORS = {"image": UNPACK_FACTOR, "model": 2, "mirrored": 1}
 ENGINE_BYTES = 350 << 20  # what Debian's packages of the engine unpack to
+#: What is longest below a runtime's root of what has to be the name of a socket (sun_path of unix(7), without its NUL).
+LONGEST_SOCKET = "run/a/admin.sock"
+SOCKET_PATH_BYTES = 107
 BYTES_PER_FILE = 8 << 10  # transferred bytes of an image for each file in it, at least
 
 
@@ -174,6 +177,53 @@ def disk(host: Host, engine: Engine, wanted: Wanted, missing: Sequence[Content])
             )
 
 
+def directories(host: Host, wanted: Wanted) -> Iterator[Finding]:
+    """Where models and state are kept: on a disk, and by a path that a socket below it can have."""
+    for runtime in wanted.memory_mb if wanted.serves_models else ():
+        longest = f"{runtime_root(PurePosixPath(wanted.root), runtime)}/{LONGEST_SOCKET}"
+        if len(longest.encode()) > SOCKET_PATH_BYTES:
+            yield Finding(
+                "directory",
+                REFUSE,
+                f"sockets of runtime {runtime} have a path of {len(longest.encode())} bytes below {wanted.root}",
+                f"{SOCKET_PATH_BYTES} at most, as the kernel allows for a socket",
+                "choose a shorter inference_runtime_directory",
+            )
+    roots = {
+        content.kind: wanted.mirror_root if content.kind == "mirrored" else wanted.root for content in wanted.content
+    }
+    for root in sorted(set(roots.values())):
+        kind = _kind_in_memory(host, root)
+        if kind:
+            yield Finding(
+                "directory_in_memory",
+                REFUSE,
+                f"{root} is on {kind}",
+                "a disk: what is in memory is gone when the power is",
+                "mount a disk there, or choose another directory; directory_in_memory in edgeml_preflight_ignore "
+                "accepts it",
+            )
+
+
+def _kind_in_memory(host: Host, place: str) -> str:
+    """Return the kind of the file system that holds `place` if it is in memory, an overlay on such a one included."""
+    mounts = [line.split() for line in host.text("/proc/mounts").splitlines()]
+    holding = [fields for fields in mounts if len(fields) > 3 and _is_below(place, fields[1])]
+    if not holding:
+        return ""
+    _source, _target, kind, options = max(holding, key=lambda fields: len(fields[1]))[:4]
+    if kind in ("tmpfs", "ramfs"):
+        return str(kind)
+    upper = re.search(r"(?:^|,)upperdir=([^,]+)", options) if kind == "overlay" else None
+    # Of the upper directory of a container's root nothing is known in the container.
+    below = _kind_in_memory(host, upper[1]) if upper and host.path(upper[1]).exists() else ""
+    return f"overlay on {below}" if below else ""
+
+
+def _is_below(place: str, target: str) -> bool:
+    return target == "/" or place == target or place.startswith(target.rstrip("/") + "/")
+
+
 def memory(host: Host, engine: Engine, wanted: Wanted, missing: Sequence[Content]) -> Iterator[Finding]:
     """Each new release starts beside the old one, and the next runtime's after that."""
     if not wanted.memory_mb:
@@ -210,15 +260,19 @@ def _resident(host: Host, container: str) -> int:
 
 
 def _cgroup_memory(host: Host) -> tuple[int, int]:
-    """Return limit and use in bytes of the group that the host itself is in (a container, a virtual server); 0, 0."""
-    for limit_file, used_file in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    """Return limit and use in bytes of the group that the host itself is in (a container, a virtual server); 0, 0.
+
+    Cached files that nobody uses at the moment count as free: the kernel gives them up for whoever needs memory.
+    """
+    for limit_file, used_file, details_file, cached in (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
     ):
         limit = host.text(f"/sys/fs/cgroup/{limit_file}").strip()
         used = host.text(f"/sys/fs/cgroup/{used_file}").strip()
         if limit.isdigit() and used.isdigit() and int(limit) < 1 << 60:  # more is no limit
-            return int(limit), int(used)
+            found = re.search(rf"^{cached} (\d+)$", host.text(f"/sys/fs/cgroup/{details_file}"), re.M)
+            return int(limit), max(0, int(used) - int(found[1] if found else 0))
     return 0, 0
 
 

@@ -229,6 +229,44 @@ def test_the_group_that_a_virtual_host_is_in_limits_it(machine: Machine) -> None
     assert "300 of 500 MiB" in machine.findings(DEVICE)["memory"].value
 
 
+def test_cached_files_are_available(machine: Machine) -> None:
+    machine.write("sys/fs/cgroup/memory.max", f"{900 << 20}\n")
+    machine.write("sys/fs/cgroup/memory.current", f"{768 << 20}\n")
+    machine.write("sys/fs/cgroup/memory.stat", f"anon {75 << 20}\nfile {693 << 20}\ninactive_file {693 << 20}\n")
+    assert "memory" not in machine.findings(DEVICE)
+
+
+@pytest.mark.parametrize(
+    ("mounts", "kind"),
+    [
+        ("/dev/sda1 / ext4 rw 0 0\n", ""),
+        ("tmpfs / tmpfs rw 0 0\n/dev/sda1 /var ext4 rw 0 0\n", ""),
+        ("/dev/sda1 / ext4 rw 0 0\ntmpfs /var/lib/edge tmpfs rw 0 0\n", ""),
+        ("/dev/sda1 / ext4 rw 0 0\ntmpfs /var/lib/edgeml tmpfs rw 0 0\n", "tmpfs"),
+        (
+            "tmpfs /cow tmpfs rw 0 0\nroot / overlay rw,lowerdir=/ro,upperdir=/cow/up,workdir=/cow/w 0 0\n",
+            "overlay on tmpfs",
+        ),
+        ("root / overlay rw,lowerdir=/ro,upperdir=/of/another/machine,workdir=/w 0 0\n", ""),
+    ],
+)
+def test_a_directory_in_memory(machine: Machine, mounts: str, kind: str) -> None:
+    machine.write("proc/mounts", mounts)
+    machine.write("cow/up/file", "")
+    finding = machine.findings(DEVICE).get("directory_in_memory")
+    assert (finding.value if finding else "") == (f"/var/lib/edgeml is on {kind}" if kind else "")
+
+
+def test_a_directory_whose_name_is_too_long_for_a_socket(machine: Machine) -> None:
+    fits = "/" + "d" * (107 - len("//run/a/admin.sock"))
+    assert "directory" not in machine.findings(replace(DEVICE, root=fits))
+    finding = machine.findings(replace(DEVICE, root=fits + "d"))["directory"]
+    assert finding.severity == "refuse"
+    assert "108 bytes" in finding.value
+    assert "inference_runtime_directory" in finding.remedy
+    assert "directory" in machine.findings(replace(DEVICE, root=fits, memory_mb={"vision": 300}))
+
+
 def test_a_host_that_has_its_release_is_only_warned_of_memory(machine: Machine) -> None:
     machine.write("proc/meminfo", "MemTotal: 1024000 kB\nMemAvailable: 409600 kB\n")
     machine.write(f"var/lib/edgeml/models/{'b' * 64}/model.onnx", "")
