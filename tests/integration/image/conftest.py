@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from ansible_collections.edgeml.fleet.tests.integration.content.conftest import 
     programs,
     store,
 )
-from ansible_collections.edgeml.fleet.tests.support.content import REPOSITORY_ROOT
+from ansible_collections.edgeml.fleet.tests.support.content import REPOSITORY_ROOT, take_built_layers
 
 Options = dict[str, Any]
 
@@ -53,6 +54,51 @@ def mirror_image(tmp_path_factory: pytest.TempPathFactory) -> tuple[Options, dic
         "archive": {"path": str(directory / "image.tar"), "architecture": "amd64", "name": "edgeml-test/mirror:built"},
     }
     return options, run_module(options)
+
+
+@dataclass(frozen=True)
+class PythonImage:
+    """An image for Python with a few wheels and a small application upon the runtime's base, for both architectures."""
+
+    recipe: dict[str, Any]
+    source: Path
+    cache: Path
+    archive: Path
+    result: dict[str, Any]
+
+    def base(self, architecture: str) -> Path:
+        """Return the lowest layer, the runtime's base with its bytecode."""
+        digest: str = self.result["layers"][architecture][0]["digest"]
+        return self.cache / "blobs" / digest.removeprefix("sha256:")
+
+
+@pytest.fixture(scope="session")
+def python_image(tmp_path_factory: pytest.TempPathFactory) -> PythonImage:
+    """Build it; its base is the one of build/images where that is built already."""
+    directory = tmp_path_factory.mktemp("python-image")
+    made = recipe("runtime/image/image.yml")
+    lock = (REPOSITORY_ROOT / "requirements/runtime.txt").read_text().replace("\\\n", "")
+    wanted = ("hpack==", "httptools==", "orjson==")
+    source = directory / "source"
+    (source / "application").mkdir(parents=True)
+    (source / "lock.txt").write_text("\n".join(line for line in lock.splitlines() if line.startswith(wanted)))
+    (source / "application" / "__init__.py").write_text(
+        "import sys, asyncio, hpack, httptools, orjson\n"
+        "assert sys.dont_write_bytecode\n"
+        "modules = (sys.modules[__name__], hpack, httptools, orjson, sys.modules['asyncio'])\n"
+        "print(orjson.__version__, *(module.__cached__ for module in modules))\n"
+    )
+    made["python"] |= {"requirements": "lock.txt", "exclude": {}}
+    made["files"] = [{"source": "application", "target": "/opt/edgeml/app/application"}]
+    cache, archive = directory / "cache", directory / "image.tar"
+    take_built_layers(cache)
+    options = {
+        "recipe": made,
+        "source_root": str(source),
+        "cache": str(cache),
+        "archive": {"path": str(archive), "architecture": "amd64", "name": "edgeml-test/python:built"},
+    }
+    return PythonImage(made, source, cache, archive, run_module(options))
 
 
 @pytest.fixture

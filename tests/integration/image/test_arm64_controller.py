@@ -13,15 +13,15 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._image import python as _image_python
-from ansible_collections.edgeml.fleet.plugins.module_utils._image.base import fetch_packages, unpack_base
+from ansible_collections.edgeml.fleet.plugins.module_utils._image.layer import unpack
 from ansible_collections.edgeml.fleet.plugins.module_utils._image.python import Interpreter
-from ansible_collections.edgeml.fleet.plugins.module_utils._image.recipe import Base, parse_recipe
-from ansible_collections.edgeml.fleet.tests.integration.image.conftest import recipe
+from ansible_collections.edgeml.fleet.tests.integration.image.conftest import PythonImage
 from ansible_collections.edgeml.fleet.tests.lab.machine import prepare
 from ansible_collections.edgeml.fleet.tests.support.content import REPOSITORY_ROOT
 
@@ -65,17 +65,17 @@ def publish(python: Path, arguments: list[Any], **environment: str) -> dict[str,
 
 
 @pytest.fixture(scope="module")
-def roots(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory with the runtime's base for each architecture, which this machine can run."""
+def roots(python_image: PythonImage, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory with the runtime's base for each architecture, which this machine can run.
+
+    Its bytecode is in place: emulated, making it would take half a minute at each start.
+    """
     prepare()
-    base = parse_recipe(recipe("runtime/image/image.yml")).base
-    assert isinstance(base, Base)
     directory = tmp_path_factory.mktemp("roots")
     for architecture in ("amd64", "arm64"):
-        packages = fetch_packages(base, architecture, directory / f"{architecture}-packages")
-        unpack_base(base, packages, directory / architecture)
-    # Emulated, it would take half a minute at each start.
-    Interpreter(directory / "amd64", "3.13").compile(directory / "arm64", ["usr/lib/python3.13"])
+        (directory / architecture).mkdir()
+        with tarfile.open(python_image.base(architecture)) as layer:
+            unpack(layer, directory / architecture)
     return directory
 
 

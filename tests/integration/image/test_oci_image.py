@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.edgeml.fleet.runtime.tests.support.ports import free_port
-from ansible_collections.edgeml.fleet.tests.integration.image.conftest import Options, recipe, run_module
+from ansible_collections.edgeml.fleet.tests.integration.image.conftest import Options, PythonImage, run_module
 from ansible_collections.edgeml.fleet.tests.support.content import (
     REPOSITORY_ROOT,
     Store,
@@ -116,49 +116,41 @@ def test_an_image_builds_upon_one_in_a_registry(mirror_image: Built, store: Stor
         assert user["password"] not in json.dumps(failed)
 
 
-def test_python_is_compiled_for_both_architectures(tmp_path: Path, container: Callable[..., str], store: Store) -> None:
+def test_python_is_compiled_for_both_architectures(
+    python_image: PythonImage, tmp_path: Path, container: Callable[..., str], store: Store
+) -> None:
     """Bytecode is in place, works, and holds nothing of where it was made; the same from two directories and bases."""
-    python = recipe("runtime/image/image.yml")
-    lock = (REPOSITORY_ROOT / "requirements/runtime.txt").read_text().replace("\\\n", "")
-    wanted = ("hpack==", "httptools==", "orjson==")
-    source = tmp_path / "source"
-    (source / "application").mkdir(parents=True)
-    (source / "lock.txt").write_text("\n".join(line for line in lock.splitlines() if line.startswith(wanted)))
-    (source / "application" / "__init__.py").write_text(
-        "import sys, asyncio, hpack, httptools, orjson\n"
-        "assert sys.dont_write_bytecode\n"
-        "modules = (sys.modules[__name__], hpack, httptools, orjson, sys.modules['asyncio'])\n"
-        "print(orjson.__version__, *(module.__cached__ for module in modules))\n"
-    )
-    python["python"] |= {"requirements": "lock.txt", "exclude": {}}
-    python["files"] = [{"source": "application", "target": "/opt/edgeml/app/application"}]
-    results = []
-    for name, architectures in {"first": ["amd64", "arm64"], "second place": ["amd64"]}.items():
-        archive = {"path": str(tmp_path / f"{name}.tar"), "architecture": "amd64", "name": "edgeml-test/python:built"}
-        options = {"recipe": python, "source_root": str(source), "cache": str(tmp_path / name), "archive": archive}
-        results.append(run_module({**options, "architectures": architectures}))
-    assert results[0]["layers"]["amd64"] == results[1]["layers"]["amd64"]
-    assert results[0]["packages"]["arm64"].keys() == results[0]["packages"]["amd64"].keys()
+    python, source, first = python_image.recipe, python_image.source, python_image.result
+    place = tmp_path / "second place"
+    options = {"recipe": python, "source_root": str(source), "cache": str(place), "architectures": ["amd64"]}
+    archive = {"path": str(tmp_path / "second.tar"), "architecture": "amd64", "name": "edgeml-test/python:second"}
+    second = run_module({**options, "archive": archive})
+    assert first["layers"]["amd64"] == second["layers"]["amd64"]
+    assert first["packages"]["arm64"].keys() == first["packages"]["amd64"].keys()
 
     printed = container(
-        tmp_path / "first.tar", "edgeml-test/python:built", "-c", "import application", entrypoint="python3.13"
+        python_image.archive, "edgeml-test/python:built", "-c", "import application", entrypoint="python3.13"
     )
     version, *cached = printed.split()
-    assert version == results[0]["packages"]["amd64"]["orjson"]
+    assert version == first["packages"]["amd64"]["orjson"]
     assert [path.partition("/__pycache__/")[0] for path in cached] == [
         "/opt/edgeml/app/application",
         *(f"/opt/edgeml/python/{name}" for name in ("hpack", "httptools", "orjson")),
         "/usr/lib/python3.13/asyncio",
     ]
-    for blob in (tmp_path / "first" / "blobs").iterdir():
+    layers = {layer["digest"].removeprefix("sha256:") for layers in first["layers"].values() for layer in layers}
+    made = [python_image.cache / "blobs" / name for name in layers] + list((place / "blobs").iterdir())
+    assert len(made) == 5 + 3, "base and wheels of each architecture, and the application"
+    for blob in made:
         with tarfile.open(blob) as layer:
             for entry in layer:
                 if entry.name.endswith(".pyc"):
                     content = layer.extractfile(entry).read()  # type: ignore[union-attr]
                     assert content[4:8] == b"\x01\x00\x00\x00", f"{entry.name}: not an unchecked hash"
-                    assert str(tmp_path).encode() not in content, entry.name
+                    for directory in (REPOSITORY_ROOT, tmp_path, python_image.cache.parent):
+                        assert str(directory).encode() not in content, entry.name
 
-    options = {"recipe": python, "source_root": str(source), "cache": str(tmp_path / "first")}
+    options = {"recipe": python, "source_root": str(source), "cache": str(python_image.cache)}
     pushed = run_module({**options, **delivery(store, "edgeml/python")})
     user = store.options()
     derived = run_module(

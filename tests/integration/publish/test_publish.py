@@ -21,6 +21,7 @@ from ansible_collections.edgeml.fleet.tests.support.content import (
     ARCHITECTURES,
     Authority,
     Store,
+    take_built_layers,
 )
 
 from .conftest import REGISTRY, Project
@@ -84,6 +85,7 @@ def test_check_mode_predicts_without_store_and_builds_nothing(project: Project, 
 
 
 def test_first_publication(project: Project) -> None:
+    take_built_layers(project.root / "build/images")
     run = project.publish()
     assert run.code == 0, run.output
     lock = project.lock()
