@@ -7,6 +7,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import shlex
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -59,16 +60,41 @@ STEPS = (
 )
 
 
-def packages(base: str) -> tuple[str, ...]:
-    """Return the packages of a base image, which is called as `Host.base` says."""
+def engine_steps(suite: str) -> tuple[str, ...]:
+    """Return shell commands that install an engine into the root directory $1, as on a server that has been in use.
+
+    Other than a new server's, its lists of packages are there.
+    """
+    options = [f"-oDPkg::Options::=--path-exclude={pattern}" for pattern in EXCLUDED]
+    install = ["apt-get", "install", "-qq", "--yes", "--no-install-recommends", *options, *ENGINE_PACKAGES[suite]]
+    return (
+        'cp /etc/resolv.conf "$1/etc/resolv.conf"',
+        'chroot "$1" apt-get update -qq',
+        f'DEBIAN_FRONTEND=noninteractive chroot "$1" {shlex.join(install)}',
+        'chroot "$1" apt-get clean',
+        ': > "$1/etc/machine-id"',
+    )
+
+
+def options(base: str) -> list[str]:
+    """Return the options of mmdebstrap that make a base image, which is called as `Host.base` says."""
     suite, _, engine = base.partition("-")
-    return PACKAGES + (ENGINE_PACKAGES[suite] if engine else ())
+    if engine:
+        # Upon the plain image of the same suite, which is given as a tar file.
+        return ["--variant=custom", "--skip=setup,update,cleanup", *_hooks(engine_steps(suite))]
+    excluded = (f"--dpkgopt=path-exclude={pattern}" for pattern in EXCLUDED)
+    return ["--variant=minbase", f"--include={','.join(PACKAGES)}", *excluded, *_hooks(STEPS)]
+
+
+def _hooks(steps: tuple[str, ...]) -> list[str]:
+    return [f"--customize-hook={step}" for step in steps]
 
 
 def recipe(base: str) -> str:
     """Return 12 hex digits that change with whatever a base image is made from."""
-    suite = base.partition("-")[0]
-    return hashlib.sha256(json.dumps([suite, packages(base), EXCLUDED, STEPS]).encode()).hexdigest()[:12]
+    suite, _, engine = base.partition("-")
+    below = recipe(suite) if engine else ""
+    return hashlib.sha256(json.dumps([suite, below, options(base)]).encode()).hexdigest()[:12]
 
 
 def image_name(topology: str, base: str) -> str:
@@ -112,17 +138,14 @@ def _ensure_archive(base: str, cache: Path) -> Path:
 
 
 def _build_archive(base: str, archive: Path) -> None:
+    suite, _, engine = base.partition("-")
+    below = []
+    if engine:
+        plain = shlex.quote(str(_ensure_archive(suite, archive.parent)))
+        below = [f'--setup-hook=tar --directory "$1" --numeric-owner --extract --file {plain}']
     say(f"{base}: building the base image from packages (half a minute or so, then kept)")
     part = archive.with_suffix(".part")
-    options = [
-        "--mode=root",
-        "--format=tar",
-        "--variant=minbase",
-        f"--include={','.join(packages(base))}",
-        *(f"--dpkgopt=path-exclude={pattern}" for pattern in EXCLUDED),
-        *(f"--customize-hook={step}" for step in STEPS),
-    ]
-    run(["mmdebstrap", *options, base.partition("-")[0], part], root=True)
+    run(["mmdebstrap", "--mode=root", "--format=tar", *below, *options(base), suite, part], root=True)
     for outdated in archive.parent.glob(f"{base}-{'[0-9a-f]' * 12}.tar"):
         outdated.unlink()
     part.rename(archive)
