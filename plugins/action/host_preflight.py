@@ -10,7 +10,7 @@ from typing import Any
 from ansible.errors import AnsibleConnectionFailure
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.demand import prepare
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.demand import prepare, with_demand
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.unexamined import (
     not_examined,
     result_without_module,
@@ -30,7 +30,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the module's result, or one of the same form that says why there is none."""
         super().run(tmp, task_vars)
-        arguments = {"controller_time": time.time(), **self._task.args}
+        arguments = {"controller_time": time.time(), **with_demand(self._task.args)}
         try:
             result: dict[str, Any] = self._execute_module(module_args=arguments, task_vars=task_vars)
         except AnsibleConnectionFailure as error:

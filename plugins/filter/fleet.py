@@ -16,6 +16,7 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.lock impo
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.work import publication
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.checks import release_checks
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.demand import mirror_demand, runtime_demand
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.document import host_document
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.models import host_models, placed_models
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.releases import host_releases
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.requirements import required
@@ -26,6 +27,7 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.measurements 
 FUNCTIONS = (
     certificate,
     expected_models,
+    host_document,
     host_models,
     host_releases,
     htpasswd,

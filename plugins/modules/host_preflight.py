@@ -34,6 +34,12 @@ options:
     description: Architecture that the inventory gives the host. Any supported one if omitted.
     type: str
     choices: [amd64, arm64]
+  demand:
+    description:
+      - Items of other options, O(problems), O(content), O(requires), O(memory_mb) and O(ports), in one value, as the
+        filter P(edgeml.fleet.runtime_demand#filter) returns it. They stand before what those options say themselves.
+    type: dict
+    default: {}
   problems:
     description: What is wrong in the inventory itself. Each becomes a finding C(inventory).
     type: list

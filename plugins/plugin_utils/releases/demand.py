@@ -66,6 +66,15 @@ def runtime_demand(
     return demand
 
 
+def with_demand(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of host_preflight with what its option ``demand`` holds before what they say themselves."""
+    joined = {name: value for name, value in options.items() if name != "demand"}
+    for name, value in (options.get("demand") or {}).items():
+        own = joined.get(name)
+        joined[name] = {**value, **(own or {})} if isinstance(value, Mapping) else [*value, *(own or [])]
+    return joined
+
+
 def _ports(release: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the TCP ports that a release takes, each with the variable to change."""
     return [
