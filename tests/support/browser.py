@@ -118,7 +118,8 @@ def browser(program: str) -> Iterator[Page]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
             [
-                "/bin/sh", "-c", f'exec "$@" 3<&{read_commands} 4>&{write_answers}', "sh",
+                # Other shells than bash know descriptors of one digit only.
+                "/bin/bash", "-c", f'exec "$@" 3<&{read_commands} 4>&{write_answers}', "bash",
                 program, *FLAGS, f"--user-data-dir={profile}", "about:blank",
             ],
             pass_fds=(read_commands, write_answers), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

@@ -17,13 +17,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.libraries import missing_library
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.expected import PERCENTILES
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.problems import (
     host_problems,
     mirror_problems,
 )
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.text import site_of, unframed
-from cryptography import x509
+
+try:
+    from cryptography import x509
+except ImportError as error:
+    _without_cryptography: ImportError | None = error
+else:
+    _without_cryptography = None
 
 #: Where the playbook `report` keeps what it learned of a device.
 COMPARISON = "edgeml_devices_comparison"
@@ -394,6 +401,8 @@ def _certificates(expected: Mapping[str, Any], read: Mapping[str, Any]) -> list[
 
 @functools.lru_cache(maxsize=64)  # all hosts share their authority
 def _end(text: str) -> str:
+    if _without_cryptography:
+        raise missing_library(_without_cryptography)
     try:
         certificate = x509.load_pem_x509_certificate(text.encode())
     except ValueError:

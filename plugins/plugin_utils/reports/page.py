@@ -199,9 +199,8 @@ def _plot(measured: Sequence[float], objectives: Sequence[float]) -> dict[str, A
     if not measured:
         return None
     floor = 1e-3
-    low, high = (math.log10(max(value, floor)) for value in (min(*measured, *objectives, measured[0]),
-                                                               max(*measured, *objectives, measured[0])))  # fmt: skip
-    low, high = low - 0.2, high + 0.2
+    shown = [max(value, floor) for value in (*measured, *objectives)]
+    low, high = math.log10(min(shown)) - 0.2, math.log10(max(shown)) + 0.2
     left, width, bottom, height = 6.0, 308.0, 44.0, 34.0
 
     def place(value: float) -> float:
