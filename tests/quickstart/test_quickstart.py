@@ -99,6 +99,41 @@ def test_again_changes_nothing(output: str) -> None:
     assert recap == ["0", "0"]
 
 
+def test_report_tells_what_runs_and_what_drifted(output: str, tmp_path: Path) -> None:
+    del output
+
+    def told(*arguments: str) -> dict[str, Any]:
+        play("edgeml.fleet.report", f"-eedgeml_report={tmp_path}", *arguments)
+        return dict(json.loads((tmp_path / "report.json").read_text()))
+
+    report = told()
+    ((host,), (site,)) = report["hosts"], report["sites"]
+    assert (host["state"], host["problems"]) == ("current", [])
+    assert [(mirror["state"], mirror["serial"]) for mirror in site["mirrors"]] == [("current", report["serial"])]
+    (runtime,) = host["runtimes"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", runtime["since"])
+    models = {model["name"]: model for model in runtime["models"]}
+    assert {name: model["objective"] for name, model in models.items()} == {
+        "digits": {"p95_ms": 50.0},
+        "file_type": {"p95_ms": 500.0},
+    }
+    assert all(0 < model["measured"]["p50_ms"] <= model["measured"]["p95_ms"] for model in models.values())
+    assert {entry["name"] for entry in host["certificates"]} == {"authority"}
+    assert [target["address"] for target in host["targets"]] == ["127.0.0.1:8002"]
+    before = models["digits"]["measured"]
+    subprocess.run(["docker", "stop", "edgeml-runtime"], check=True, capture_output=True)
+    (host,) = told()["hosts"]
+    assert host["state"] == "drifted"
+    assert any("edgeml-runtime" in line for line in host["drift"])
+    # The next step that it names is the one that helps.
+    assert "edgeml.fleet.site" in host["problems"][0]["next"]
+    play("edgeml.fleet.site")
+    (host,) = told("-eedgeml_report_measure=true")["hosts"]
+    assert host["state"] == "current"
+    (after,) = [model["measured"] for model in host["runtimes"][0]["models"] if model["name"] == "digits"]
+    assert after != before
+
+
 class Clients:
     """Clients that never pause, each counting its answers: REST on kept and on new connections, gRPC."""
 
