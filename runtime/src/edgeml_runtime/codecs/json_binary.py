@@ -85,7 +85,7 @@ def decode(
         size = _parameter(tensor, "binary_data_size", int) if "parameters" in tensor else None
         if size is None:
             data = tensor.get("data")
-            array = data.tensor(spec, shape) if isinstance(data, Numbers | Values) else from_values(spec, shape, data)
+            array = data.tensor(spec, shape) if isinstance(data, (Numbers, Values)) else from_values(spec, shape, data)
         elif "data" in tensor:
             raise invalid(f"input '{spec.name}' has both 'data' and 'binary_data_size'")
         elif not 0 <= size <= len(binary):

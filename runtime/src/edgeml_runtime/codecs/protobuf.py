@@ -90,6 +90,8 @@ def parse_inference(body: bytes | memoryview, limits: Limits) -> Inference:
 def takes_long(model: Signature, inference: Inference) -> bool:
     """Whether it is not to be decoded on the event loop."""
     _, raw, contents = inference
+    if not isinstance(raw, list):  # of a small message, which was not split
+        return False
     if sum(len(typed) for typed in contents if typed is not None) > LARGE:
         return True
     size = sum(map(len, raw))

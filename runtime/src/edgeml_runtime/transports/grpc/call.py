@@ -284,8 +284,10 @@ class Call(Incoming):
     def _finish(self) -> None:
         self._over = True
         self._outgoing = memoryview(b"")
-        self._count_unsent(-self._unsent)
-        self._release(self._held)
+        if self._unsent:
+            self._count_unsent(-self._unsent)
+        if self._held:
+            self._release(self._held)
         self._parts = []
         self._body = None
         self._messages.clear()

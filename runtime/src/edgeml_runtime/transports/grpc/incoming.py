@@ -126,7 +126,9 @@ class Incoming:
                     await self._more()
             finally:
                 timer.cancel()
-        message = await self._take()
+        message = self._plain()
+        if message is None:
+            message = await self._take()
         if message is None:
             raise RequestError(Failure.CARDINALITY, "the call brought no complete request; it takes one")
         if self._messages:
@@ -186,11 +188,21 @@ class Incoming:
             return decompress(coding, message, most)
         return await self._calls.elsewhere(decompress, coding, message, most)
 
+    def _plain(self) -> bytes | memoryview | None:
+        """The next message, if it is there and not compressed: the usual case, without a coroutine."""
+        if not self._messages or self._messages[0][0]:
+            return None
+        message = self._messages.popleft()[1]
+        self._release(len(message) + PREFIX_BYTES)
+        return message
+
     async def _take(self) -> bytes | memoryview | None:
+        if (message := self._plain()) is not None:
+            return message
         if self._messages:
-            is_compressed, message = self._messages.popleft()
+            _, message = self._messages.popleft()
             self._release(len(message) + PREFIX_BYTES)
-            return await self._decompressed(message) if is_compressed else message
+            return await self._decompressed(message)
         if self._failed is not None:
             raise RequestError(*self._failed)
         return None
