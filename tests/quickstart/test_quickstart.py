@@ -269,7 +269,7 @@ def device(output: str) -> Iterator[Device]:
 
 
 REFUSALS: dict[str, tuple[dict[str, Any], int, str, str]] = {
-    "wrong answers": ({"expected": 7.0}, 0, "golden", "answered golden case 'three'"),
+    "wrong answers": ({"expected": 7.0}, 0, "ready", r"output 'y' is 6\.0 at \[0\], expected 7\.0"),
     "too slow": ({"fault": "slow", "p95_ms": 1.0}, 0, "p95", "misses its latency objective"),
     "median too slow": ({"fault": "slow", "p50_ms": 1.0, "protocol": "rest"}, 0, "p50", "p50 .* ms measured"),
     "slower than before": ({"fault": "slow", "max_regression": 3.0}, 0, "regression", "times as slow"),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Dict
 
@@ -205,24 +205,10 @@ class Gates:
             state = self._state()
         if state.get("Running"):
             return error
-        allowed = self.container.desired.limits.memory_mb
-        # Not every kernel lets the engine know why it was killed.
-        if state.get("OOMKilled") or (allowed and state.get("ExitCode") == KILLED):
-            self._row("memory", "", "", None, allowed, "MiB", False)
-            return FleetError(
-                f"The candidate was killed for needing more than its {allowed} MiB of memory",
-                where=f"container {self.candidate}",
-                seen=error.what,
-                remedy="raise requires.memory_mb of its models, or inference_runtime_memory_mb",
-            )
+        ended, row = ended_candidate(self.container, self.candidate, state, error.what)
         if not self.rows or self.rows[-1]["passed"]:
-            self._row("errors", "", "", 1, 0, "errors", False)
-        return FleetError(
-            f"The candidate ended with code {state.get('ExitCode')} while it was tried",
-            where=f"container {self.candidate}",
-            seen=f"{error.what}; its last words: {self.engine.logs(self.candidate) or 'none'}",
-            remedy="correct the model or its configuration",
-        )
+            self.rows.append(row)
+        return ended
 
     def _state(self) -> dict[str, Any]:
         return dict((self.engine.container(self.candidate) or {}).get("State", {}))
@@ -249,17 +235,50 @@ class Gates:
         return connect(self.container.endpoint(self.candidate, protocol), timeout=self.timeout)
 
     def _row(self, gate: str, model: str, protocol: str, measured: Any, allowed: Any, unit: str, passed: bool) -> None:
-        self.rows.append(
-            {
-                "gate": gate,
-                "model": model,
-                "protocol": protocol,
-                "measured": measured,
-                "allowed": allowed,
-                "unit": unit,
-                "passed": passed,
-            }
+        self.rows.append(_row(gate, model, protocol, measured, allowed, unit, passed))
+
+
+def not_started(container: Container, candidate: str, state: Mapping[str, Any]) -> RefusedError:
+    """Return why a candidate that ended before it was ready is refused; `state` is what the engine says of it."""
+    error, row = ended_candidate(container, candidate, state, "it never became ready", "ready")
+    return RefusedError(error, [row])
+
+
+def ended_candidate(
+    container: Container, candidate: str, state: Mapping[str, Any], seen: str, gate: str = "errors"
+) -> tuple[FleetError, Row]:
+    """Return what is known of a candidate that has ended, and the row of the gate that it failed."""
+    allowed = container.desired.limits.memory_mb
+    # Not every kernel lets the engine know why a process was killed.
+    if state.get("OOMKilled") or (allowed and state.get("ExitCode") == KILLED):
+        error = FleetError(
+            f"The candidate was killed for needing more than its {allowed} MiB of memory",
+            where=f"container {candidate}",
+            seen=seen,
+            remedy="raise requires.memory_mb of its models, or inference_runtime_memory_mb",
         )
+        return error, _row("memory", "", "", None, allowed, "MiB", False)
+    error = FleetError(
+        f"The candidate ended with code {state.get('ExitCode')} "
+        + ("before it was ready" if gate == "ready" else "while it was tried"),
+        where=f"container {candidate}",
+        seen=f"{seen}; its last words: {container.engine.logs(candidate) or 'none'}",
+        remedy="correct the model or its configuration; the release that served before still serves",
+    )
+    measured, allowed = (0, 1) if gate == "ready" else (1, 0)
+    return error, _row(gate, "", "", measured, allowed, gate, False)
+
+
+def _row(gate: str, model: str, protocol: str, measured: Any, allowed: Any, unit: str, passed: bool) -> Row:
+    return {
+        "gate": gate,
+        "model": model,
+        "protocol": protocol,
+        "measured": measured,
+        "allowed": allowed,
+        "unit": unit,
+        "passed": passed,
+    }
 
 
 class _Burst:

@@ -33,7 +33,12 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.content impo
     stage_model,
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import Desired, Model, ports_of
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.gates import Gates, RefusedError, Row
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.gates import (
+    Gates,
+    RefusedError,
+    Row,
+    not_started,
+)
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.history import refused_before
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.installed import InstalledRuntime
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.plan import (
@@ -333,20 +338,18 @@ class Release:
         deadline = time.monotonic() + self.start_timeout
         while not self._ready(container, name):
             state = (self.engine.container(name) or {"State": {"Running": False, "ExitCode": None}})["State"]
-            if not state["Running"] or time.monotonic() > deadline:
-                seen = (
-                    f"not ready after {self.start_timeout:.0f} s"
-                    if state["Running"]
-                    else f"the container ended with code {state['ExitCode']}"
-                )
-                error = FleetError(
+            # One that ends will end again; one that only takes long may be quicker another time.
+            if not state["Running"]:
+                raise not_started(container, name, state)
+            if time.monotonic() > deadline:
+                raise FleetError(
                     "The new release does not become ready",
                     where=f"container {name}",
-                    seen=f"{seen}; its last words: {self.engine.logs(name) or 'none'}",
-                    remedy="correct the model or its configuration; the release that served before still serves",
+                    seen=f"not ready after {self.start_timeout:.0f} s; "
+                    f"its last words: {self.engine.logs(name) or 'none'}",
+                    remedy="correct the model or its configuration, or give it more time with "
+                    "inference_runtime_start_timeout; the release that served before still serves",
                 )
-                # One that ends will end again; one that only takes long may be quicker another time.
-                raise error if state["Running"] else RefusedError(error, [])
             time.sleep(0.1)
 
 
