@@ -56,6 +56,7 @@ def test_modules_run_with_each_python(version: str, tmp_path: Path) -> None:
         "mirror_sync": {"root": str(root), "store": {"address": NOBODY},
                         "lock": {"serial": 1, "images": {}, "models": {}}},
         "runtime_release": {"state": "absent", "root": str(root)},
+        "runtime_release_info": {"root": str(root)},
     }  # fmt: skip
     assert sorted(tasks) == TARGET_MODULES
     play = {
@@ -83,3 +84,4 @@ def test_modules_run_with_each_python(version: str, tmp_path: Path) -> None:
     assert (tmp_path / "records" / "a.json").exists()
     assert results["mirror_sync"]["plan"]["action"] == "sync"
     assert results["runtime_release"]["plan"]["action"] == "none"
+    assert results["runtime_release_info"]["runtimes"] == []
