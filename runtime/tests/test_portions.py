@@ -12,7 +12,7 @@ from edgeml_runtime.codecs import open_inference_grpc_pb2 as messages
 from edgeml_runtime.config import Limits
 from edgeml_runtime.errors import Failure, RequestError
 from edgeml_runtime.tensors import DTYPES, TensorSpec
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as some
 from json_tensors import SPECS, Model, decoded, tensors
 
@@ -24,6 +24,12 @@ LIMITS = Limits()
     damage=some.none() | some.tuples(some.floats(0, 1), some.binary(max_size=2)),
     indent=some.sampled_from([None, 1]),
     window=some.integers(1, 40),
+)
+@example(
+    given_tensors=[{"name": "UINT8", "datatype": "UINT8", "shape": [2, 2], "data": [[1, 2], [3, 4]]}],
+    damage=None,
+    indent=1,
+    window=1,
 )
 @settings(deadline=None, max_examples=600)
 def test_both_ways_agree(

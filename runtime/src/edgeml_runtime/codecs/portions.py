@@ -32,6 +32,7 @@ _MOST_WHITE = 200
 _MOST_PLAIN = 3 << 20
 
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}:,]|[^\s"\[\]{}:,]+', re.DOTALL)
+_BEGINNING = re.compile(rb"[^ \t\r\n]")
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
 _QUOTE, _COMMA, _OPEN, _CLOSE, _SPACE = b'",[] '
 _NO_STRUCTURE = bytes(set(range(256)) - {_COMMA, _OPEN, _CLOSE})
@@ -243,7 +244,8 @@ class Values:
     def _portions(self, spec: TensorSpec, shape: tuple[int, ...]) -> Iterator[bytes]:
         """Texts of values with commas between them, in their order; nested lists are checked and made flat."""
         text, position, last = self._text, self._start + 1, self._end - 1
-        is_nested = text[position : position + _WINDOW].lstrip(b" \t\r\n").startswith(b"[")
+        beginning = _BEGINNING.search(text, position)
+        is_nested = beginning is not None and beginning[0] == b"["
         expected = _structure(shape)[1:-1] if is_nested else b""
         checked = 0
         size = _WINDOW
