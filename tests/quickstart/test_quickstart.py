@@ -272,7 +272,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], int, str, str]] = {
     "wrong answers": ({"expected": 7.0}, 0, "ready", r"output 'y' is 6\.0 at \[0\], expected 7\.0"),
     "too slow": ({"fault": "slow", "p95_ms": 1.0}, 0, "p95", "misses its latency objective"),
     "median too slow": ({"fault": "slow", "p50_ms": 1.0, "protocol": "rest"}, 0, "p50", "p50 .* ms measured"),
-    "slower than before": ({"fault": "slow", "max_regression": 3.0}, 0, "regression", "times as slow"),
+    "slower than before": ({"fault": "much slower", "max_regression": 3.0}, 0, "regression", "times as slow"),
     "eats memory": ({"fault": "greedy", "p95_ms": 60_000.0}, 300, "memory", "killed for needing more than its 300 MiB"),
     "crashes": ({"fault": "crashes", "p95_ms": 60_000.0}, 0, "errors", "ended with code 3"),
     "crashes under a burst": ({"fault": "crashes", "concurrency": 8}, 0, "errors", "ended with code 3"),
