@@ -27,6 +27,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.command import run_program
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import make_directory, replace_file
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.installed import in_another_hand
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.options import desired_release
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.transaction import Release
 
@@ -137,12 +138,7 @@ class Transaction:
         except (FileNotFoundError, ValueError):
             return  # it has just ended
         if running != key:
-            raise FleetError(
-                "Another controller changes this host's release right now",
-                where=str(self.lock_file),
-                seen=self.step(),
-                remedy="wait until its run has ended, then run again",
-            )
+            raise in_another_hand(self.lock_file, self.step())
 
     def _start(self, request: Mapping[str, Any]) -> None:
         self.lock_file.touch(mode=0o600)

@@ -17,9 +17,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.command import run_program
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import replace_file
-from ansible_collections.edgeml.fleet.plugins.module_utils._inference.connect import connect
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.agent import GUARD_SECONDS, Transaction
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.container import Container
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.installed import InstalledRuntime
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.transaction import Release
 
@@ -27,7 +25,6 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.transaction 
 CRASHES, CRASH_WINDOW = 3, 600
 #: Seconds without readiness after which a release is given up, in its probation and later.
 UNREADY_ON_PROBATION, UNREADY = 60, 300
-READY_SECONDS = 5.0
 
 
 @dataclass
@@ -126,12 +123,7 @@ class Guard:
         recorded = self.installed.recorded(release_id)
         if recorded is None:
             return True  # of an older version of this collection: there is nothing to go back to
-        container = Container(self.engine, self.installed.root, recorded[0], release_id, self.installed.active)
-        try:
-            with connect(container.endpoint(self.installed.active, "rest"), timeout=READY_SECONDS) as client:
-                return bool(client.ready())
-        except FleetError:
-            return False
+        return self._release(release_id).is_ready(recorded[0], release_id)
 
 
 def look_after(host_root: Path) -> None:

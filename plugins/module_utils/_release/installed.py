@@ -94,17 +94,14 @@ class InstalledRuntime:
 
     def watch(self, release_id: str) -> dict[str, Any]:
         """Return what the guard goes by for a release; {} for one that was not recorded."""
-        try:
-            return dict(json.loads((self.releases / release_id / RECORD_FILE).read_text())["watch"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return {}
+        return dict(self._record(release_id).get("watch") or {})
 
     def recorded(self, release_id: str) -> tuple[Desired, dict[str, Any]] | None:
         """Return a release that `record` has kept, and its description; None if there is none that can be read."""
+        record = self._record(release_id)
         try:
-            record = json.loads((self.releases / release_id / RECORD_FILE).read_text())
             return Desired.from_record(record["desired"]), dict(record["description"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (KeyError, TypeError):
             return None
 
     def find(self, release: str) -> str:
@@ -119,6 +116,13 @@ class InstalledRuntime:
             seen=repr(release),
             remedy=f"name one of {', '.join(one[:12] for one in kept) or 'none that is kept'}, by 8 characters or more",
         )
+
+    def _record(self, release_id: str) -> dict[str, Any]:
+        """Return what `record` has kept of a release, {} if that is lost or damaged."""
+        try:
+            return dict(json.loads((self.releases / release_id / RECORD_FILE).read_text()))
+        except (OSError, ValueError, TypeError):
+            return {}
 
     def _committed(self) -> dict[str, Any] | None:
         try:
@@ -165,10 +169,7 @@ class InstalledRuntime:
 
     def others(self, kept: Collection[str]) -> list[InstalledRuntime]:
         """Return the other runtimes on this host, without those whose names are in `kept`."""
-        found = self._names_below_root()
-        if any((self.host_root / name).exists() for name in ("state.json", "releases")):
-            found.insert(0, DEFAULT_RUNTIME)
-        return [self._sibling(name) for name in found if name != self.name and name not in kept]
+        return [self._sibling(name) for name in self.names() if name != self.name and name not in kept]
 
     def evidence(self, desired: Desired, release_id: str) -> list[dict[str, Any]]:
         """Return what a later run can look at to see that this release still is what the host has (host_state)."""
@@ -208,11 +209,7 @@ class InstalledRuntime:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise FleetError(
-                    "Another controller changes this host's release right now",
-                    where=str(lock),
-                    remedy="wait until its run has ended, then run again",
-                ) from error
+                raise in_another_hand(lock) from error
             yield
 
     def is_present(self, has_engine: bool) -> bool:
@@ -243,19 +240,7 @@ class InstalledRuntime:
             images = self._images(self._served_images())
         paths = [self.root]
         if self.name == DEFAULT_RUNTIME:
-            paths = [
-                self.root / name
-                for name in (
-                    "models",
-                    "releases",
-                    "cache",
-                    "state.json",
-                    "history.jsonl",
-                    "guard.json",
-                    "run",
-                    "staging",
-                )
-            ]
+            paths = [self.root / name for name in OWN_PATHS]
         return containers, sorted(images), [path for path in paths if path.exists()]
 
     def _images(self, references: set[str]) -> set[str]:
@@ -274,8 +259,8 @@ class InstalledRuntime:
 
     def names(self) -> list[str]:
         """Return the names of all runtimes of this host."""
-        own = [DEFAULT_RUNTIME] if (self.host_root / "state.json").exists() else []
-        return own + self._names_below_root()
+        has_default = any((self.host_root / name).exists() for name in ("state.json", "releases"))
+        return [*([DEFAULT_RUNTIME] if has_default else []), *self._names_below_root()]
 
     def _names_below_root(self) -> list[str]:
         directory = self.host_root / "runtimes"
@@ -283,3 +268,13 @@ class InstalledRuntime:
 
     def _sibling(self, name: str) -> InstalledRuntime:
         return InstalledRuntime(self.engine, self.host_root, name)
+
+
+def in_another_hand(lock: Path, step: str = "") -> FleetError:
+    """Return the error for a host on which another transaction holds `lock`; `step` is what it does."""
+    return FleetError(
+        "Another controller changes this host's release right now",
+        where=str(lock),
+        seen=step,
+        remedy="wait until its run has ended, then run again",
+    )

@@ -8,7 +8,7 @@ Whatever ends it (an error, a lost connection, a power cut), the old release ser
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,9 +96,13 @@ class Release:
         if container["HostConfig"]["RestartPolicy"]["Name"] != "always":
             faults.append(f"the container {active} would not start with the engine")
         faults += [f"model {m.name} {m.version} is not on the disk" for m in self.installed.missing_models(desired)]
-        if not faults and not self._ready(self._container(desired, release_id), active):
+        if not faults and not self.is_ready(desired, release_id):
             faults.append(f"the container {active} does not say that it is ready")
         return faults
+
+    def is_ready(self, desired: Desired, release_id: str) -> bool:
+        """Return whether the active container, which is of this release, says that it is ready."""
+        return self._ready(self._container(desired, release_id), self.installed.active)
 
     def converge(self, desired: Desired, check_mode: bool, force: bool = False) -> dict[str, Any]:
         """Make `desired` the active release; return what the module returns: changed, release, plan, diff, evidence.
@@ -127,15 +131,8 @@ class Release:
             "models": sum(bytes_to_fetch(self.installed.staging, model) for model in missing_models),
         }
         plan = make_plan(self.installed.name, before, after, faults, bytes_to_move, [other.name for other in unneeded])
-        result: dict[str, Any] = {
-            "changed": not is_active or bool(unneeded) or bool(left_over) or is_damaged,
-            "release": after,
-            "plan": plan,
-            "diff": make_diff(plan, before, after),
-            "bytes_fetched": bytes_to_move["models"],
-            "gates": [],
-            "evidence": [],
-        }
+        changed = not is_active or bool(unneeded) or bool(left_over) or is_damaged
+        result = _result(changed, plan, before, after)
         if not result["changed"]:
             return {**result, "evidence": self.installed.evidence(desired, release_id)}
         if check_mode:
@@ -184,15 +181,7 @@ class Release:
             )
         desired, after = recorded
         plan = make_plan(self.installed.name, active or None, after, [], {"image": 0, "models": 0}, [])
-        result: dict[str, Any] = {
-            "changed": active.get("id") != release_id,
-            "release": after,
-            "plan": plan,
-            "diff": make_diff(plan, active or None, after),
-            "bytes_fetched": 0,
-            "gates": [],
-            "evidence": [],
-        }
+        result = _result(active.get("id") != release_id, plan, active or None, after)
         if check_mode or not result["changed"]:
             return result
         absent = [model.name for model in self.installed.missing_models(desired)]
@@ -359,3 +348,18 @@ class _Try:
 
     gates: list[Row] = field(default_factory=list)
     reason: str = ""
+
+
+def _result(
+    changed: bool, plan: dict[str, Any], before: Mapping[str, Any] | None, after: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what the module returns before anything is done."""
+    return {
+        "changed": changed,
+        "release": after,
+        "plan": plan,
+        "diff": make_diff(plan, before, after),
+        "bytes_fetched": plan["bytes"]["models"],
+        "gates": [],
+        "evidence": [],
+    }
