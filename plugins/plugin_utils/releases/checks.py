@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import DEFAULT_RUNTIME
-
-PERCENTILES = ("p50_ms", "p95_ms", "p99_ms")
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.resolve import PERCENTILES
 
 
 def release_checks(releases: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -15,6 +15,9 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema impo
 
 _VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?")
 
+#: Keys of an objective that are percentiles of the latency, in milliseconds.
+PERCENTILES = ("p50_ms", "p95_ms", "p99_ms")
+
 
 def _explaining_the_lock(function: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
     """Let a lock that `function` stumbles over be refused with everything that its schema forbids."""
@@ -124,7 +127,7 @@ def resolve_release(
                 "digest": variant["blob"]["digest"],
                 "size": variant["blob"]["size"],
                 "golden_cases": variant["golden_cases"],
-                **{key: objective.get(key) for key in ("p50_ms", "p95_ms", "p99_ms", "max_regression")},
+                **{key: objective.get(key) for key in (*PERCENTILES, "max_regression")},
                 "concurrency": objective.get("concurrency") or 0,
                 "protocol": objective.get("protocol", "grpc"),
                 "protocols": model.get("protocols", ["rest", "grpc"]),

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-PERCENTILES = ("p50_ms", "p95_ms", "p99_ms")
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.resolve import PERCENTILES
 
 
 def expected_models(

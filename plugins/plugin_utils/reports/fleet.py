@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.libraries import missing_library
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.expected import PERCENTILES
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.resolve import PERCENTILES
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.problems import (
     host_problems,
     mirror_problems,

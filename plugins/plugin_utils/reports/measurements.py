@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.resolve import PERCENTILES
+
 
 def measurements(
     health: Sequence[Mapping[str, Any]], latency: Sequence[Mapping[str, Any]], previous: Mapping[str, Any]
@@ -50,6 +52,6 @@ def measurements(
     for answer in latency:
         protocol = "REST" if answer["item"]["endpoint"].startswith("http") else "gRPC"
         for model in answer.get("models", ()):
-            figures = {name: model[name] for name in ("p50_ms", "p95_ms", "p99_ms", "samples") if name in model}
+            figures = {name: model[name] for name in (*PERCENTILES, "samples") if name in model}
             rows[model["name"], protocol] = {"model": model["name"], "protocol": protocol, **figures}
     return {"models": list(models.values()), "latency": list(rows.values()), "case": case}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.expected import PERCENTILES
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.resolve import PERCENTILES
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.fleet import STATES
 
 #: Name and help of each metric, in the order of the file. All are gauges: each report replaces the one before.
