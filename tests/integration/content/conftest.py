@@ -5,9 +5,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import platform
 import shutil
 import subprocess
 import tempfile
@@ -20,6 +18,7 @@ import jinja2
 import pytest
 import trustme
 import yaml
+from ansible_collections.edgeml.fleet.runtime.tests.support.debian_packages import unpacked
 from ansible_collections.edgeml.fleet.runtime.tests.support.ports import free_port
 from ansible_collections.edgeml.fleet.tests.support.content import (
     PACKAGES,
@@ -36,26 +35,7 @@ from ansible_collections.edgeml.fleet.tests.support.content import (
 @pytest.fixture(scope="session")
 def programs() -> Path:
     """Return a directory with Debian's registry and nginx, unpacked and not installed: no service is started."""
-    release = platform.freedesktop_os_release()["VERSION_CODENAME"]
-    target = REPOSITORY_ROOT / "build" / "cache" / f"content-programs-{release}"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with target.with_name(f"{target.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # tests run in several processes
-        if target.exists():
-            return target
-        with tempfile.TemporaryDirectory(dir=target.parent) as name:
-            work = Path(name)
-            # Package lists of its own: works for every user, and on a machine whose lists are old or missing.
-            (work / "lists" / "partial").mkdir(parents=True)
-            (work / "cache" / "archives" / "partial").mkdir(parents=True)
-            apt = ["apt-get", "-q", "-o", f"Dir::State::Lists={work}/lists", "-o", f"Dir::Cache={work}/cache"]
-            apt += ["-o", "APT::Sandbox::User=root"]
-            subprocess.run([*apt, "update"], check=True)
-            subprocess.run([*apt, "download", *PACKAGES], check=True, cwd=work)
-            for package in work.glob("*.deb"):
-                subprocess.run(["dpkg-deb", "-x", package, work / "unpacked"], check=True)
-            (work / "unpacked").rename(target)
-    return target
+    return unpacked("content-programs", PACKAGES)
 
 
 @pytest.fixture(scope="session")

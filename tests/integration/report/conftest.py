@@ -6,10 +6,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-import platform
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,10 +16,10 @@ import pytest
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.files import write_reports
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.fleet import collect
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.fleet_files import fleet_texts
+from ansible_collections.edgeml.fleet.runtime.tests.support.debian_packages import CACHE, unpacked
 from ansible_collections.edgeml.fleet.tests.support.browser import Page, browser
 
 PACKAGES = ("prometheus", "prometheus-node-exporter")
-CACHE = Path(__file__).resolve().parents[3] / "build" / "cache"
 
 
 def write(directory: Path, hosts: dict[str, dict[str, Any]], lines: Any = (), now: Any = None) -> dict[str, Any]:
@@ -34,24 +32,7 @@ def write(directory: Path, hosts: dict[str, dict[str, Any]], lines: Any = (), no
 @pytest.fixture(scope="session")
 def prometheus() -> Path:
     """Return a directory with Debian's Prometheus, promtool and node_exporter, unpacked and not installed."""
-    target = CACHE / f"prometheus-{platform.freedesktop_os_release()['VERSION_CODENAME']}"
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with target.with_name(f"{target.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # tests run in several processes
-        if not target.exists():
-            with tempfile.TemporaryDirectory(dir=CACHE) as name:
-                work = Path(name)
-                # Package lists of its own: works for every user, and on a machine whose lists are old or missing.
-                (work / "lists" / "partial").mkdir(parents=True)
-                (work / "cache" / "archives" / "partial").mkdir(parents=True)
-                apt = ["apt-get", "-q", "-o", f"Dir::State::Lists={work}/lists", "-o", f"Dir::Cache={work}/cache"]
-                apt += ["-o", "APT::Sandbox::User=root"]
-                subprocess.run([*apt, "update"], check=True)
-                subprocess.run([*apt, "download", *PACKAGES], check=True, cwd=work)
-                for package in work.glob("*.deb"):
-                    subprocess.run(["dpkg-deb", "-x", package, work / "unpacked"], check=True)
-                (work / "unpacked").rename(target)
-    return target / "usr" / "bin"
+    return unpacked("prometheus", PACKAGES) / "usr" / "bin"
 
 
 @pytest.fixture(scope="session")
