@@ -238,7 +238,7 @@ def converge(module: AnsibleModule) -> dict[str, Any]:
         return result
     transaction = Transaction(root, runtime)
     if module.check_mode or not transaction.is_running():
-        # A host that is what it shall be needs no process of its own.
+        # An unchanged host needs no process of its own.
         result = perform(options, engine, check_mode=True)
         if module.check_mode or not result["changed"]:
             return result

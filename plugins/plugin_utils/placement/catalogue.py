@@ -59,7 +59,7 @@ def check_catalogue(
             problems.append(Problem(what, (*path, "name"), group, "rename one of them"))
         runtime = model.get("runtime", DEFAULT_RUNTIME)
         if names is not None and runtime not in names:
-            what = f"Model {name} wants a runtime that there is not"
+            what = f"Model {name} names a runtime that does not exist"
             problems.append(Problem(what, (*path, "runtime"), shown(runtime), choices(sorted(names), runtime)))
         problems += check_objective(name, model, (*path, "slo", "protocol"))
         problems += _check_variants(model, path)
@@ -117,7 +117,7 @@ def _check_runtimes(runtimes: Sequence[Mapping[str, Any] | None]) -> list[Proble
             remedy = "extend a runtime that has a recipe or an image"
             problems.append(Problem(f"Runtime {name} extends itself", path, " -> ".join([*chain, str(base)]), remedy))
         elif base is not None and len(chain) == 1 and None not in runtimes:
-            what = f"Runtime {name} extends one that there is not"
+            what = f"Runtime {name} extends one that does not exist"
             problems.append(Problem(what, path, shown(base), choices(sorted(bases), base)))
     return problems
 

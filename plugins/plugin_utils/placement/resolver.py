@@ -190,7 +190,7 @@ def _check_settings(
     runtime = merged["runtime"]
     if (path := place("runtime")) and catalogue.runtimes is not None and runtime not in catalogue.runtimes:
         known = choices(sorted(catalogue.runtimes), runtime)
-        yield Problem(f"Model {name} wants a runtime that there is not", path, shown(runtime), known)
+        yield Problem(f"Model {name} names a runtime that does not exist", path, shown(runtime), known)
     variant = merged.get("variant")
     variants = [entry["name"] for entry in model.get("variants", ())] or [DEFAULT_VARIANT]
     if variant is not None and (path := place("variant")) and variant not in variants:

@@ -66,7 +66,7 @@ def _release(
     requires = [model.get("requires", {}) for model in placed]
     if "mqtt" in protocols and (server or not settings["has_broker"]):
         raise FleetError(
-            "A model shall be served over MQTT, which its runtime cannot",
+            "A model is to be served over MQTT, which its runtime does not speak",
             where=f"host {host}, runtime {name}",
             seen="another server than the collection's runtime" if server else "no broker",
             remedy="leave mqtt out of the model's protocols"

@@ -429,7 +429,7 @@ def test_damaged_state_is_made_anew_of_what_runs(release: Release, engine: Memor
     for threads in (1, 2):
         release.converge(desired(threads), check_mode=False)
     file = release.installed.state_file
-    sound = json.loads(file.read_text())
+    original = json.loads(file.read_text())
     if damage == "lost":
         file.unlink()
     else:
@@ -438,8 +438,10 @@ def test_damaged_state_is_made_anew_of_what_runs(release: Release, engine: Memor
     assert release.converge(desired(2), check_mode=True)["plan"]["faults"] == [f"{file} is lost or damaged"]
     assert release.converge(desired(2), check_mode=False)["changed"]
     assert engine.containers == {ACTIVE: serving}, "what serves is not touched"
-    mended = json.loads(file.read_text())
-    assert [mended[key]["id"] for key in ("active", "previous")] == [sound[key]["id"] for key in ("active", "previous")]
+    rebuilt = json.loads(file.read_text())
+    assert [rebuilt[key]["id"] for key in ("active", "previous")] == [
+        original[key]["id"] for key in ("active", "previous")
+    ]
     assert not release.converge(desired(2), check_mode=False)["changed"]
 
 

@@ -13,24 +13,8 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.catalogue i
 )
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.hosts import Host
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.resolver import Request, Resolver, resolve_host
+from ansible_collections.edgeml.fleet.tests.support.catalogue import DIGITS, PLAIN, RUNTIMES
 
-DIGITS: dict[str, Any] = {
-    "name": "digits",
-    "version": "1.0.0",
-    "platform": "onnxruntime_onnx",
-    "source": "models/digits",
-    "variants": [
-        {"name": "int8", "file": "int8.onnx", "when": {"architecture": "arm64", "max_memory_mb": 2048}},
-        {"name": "fp32", "file": "fp32.onnx"},
-    ],
-    "requires": {"memory_mb": 300, "packages": ["libgomp1"]},
-    "slo": {"p95_ms": 25, "protocol": "grpc"},
-}
-PLAIN: dict[str, Any] = {"name": "sound", "version": "2.0.0", "platform": "python", "source": "models/sound"}
-RUNTIMES: list[dict[str, Any]] = [
-    {"name": "runtime", "recipe": "image.yml"},
-    {"name": "vision", "extends": "runtime", "ports": {"rest": 8010, "grpc": 8011, "metrics": 8012}},
-]
 SMALL_BOARD = Host("board", "arm64", 1024)
 
 
@@ -112,7 +96,11 @@ def test_unknown_awaits_the_role_which_says_what_is_missing() -> None:
     [
         ({"version": "1.0.1"}, {}, ["no such version", "placement[0].version", "1.0.0"]),
         ({"variant": "int4"}, {}, ["no such variant", "placement[0].variant", "int8, fp32", "did you mean int8"]),
-        ({"runtime": "vison"}, {}, ["runtime that there is not", "placement[0].runtime", "did you mean vision"]),
+        (
+            {"runtime": "vison"},
+            {},
+            ["names a runtime that does not exist", "placement[0].runtime", "did you mean vision"],
+        ),
         ({}, {"runtime": "vison"}, ["edgeml_model_overrides.digits.runtime", "'vison'"]),
         ({}, {"version": "3.0.0"}, ["edgeml_model_overrides.digits.version", "'3.0.0'"]),
         ({"slo": {"protocol": "rest"}}, {"protocols": ["grpc"]}, ["cannot be measured", "'rest'"]),

@@ -9,19 +9,7 @@ from typing import Any
 import pytest
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.hosts import Host
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.variants import choose_variant
-
-DIGITS: dict[str, Any] = {
-    "name": "digits",
-    "version": "1.0.0",
-    "platform": "onnxruntime_onnx",
-    "source": "models/digits",
-    "variants": [
-        {"name": "int8", "file": "int8.onnx", "when": {"architecture": "arm64", "max_memory_mb": 2048}},
-        {"name": "fp32", "file": "fp32.onnx"},
-    ],
-    "requires": {"memory_mb": 300, "packages": ["libgomp1"]},
-    "slo": {"p95_ms": 25, "protocol": "grpc"},
-}
+from ansible_collections.edgeml.fleet.tests.support.catalogue import DIGITS
 
 
 @pytest.mark.parametrize(
