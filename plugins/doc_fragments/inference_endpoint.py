@@ -21,7 +21,7 @@ options:
   ca_file:
     description:
       - PEM file with the certificate authorities to trust, for V(https) and V(grpcs).
-      - Without it those of the system are trusted for V(https), and those that grpcio brings for V(grpcs).
+      - Without it those of the system are trusted.
     type: path
   client_certificate:
     description: PEM file with the certificate to identify this client with, for V(https) and V(grpcs).
@@ -41,7 +41,6 @@ options:
     default: 10.0
 requirements:
   - python >= 3.8
-  - for gRPC, grpcio >= 1.51 and protobuf >= 3.21 (Debian packages python3-grpcio and python3-protobuf)
 notes:
   - The module runs where the play runs it. O(ca_file), O(client_certificate), O(client_key) and the files of O(models)
     are read on that host.

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +16,8 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.tensor import Tensor
 
 LONGEST_QUOTE = 300
+#: Two names of one thing since Python 3.10.
+TIMEOUTS = (TimeoutError, socket.timeout)
 
 
 class UnreachableError(FleetError):
@@ -197,6 +201,21 @@ class Client(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def unconnected(self, error: OSError) -> FleetError:
+        """Return the error for a connection that could not be made, or that broke."""
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return self.untrusted(error.verify_message)
+        if isinstance(error, TIMEOUTS):
+            return self.slow(str(error))
+        if isinstance(error, ssl.SSLError):
+            return FleetError(
+                "TLS with the inference server failed",
+                where=self.endpoint,
+                seen=error.reason or str(error),
+                remedy="check that this port speaks TLS, and give client_certificate and client_key if asked for",
+            )
+        return self.unreachable(error.strerror or str(error) or type(error).__name__)
 
     def unreachable(self, seen: str) -> UnreachableError:
         """Return the error for a server that gave no answer."""

@@ -11,6 +11,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.client import Access, Client
+from ansible_collections.edgeml.fleet.plugins.module_utils._inference.grpc import GrpcClient
+from ansible_collections.edgeml.fleet.plugins.module_utils._inference.rest import RestClient
 
 SCHEMES = ("http", "https", "http+unix", "grpc", "grpcs", "grpc+unix")
 
@@ -44,7 +46,7 @@ def connect(
         `http://host:port`, `https://host:port`, `http+unix:///path`, `grpc://host:port` (in clear), `grpcs://host:port`
         or `grpc+unix:///path`.
     ca_file : str, optional
-        PEM file with the authorities to trust. Without it those of the system (https) or of grpcio (grpcs).
+        PEM file with the authorities to trust. Without it those of the system.
     client_certificate, client_key : str, optional
         PEM files to identify this client with.
     server_name : str, optional
@@ -57,8 +59,8 @@ def connect(
     Raises
     ------
     FleetError
-        The endpoint is not one of the above, the token would cross a network in clear text, a PEM file cannot be read,
-        or gRPC's libraries are missing.
+        The endpoint is not one of the above, the token would cross a network in clear text, or a PEM file cannot be
+        read.
     """
     parts = _split(endpoint)
     unix, tls = parts.scheme.endswith("+unix"), parts.scheme in ("https", "grpcs")
@@ -80,14 +82,7 @@ def connect(
         bearer_token=bearer_token,
         timeout=timeout,
     )
-    # Imported here because grpcio takes a tenth of a second to load, and REST must do without it.
-    if parts.scheme.startswith("grpc"):
-        from ansible_collections.edgeml.fleet.plugins.module_utils._inference.grpc import GrpcClient
-
-        return GrpcClient(access)
-    from ansible_collections.edgeml.fleet.plugins.module_utils._inference.rest import RestClient
-
-    return RestClient(access)
+    return (GrpcClient if parts.scheme.startswith("grpc") else RestClient)(access)
 
 
 def _split(endpoint: str) -> SplitResult:

@@ -1,21 +1,20 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The Open Inference Protocol v2 over gRPC.
+"""The Open Inference Protocol v2 over gRPC, with the standard library alone.
 
-The messages are described here and built when needed, because generated code is bound to one version of protobuf: this
-works from protobuf 3.21 and grpcio 1.51 (Debian 12) on. Fields that a client does not need are left out; protobuf skips
-them when it reads.
+Fields that a client does not need are left out of the messages; a reader skips them.
 """
 
 from __future__ import annotations
 
-import functools
-import re
+import struct
+import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._inference import hpack, protobuf
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.client import (
     Access,
     Client,
@@ -26,26 +25,50 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._inference.client imp
     Status,
     TensorMetadata,
     model_subject,
-    unreadable,
 )
+from ansible_collections.edgeml.fleet.plugins.module_utils._inference.http2 import (
+    Answer,
+    Http2Connection,
+    ProtocolError,
+)
+from ansible_collections.edgeml.fleet.plugins.module_utils._inference.sockets import open_socket, tls_context
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.tensor import Tensor
 
-try:
-    import grpc  # type: ignore[import-untyped]
-    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-    from google.protobuf.message import DecodeError
-except ImportError as import_error:
-    MISSING_LIBRARY: ImportError | None = import_error
-else:
-    MISSING_LIBRARY = None
-
 SERVICE = "inference.GRPCInferenceService"
-# gRPC has no status code for a certificate that is not accepted: words of grpcio 1.51 and of later ones.
-UNTRUSTED = re.compile(r"certificate.verify.failed|hostname verification|not in peer certificate", re.IGNORECASE)
 INFER = f"/{SERVICE}/ModelInfer"
+# By number, as the specification of gRPC has them.
+CODES = (
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+)
+# What an answer without a status means, by its status of HTTP.
+HTTP_CODES = {
+    "401": "UNAUTHENTICATED",
+    "403": "PERMISSION_DENIED",
+    "404": "UNIMPLEMENTED",
+    "429": "UNAVAILABLE",
+    "502": "UNAVAILABLE",
+    "503": "UNAVAILABLE",
+    "504": "UNAVAILABLE",
+}
 
-# Message: field: (number, type); "*" after a type marks a repeated field. Types are scalars or messages of this table.
-MESSAGES: Mapping[str, Mapping[str, tuple[int, str]]] = {
+# As the module protobuf reads it.
+MESSAGES: protobuf.Table = {
     "ServerLiveRequest": {},
     "ServerLiveResponse": {"live": (1, "bool")},
     "ServerReadyRequest": {},
@@ -117,44 +140,17 @@ class GrpcClient(Client):
     Raises
     ------
     FleetError
-        grpcio or protobuf is not installed for the Python that runs this, or a PEM file cannot be read.
+        A PEM file cannot be read.
     """
 
     def __init__(self, access: Access) -> None:
         super().__init__(access)
-        if MISSING_LIBRARY is not None:
-            raise FleetError(
-                "gRPC endpoints need the Python libraries grpcio and protobuf where the module runs",
-                where=access.endpoint,
-                seen=str(MISSING_LIBRARY),
-                remedy="install python3-grpcio and python3-protobuf, pip packages grpcio and protobuf, or use REST",
-            )
-        self._metadata = None if access.bearer_token is None else (("authorization", f"Bearer {access.bearer_token}"),)
-        options: list[tuple[str, int | str]] = [
-            ("grpc.max_receive_message_length", -1),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.enable_http_proxy", 0),
-            # A server that starts is to be seen soon; the default grows to two minutes.
-            ("grpc.initial_reconnect_backoff_ms", 200),
-            # Despite its name, how long one attempt to connect may take, TLS handshake included. Longer than the
-            # caller waits, so that its own limit is the one that ends it.
-            ("grpc.min_reconnect_backoff_ms", int(access.timeout * 1000) + 10_000),
-            ("grpc.max_reconnect_backoff_ms", 500),
-        ]
-        if access.server_name:
-            options.append(("grpc.ssl_target_name_override", access.server_name))
-        target = f"unix:{access.address}" if access.unix else access.address
-        if access.tls:
-            credentials = grpc.ssl_channel_credentials(
-                _pem("ca_file", access.ca_file),
-                _pem("client_key", access.client_key),
-                _pem("client_certificate", access.client_certificate),
-            )
-            self._channel = grpc.secure_channel(target, credentials, options)
-        else:
-            self._channel = grpc.insecure_channel(target, options)
-        # Bytes in, bytes out: encoding must not count as the server's time.
-        self._infer = self._channel.unary_unary(INFER)
+        self._access = access
+        self._tls = tls_context(access) if access.tls else None
+        if self._tls is not None:
+            self._tls.set_alpn_protocols(["h2"])
+        self._connection: Http2Connection | None = None
+        self._headers: dict[str, bytes] = {}
 
     def live(self) -> Status:
         return _status(self._call("ServerLive", "the server's health"), "live")
@@ -164,7 +160,7 @@ class GrpcClient(Client):
 
     def server_metadata(self) -> ServerMetadata:
         answer = self._call("ServerMetadata", "the server's metadata")
-        return ServerMetadata(answer.name, answer.version, tuple(answer.extensions))
+        return ServerMetadata(answer["name"], answer["version"], tuple(answer["extensions"]))
 
     def model_ready(self, name: str, version: str = "") -> Status:
         try:
@@ -176,67 +172,129 @@ class GrpcClient(Client):
     def model_metadata(self, name: str, version: str = "") -> ModelMetadata:
         answer = self._call("ModelMetadata", model_subject(name, version), name=name, version=version)
         return ModelMetadata(
-            name=answer.name,
-            versions=tuple(answer.versions),
-            platform=answer.platform,
-            inputs=_tensors_metadata(answer.inputs),
-            outputs=_tensors_metadata(answer.outputs),
+            name=answer["name"],
+            versions=tuple(answer["versions"]),
+            platform=answer["platform"],
+            inputs=_tensors_metadata(answer["inputs"]),
+            outputs=_tensors_metadata(answer["outputs"]),
         )
 
     def prepare(
         self, name: str, version: str, inputs: Sequence[Tensor], outputs: Sequence[str] = (), *, binary: bool = True
     ) -> PreparedRequest:
-        message = message_class("ModelInferRequest")(
-            model_name=name,
-            model_version=version,
-            inputs=[{"name": item.name, "datatype": item.datatype, "shape": item.shape} for item in inputs],
-            outputs=[{"name": output} for output in outputs],
-            raw_input_contents=[tensor.raw for tensor in inputs],
-        )
-        return PreparedRequest(model_subject(name, version), INFER, {}, message.SerializeToString())
+        message = {
+            "model_name": name,
+            "model_version": version,
+            "inputs": [{"name": item.name, "datatype": item.datatype, "shape": item.shape} for item in inputs],
+            "outputs": [{"name": output} for output in outputs],
+            "raw_input_contents": [tensor.raw for tensor in inputs],
+        }
+        body = protobuf.encode(MESSAGES, "ModelInferRequest", message)
+        return PreparedRequest(model_subject(name, version), INFER, {}, body)
 
     def send(self, request: PreparedRequest) -> RawResponse:
-        try:
-            body = self._infer(request.body, timeout=self.timeout, metadata=self._metadata)
-        except grpc.RpcError as error:
-            raise self._error(request.model, error) from error
-        return RawResponse(request.model, body, None)
+        return RawResponse(request.model, self._exchange(request.path, request.body, request.model), None)
 
     def decode(self, response: RawResponse) -> list[Tensor]:
         try:
-            return decode_outputs(message_class("ModelInferResponse").FromString(response.body))
-        except (ValueError, DecodeError) as error:
+            return decode_outputs(protobuf.decode(MESSAGES, "ModelInferResponse", response.body))
+        except ValueError as error:
             raise self.misunderstood(response.model, str(error)) from error
 
     def close(self) -> None:
-        self._channel.close()
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
-    def _call(self, method: str, subject: str, **fields: str) -> Any:
-        request = message_class(f"{method}Request")(**fields)
-        call = self._channel.unary_unary(f"/{SERVICE}/{method}")
+    def _call(self, method: str, subject: str, **fields: str) -> dict[str, Any]:
+        request = protobuf.encode(MESSAGES, f"{method}Request", fields)
+        body = self._exchange(f"/{SERVICE}/{method}", request, subject)
         try:
-            body = call(request.SerializeToString(), timeout=self.timeout, metadata=self._metadata)
-        except grpc.RpcError as error:
-            raise self._error(subject, error) from error
-        try:
-            return message_class(f"{method}Response").FromString(body)
-        except DecodeError as error:
+            return protobuf.decode(MESSAGES, f"{method}Response", body)
+        except ValueError as error:
             raise self.misunderstood(subject, str(error)) from error
 
-    def _error(self, subject: str, error: Any) -> FleetError:
-        code, seen = error.code(), f"gRPC {error.code().name}: {error.details()}"
-        if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+    def _exchange(self, path: str, message: bytes, subject: str) -> bytes:
+        """Send one message and return the one that answers it."""
+        deadline = time.monotonic() + self.timeout
+        body = struct.pack(">BI", 0, len(message)) + message
+        try:
+            reused = self._connection is not None
+            try:
+                answer = self._request(path, body, deadline)
+            except ConnectionError:
+                # A server may close an idle connection just when the next request is sent.
+                if not reused:
+                    raise
+                self.close()
+                answer = self._request(path, body, deadline)
+        except OSError as error:
+            self.close()
+            raise self.unconnected(error) from error
+        except ProtocolError as error:
+            self.close()
+            raise self.misunderstood(subject, str(error)) from error
+        return self._message(answer, subject)
+
+    def _request(self, path: str, body: bytes, deadline: float) -> Answer:
+        if self._connection is None:
+            self._connection = Http2Connection(open_socket(self._access, self._tls))
+        answer = self._connection.request(self._block(path), body, deadline)
+        if not self._connection.usable:
+            self.close()
+        return answer
+
+    def _block(self, path: str) -> bytes:
+        """Return the headers of requests for a path, in which nothing changes from one to the next."""
+        if path not in self._headers:
+            access = self._access
+            headers = [
+                (":method", "POST"),
+                (":scheme", "https" if access.tls else "http"),
+                (":path", path),
+                (":authority", access.server_name or ("localhost" if access.unix else access.address)),
+                ("content-type", "application/grpc"),
+                ("te", "trailers"),
+                # Eight digits at most.
+                ("grpc-timeout", f"{min(int(self.timeout * 1000) + 1, 99_999_999)}m"),
+            ]
+            if access.bearer_token is not None:
+                headers.append(("authorization", f"Bearer {access.bearer_token}"))
+            self._headers[path] = hpack.encode(headers)
+        return self._headers[path]
+
+    def _message(self, answer: Answer, subject: str) -> bytes:
+        """Return the message of an answer; raise the error that it is instead."""
+        said = answer.headers if "grpc-status" in answer.headers else answer.trailers
+        number = said.get("grpc-status", "")
+        if number == "0":
+            size = int.from_bytes(answer.body[1:5], "big")
+            if answer.body[:1] != b"\x00" or len(answer.body) != 5 + size:
+                raise self.misunderstood(subject, f"{len(answer.body)} bytes that are not one uncompressed message")
+            return bytes(memoryview(answer.body)[5:])
+        status = answer.headers.get(":status", "")
+        if number:
+            code = CODES[int(number)] if number.isdecimal() and int(number) < len(CODES) else "UNKNOWN"
+            words = unquote(said.get("grpc-message", ""))
+        elif answer.reset is not None:
+            code, words = "INTERNAL", f"the server gave up with error {answer.reset} of HTTP/2"
+        elif status != "200":
+            code, words = HTTP_CODES.get(status, "UNKNOWN"), f"HTTP {status}"
+        else:
+            raise self.misunderstood(subject, "an answer without a status of gRPC")
+        raise self._error(subject, code, f"gRPC {code}: {words}")
+
+    def _error(self, subject: str, code: str, seen: str) -> FleetError:
+        if code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
             return self.denied(seen)
-        if code is grpc.StatusCode.UNAVAILABLE and UNTRUSTED.search(seen):
-            return self.untrusted(seen)
-        if code is grpc.StatusCode.UNAVAILABLE:
+        if code == "UNAVAILABLE":
             return self.unreachable(seen)
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        if code == "DEADLINE_EXCEEDED":
             return self.slow(seen)
-        if code is grpc.StatusCode.UNIMPLEMENTED:
+        if code == "UNIMPLEMENTED":
             return self.misunderstood(subject, seen)
         refusal = self.refused(subject, seen)
-        if code is grpc.StatusCode.NOT_FOUND:
+        if code == "NOT_FOUND":
             return _NotFoundError(refusal.what, where=refusal.where, seen=refusal.seen, remedy=refusal.remedy)
         return refusal
 
@@ -245,17 +303,7 @@ class _NotFoundError(FleetError):
     """The server does not know the model."""
 
 
-@functools.lru_cache(maxsize=None)
-def message_class(name: str) -> Any:
-    """Return the class of a message of `MESSAGES`."""
-    descriptor = _pool().FindMessageTypeByName(f"inference.{name}")
-    if hasattr(message_factory, "GetMessageClass"):
-        return message_factory.GetMessageClass(descriptor)
-    older: Any = message_factory.MessageFactory()  # protobuf 3.21
-    return older.GetPrototype(descriptor)
-
-
-def decode_outputs(answer: Any) -> list[Tensor]:
+def decode_outputs(answer: Mapping[str, Any]) -> list[Tensor]:
     """Return the tensors of a ModelInferResponse, whose contents are raw or typed.
 
     Raises
@@ -263,55 +311,24 @@ def decode_outputs(answer: Any) -> list[Tensor]:
     ValueError
         Contents are missing or do not fit the shape.
     """
-    raw = answer.raw_output_contents
-    if raw and len(raw) != len(answer.outputs):
-        raise ValueError(f"{len(answer.outputs)} outputs with {len(raw)} raw contents")
+    raw, outputs = answer["raw_output_contents"], answer["outputs"]
+    if raw and len(raw) != len(outputs):
+        raise ValueError(f"{len(outputs)} outputs with {len(raw)} raw contents")
     tensors = []
-    for index, output in enumerate(answer.outputs):
-        shape = tuple(output.shape)
+    for index, output in enumerate(outputs):
+        name, datatype, shape = output["name"], output["datatype"], tuple(output["shape"])
         if raw:
-            tensors.append(Tensor(output.name, output.datatype, shape, raw[index]))
+            tensors.append(Tensor(name, datatype, shape, raw[index]))
         else:
-            contents = TYPED_CONTENTS.get(output.datatype)
-            values = getattr(output.contents, contents) if contents else ()
-            tensors.append(Tensor.from_values(output.name, output.datatype, shape, values))
+            values = (output["contents"] or {}).get(TYPED_CONTENTS.get(datatype, ""), ())
+            tensors.append(Tensor.from_values(name, datatype, shape, values))
     return tensors
 
 
-@functools.lru_cache(maxsize=None)
-def _pool() -> Any:
-    """Return the descriptions of all messages, apart from the process-wide ones, which may know the same names."""
-    types = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(name="open_inference.proto", package="inference", syntax="proto3")
-    for message_name, fields in MESSAGES.items():
-        message = file.message_type.add(name=message_name)
-        for field_name, (number, kind) in fields.items():
-            scalar = kind.rstrip("*")
-            field = message.field.add(name=field_name, number=number)
-            field.label = types.LABEL_REPEATED if kind.endswith("*") else types.LABEL_OPTIONAL
-            if scalar in MESSAGES:
-                field.type = types.TYPE_MESSAGE
-                field.type_name = f".inference.{scalar}"
-            else:
-                field.type = types.Type.Value(f"TYPE_{scalar.upper()}")
-    pool = descriptor_pool.DescriptorPool()
-    pool.AddSerializedFile(file.SerializeToString())
-    return pool
-
-
-def _status(answer: Any, field: str) -> Status:
-    ok = bool(getattr(answer, field))
+def _status(answer: Mapping[str, Any], field: str) -> Status:
+    ok = bool(answer[field])
     return Status(ok, f"gRPC {field}: {str(ok).lower()}")
 
 
 def _tensors_metadata(items: Any) -> tuple[TensorMetadata, ...]:
-    return tuple(TensorMetadata(item.name, item.datatype, tuple(item.shape)) for item in items)
-
-
-def _pem(option: str, path: str | None) -> bytes | None:
-    if path is None:
-        return None
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise unreadable(option, path, error) from error
+    return tuple(TensorMetadata(item["name"], item["datatype"], tuple(item["shape"])) for item in items)

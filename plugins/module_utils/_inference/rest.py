@@ -7,8 +7,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import socket
-import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote as quote_path
@@ -25,8 +23,8 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._inference.client imp
     Status,
     TensorMetadata,
     model_subject,
-    unreadable,
 )
+from ansible_collections.edgeml.fleet.plugins.module_utils._inference.sockets import open_socket, tls_context
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.tensor import Tensor
 
 JSON_SIZE_HEADER = "Inference-Header-Content-Length"
@@ -176,23 +174,9 @@ class RestClient(Client):
                     raise
                 self._connection.close()
                 return self._connection.exchange(method, path, headers, body)
-        except ssl.SSLCertVerificationError as error:
-            self._connection.close()
-            raise self.untrusted(error.verify_message) from error
-        except ssl.SSLError as error:
-            self._connection.close()
-            raise FleetError(
-                "TLS with the inference server failed",
-                where=self.endpoint,
-                seen=error.reason or str(error),
-                remedy="check that this port speaks TLS, and give client_certificate and client_key if asked for",
-            ) from error
-        except TimeoutError as error:
-            self._connection.close()
-            raise self.slow(str(error)) from error
         except OSError as error:
             self._connection.close()
-            raise self.unreachable(error.strerror or str(error) or type(error).__name__) from error
+            raise self.unconnected(error) from error
         except http.client.HTTPException as error:
             self._connection.close()
             raise self.misunderstood(path, repr(error)) from error
@@ -202,24 +186,13 @@ class _Connection(http.client.HTTPConnection):
     """HTTP over TCP, over TLS with a name of its own, or over a unix socket."""
 
     def __init__(self, access: Access) -> None:
-        if access.unix:
-            super().__init__("localhost", timeout=access.timeout)
-        else:
-            parts = urlsplit(f"//{access.address}")
-            super().__init__(parts.hostname or "", parts.port, timeout=access.timeout)
-        self._path = access.address if access.unix else None
-        self._context = _tls_context(access) if access.tls else None
-        self._server_name = access.server_name or self.host
+        parts = urlsplit("//localhost" if access.unix else f"//{access.address}")
+        super().__init__(parts.hostname or "", parts.port, timeout=access.timeout)
+        self._access = access
+        self._context = tls_context(access) if access.tls else None
 
     def connect(self) -> None:
-        if self._path is not None:
-            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            self.sock.settimeout(self.timeout)
-            self.sock.connect(self._path)
-            return
-        super().connect()
-        if self._context is not None:
-            self.sock = self._context.wrap_socket(self.sock, server_hostname=self._server_name)
+        self.sock = open_socket(self._access, self._context)
 
     def exchange(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes | None
@@ -227,20 +200,6 @@ class _Connection(http.client.HTTPConnection):
         self.request(method, path, body, headers)
         response = self.getresponse()
         return response, response.read()
-
-
-def _tls_context(access: Access) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=access.ca_file)
-    except OSError as error:
-        raise unreadable("ca_file", access.ca_file, error) from error
-    if access.client_certificate:
-        try:
-            # An empty password: an encrypted key must fail, not ask a terminal.
-            context.load_cert_chain(access.client_certificate, access.client_key, password="")
-        except OSError as error:
-            raise unreadable("client_certificate or client_key", access.client_certificate, error) from error
-    return context
 
 
 def _model_path(name: str, version: str) -> str:

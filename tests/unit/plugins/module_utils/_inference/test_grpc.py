@@ -13,11 +13,12 @@ from typing import Any
 import grpc  # type: ignore[import-untyped]
 import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._inference import grpc as _oip_grpc
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.client import SlowError, UnreachableError
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.connect import connect
-from ansible_collections.edgeml.fleet.plugins.module_utils._inference.grpc import decode_outputs, message_class
+from ansible_collections.edgeml.fleet.plugins.module_utils._inference.grpc import MESSAGES, decode_outputs
+from ansible_collections.edgeml.fleet.plugins.module_utils._inference.protobuf import decode, encode
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.tensor import DATATYPES, Tensor
+from ansible_collections.edgeml.fleet.tests.support.open_inference import message_class
 
 X = Tensor.from_values("x", "FP32", [2], [1.0, 2.0])
 SAMPLES: dict[str, list[Any]] = {
@@ -62,7 +63,8 @@ def test_typed_and_raw_contents_are_the_same(datatype: str) -> None:
     response = message_class("ModelInferResponse")
     typed = response(outputs=[description | {"contents": {contents_field(datatype): values}}])
     raw = response(outputs=[description], raw_output_contents=[tensor.raw])
-    assert decode_outputs(typed) == decode_outputs(raw) == [tensor]
+    answers = [decode(MESSAGES, "ModelInferResponse", answer.SerializeToString()) for answer in (typed, raw)]
+    assert [decode_outputs(answer) for answer in answers] == [[tensor]] * 2
 
 
 def test_all_datatypes_but_fp16_have_typed_contents() -> None:
@@ -74,18 +76,45 @@ def test_all_datatypes_but_fp16_have_typed_contents() -> None:
     [("FP32", [b"\x00" * 4]), ("FP32", [b"\x00" * 8] * 2), ("FP16", []), ("FP32", []), ("FP8", [])],
 )
 def test_contents_that_do_not_fit_are_refused(datatype: str, raw: list[bytes]) -> None:
-    answer = message_class("ModelInferResponse")(
-        outputs=[{"name": "y", "datatype": datatype, "shape": [2]}], raw_output_contents=raw
-    )
+    description = {"name": "y", "datatype": datatype, "shape": [2], "contents": None}
+    answer = {"outputs": [description], "raw_output_contents": raw}
     with pytest.raises(ValueError, match=r"elements|raw contents|unknown datatype"):
         decode_outputs(answer)
 
 
-def test_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_oip_grpc, "MISSING_LIBRARY", ImportError("No module named 'grpc'"))
-    with pytest.raises(FleetError, match="python3-grpcio") as failure:
-        connect("grpc://127.0.0.1:22000")
-    assert failure.value.seen == "No module named 'grpc'"
+def test_messages_are_those_of_the_library_of_protocol_buffers() -> None:
+    values: dict[str, Any] = {
+        "name": "m",
+        "versions": ["1", "", "3"],
+        "platform": "",
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2, 2**40]}],
+        "outputs": [{"name": "", "datatype": "BYTES", "shape": []}],
+    }
+    theirs = message_class("ModelMetadataResponse")(**values).SerializeToString()
+    assert encode(MESSAGES, "ModelMetadataResponse", values) == theirs
+    assert decode(MESSAGES, "ModelMetadataResponse", theirs) == values
+    # Numbers that are not packed, a field sent twice, and fields that we do not know, of each wire type.
+    more = b"\x22\x04\x18\x05\x18\x06\x0a\x01n\xa8\x06\x01\xa9\x0612345678\xaa\x06\x01x\xad\x061234"
+    read = decode(MESSAGES, "ModelMetadataResponse", theirs + more)
+    assert (read["name"], read["inputs"][1]["shape"]) == ("n", [5, 6])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"\x0a",
+        b"\x0a\x05abc",
+        b"\x0a\x01\xff",
+        b"\x08\x01",
+        b"\x0b",
+        b"\x02\x00",
+        b"\xff" * 11,
+        b"\x0a" + b"\xff" * 9 + b"\x01",
+    ],
+)
+def test_damaged_messages_are_refused(message: bytes) -> None:
+    with pytest.raises(ValueError):
+        decode(MESSAGES, "ModelMetadataResponse", message)
 
 
 class Behaviour(grpc.GenericRpcHandler):  # type: ignore[misc]
@@ -165,3 +194,44 @@ def test_bytes_that_are_no_message(server: tuple[Behaviour, str]) -> None:
         for ask in (client.live, client.server_metadata, lambda: client.infer("m", "", [X])):
             with pytest.raises(FleetError, match="does not follow the Open Inference Protocol"):
                 ask()
+
+
+def test_server_that_restarts_is_connected_to_again(tmp_path: Path) -> None:
+    endpoint = f"grpc+unix://{tmp_path}/grpc.sock"
+    behaviour = Behaviour()
+    behaviour.answer = b"\x08\x01"
+    with connect(endpoint) as client:
+        for _start in range(2):
+            server = grpc.server(ThreadPoolExecutor(1), handlers=[behaviour])
+            server.add_insecure_port(f"unix:{tmp_path}/grpc.sock")
+            server.start()
+            assert client.ready()
+            assert client.ready()
+            server.stop(None).wait()
+        with pytest.raises(UnreachableError, match="does not answer"):
+            client.ready()
+
+
+@pytest.mark.parametrize("size", [1, 16_384, 65_531, 3_000_000])
+def test_large_tensors_pass_the_windows_of_both_sides(size: int, tmp_path: Path) -> None:
+    class Echo(grpc.GenericRpcHandler):  # type: ignore[misc]
+        def service(self, details: Any) -> Any:
+            def answer(request: bytes, context: Any) -> bytes:
+                tensor = decode(MESSAGES, "ModelInferRequest", request)
+                return encode(
+                    MESSAGES,
+                    "ModelInferResponse",
+                    {"outputs": tensor["inputs"], "raw_output_contents": tensor["raw_input_contents"]},
+                )
+
+            return grpc.unary_unary_rpc_method_handler(answer)
+
+    unbounded = [("grpc.max_receive_message_length", -1)]
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[Echo()], options=unbounded)
+    server.add_insecure_port(f"unix:{tmp_path}/grpc.sock")
+    server.start()
+    tensor = Tensor("x", "UINT8", (size,), bytes(range(256)) * (size // 256) + bytes(size % 256))
+    with connect(f"grpc+unix://{tmp_path}/grpc.sock") as client:
+        for _request in range(8):
+            assert client.infer("m", "", [tensor]) == [tensor]
+    server.stop(None).wait()

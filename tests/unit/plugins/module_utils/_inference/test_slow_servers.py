@@ -21,10 +21,9 @@ import trustme
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.client import SlowError, UnreachableError
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.connect import ENDPOINT_ARGUMENTS, connect
-from ansible_collections.edgeml.fleet.plugins.module_utils._inference.grpc import message_class
 from ansible_collections.edgeml.fleet.plugins.modules.inference_health import check
+from ansible_collections.edgeml.fleet.tests.support.open_inference import message_class
 
-# Longer than grpcio gives a connection by its own settings for reconnecting.
 HANDSHAKE_SECONDS = 2.0
 TIMEOUT = 120.0
 
