@@ -111,10 +111,18 @@ class Fleet:
             assert name in page
         return {**hosts, "": written["totals"]}
 
+    @property
+    def lock_file(self) -> Path:
+        return self.state / "fleet.lock.yml"
+
     def lock(self) -> dict[str, Any]:
         """Return what was published last."""
-        lock: dict[str, Any] = yaml.safe_load((self.state / "fleet.lock.yml").read_text())
+        lock: dict[str, Any] = yaml.safe_load(self.lock_file.read_text())
         return lock
+
+    def converged(self, host: str) -> bool:
+        """Tell whether a device has ever been given a release."""
+        return self.lab.run(host, "test -e /var/lib/edgeml/state.json").returncode == 0
 
     def address(self, host: str) -> str:
         return self.lab.topology.host(host).address
@@ -178,15 +186,19 @@ class Fleet:
         return self.lab.run(host, command, check=True).stdout
 
 
+def kept() -> bool:
+    """Tell whether labs stay up after the tests, and are taken as they are found."""
+    return bool(os.environ.get("EDGEML_KEEP_LAB"))
+
+
 @contextmanager
 def running_lab(request: pytest.FixtureRequest, topology: str) -> Iterator[Lab]:
     """Make a lab from nothing and remove it at the end.
 
-    It stays up if a test of its module failed, or if EDGEML_KEEP_LAB is set: then it is also taken as it is found.
+    It stays up if a test of its module failed, or if labs are kept: then it is also taken as it is found.
     """
-    keep = bool(os.environ.get("EDGEML_KEEP_LAB"))
     lab = Lab(Topology.named(topology))
-    if not keep:
+    if not kept():
         lab.down()
     failed_before = request.session.testsfailed
     try:
@@ -194,7 +206,7 @@ def running_lab(request: pytest.FixtureRequest, topology: str) -> Iterator[Lab]:
     except FleetError as error:
         pytest.fail(str(error), pytrace=False)
     yield lab
-    if not keep and request.session.testsfailed == failed_before:
+    if not kept() and request.session.testsfailed == failed_before:
         lab.down()
 
 

@@ -1,6 +1,6 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The main job on real hosts. The tests tell one story and run in their order."""
+"""The main job on real hosts. The tests tell one story in their order; each has what it needs when it runs alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 import ansible_runner
 import pytest
 
-from .conftest import INVENTORY, ROOT, Fleet, running_lab
+from .conftest import INVENTORY, ROOT, Fleet, kept, running_lab
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(3600)]
 
@@ -29,33 +29,57 @@ PLACED = {
 DEVICES = ["berlin-amd64", "berlin-arm64"]
 WITHOUT_SPARE = ("--limit", "all:!berlin-spare")
 DIGITS = [str(digit) for digit in range(10)]
+# Seconds for what a slow machine does as well, only later.
+PATIENCE = 1200
 
 
 @pytest.fixture(scope="module")
-def fleet(request: pytest.FixtureRequest) -> Iterator[Fleet]:
-    """The fleet of inventories/lab, on pristine hosts."""
+def hosts(request: pytest.FixtureRequest) -> Iterator[Fleet]:
+    """The fleet of inventories/lab, with nothing published."""
     with running_lab(request, "fleet") as lab:
         yield Fleet(lab)
 
 
-def test_store_and_publish(fleet: Fleet) -> None:
-    fleet.playbook("edgeml.fleet.certificates").must_succeed()
-    fleet.playbook("edgeml.fleet.store").must_succeed()
-    fleet.playbook("edgeml.fleet.publish").must_succeed()
-    lock = fleet.lock()
+@pytest.fixture(scope="module")
+def published(hosts: Fleet) -> Fleet:
+    """The same with a lock: nothing is on its mirror and devices yet."""
+    if not hosts.lock_file.exists():
+        for name in ("certificates", "store", "publish"):
+            hosts.playbook(f"edgeml.fleet.{name}").must_succeed()
+    return hosts
+
+
+@pytest.fixture(scope="module")
+def pristine(published: Fleet) -> Fleet:
+    """The published fleet before its first converge."""
+    for host in DEVICES:
+        assert not published.converged(host), f"{host} is in use already; `make lab-down` first"
+    return published
+
+
+@pytest.fixture(scope="module")
+def fleet(published: Fleet) -> Fleet:
+    """The fleet in use: all but the spare device are converged."""
+    if not all(map(published.converged, DEVICES)):
+        published.playbook("edgeml.fleet.site", *WITHOUT_SPARE).must_succeed()
+    return published
+
+
+def test_store_and_publish(published: Fleet) -> None:
+    lock = published.lock()
     assert lock["serial"] == 1
     assert set(lock["models"]) == {"digits", "file_type"}
     assert set(lock["images"]["runtime"]["platforms"]) == {"amd64", "arm64"}
 
 
 @pytest.fixture(scope="module")
-def predicted(fleet: Fleet) -> dict[str, dict[str, Any]]:
+def predicted(pristine: Fleet) -> dict[str, dict[str, Any]]:
     """What plan says of the pristine hosts."""
-    return fleet.plan(*WITHOUT_SPARE, "-e", "edgeml_site_uplink_mbit=20")
+    return pristine.plan(*WITHOUT_SPARE, "-e", "edgeml_site_uplink_mbit=20")
 
 
-def test_plan_of_pristine_hosts(fleet: Fleet, predicted: dict[str, dict[str, Any]]) -> None:
-    lock = fleet.lock()
+def test_plan_of_pristine_hosts(pristine: Fleet, predicted: dict[str, dict[str, Any]]) -> None:
+    lock = pristine.lock()
     variants = {name: lock["models"][name]["1.0.0"]["variants"]["default"] for name in ("digits", "file_type")}
     for host, architecture in zip(DEVICES, ["amd64", "arm64"], strict=True):
         said = predicted[host]
@@ -98,8 +122,8 @@ def agree(predicted: dict[str, dict[str, Any]], told: dict[tuple[str, str], dict
     assert asked == {host for host, said in predicted.items() if host and said["state"] == "changed"}
 
 
-def test_check_mode_predicts_on_pristine_hosts(fleet: Fleet, predicted: dict[str, dict[str, Any]]) -> None:
-    told = fleet.told("edgeml.fleet.site", "--check", "--diff", *WITHOUT_SPARE)
+def test_check_mode_predicts_on_pristine_hosts(pristine: Fleet, predicted: dict[str, dict[str, Any]]) -> None:
+    told = pristine.told("edgeml.fleet.site", "--check", "--diff", *WITHOUT_SPARE)
     agree(predicted, told)
     for host in DEVICES:
         diff = told[host, "runtime_release"]["diff"]
@@ -107,35 +131,35 @@ def test_check_mode_predicts_on_pristine_hosts(fleet: Fleet, predicted: dict[str
         assert set(diff["after"]["models"]) == PLACED[host]
         for model in diff["after"]["models"].values():
             assert set(model) == {"digest", "options", "protocols", "variant", "version"}
-        assert fleet.lab.run(host, "command -v dockerd").returncode != 0, f"check mode touched {host}"
-    assert fleet.lab.run("berlin-mirror", "test -e /var/lib/edgeml/mirror").returncode != 0
+        assert pristine.lab.run(host, "command -v dockerd").returncode != 0, f"check mode touched {host}"
+    assert pristine.lab.run("berlin-mirror", "test -e /var/lib/edgeml/mirror").returncode != 0
 
 
-def test_preflight_refuses_before_anything_is_touched(fleet: Fleet, tmp_path: Path) -> None:
+def test_preflight_refuses_before_anything_is_touched(pristine: Fleet, tmp_path: Path) -> None:
     """Several faults on several hosts: one table, nothing touched, and the next test converges once they are mended."""
 
     def state(host: str) -> str:
         """Return the host's packages and files, with sizes and times."""
         command = "dpkg-query --show && sudo find /etc /usr /var/lib/edgeml -xdev ! -type d -printf '%p %s %T@\\n'"
-        return fleet.lab.run(host, command, check=True).stdout
+        return pristine.lab.run(host, command, check=True).stdout
 
     hosts = ["berlin-mirror", *DEVICES]
     before = {host: state(host) for host in hosts}
-    fleet.lab.fill_disk("berlin-arm64")
-    fleet.lab.run("berlin-amd64", "sudo systemd-run --unit squatter python3 -m http.server 8001", check=True)
-    fleet.lab.power_cut("berlin-spare")
+    pristine.lab.fill_disk("berlin-arm64")
+    pristine.lab.run("berlin-amd64", "sudo systemd-run --unit squatter python3 -m http.server 8001", check=True)
+    pristine.lab.power_cut("berlin-spare")
     report = tmp_path / "preflight.json"
     missing_device = {"digits": {"requires": {"devices": ["/dev/video9"]}}}
     try:
-        run = fleet.playbook(
+        run = pristine.playbook(
             "edgeml.fleet.site",
             "-e",
             json.dumps({"edgeml_preflight_report": str(report), "edgeml_model_overrides": missing_device}),
         )
     finally:
-        fleet.lab.free_disk("berlin-arm64")
-        fleet.lab.run("berlin-amd64", "sudo systemctl stop squatter")
-        fleet.lab.power_on("berlin-spare")
+        pristine.lab.free_disk("berlin-arm64")
+        pristine.lab.run("berlin-amd64", "sudo systemctl stop squatter")
+        pristine.lab.power_on("berlin-spare")
     assert run.code != 0
     assert set(run.changed.values()) == {0}
     findings = json.loads(report.read_text())["findings"]
@@ -154,11 +178,11 @@ def test_preflight_refuses_before_anything_is_touched(fleet: Fleet, tmp_path: Pa
     assert {host: state(host) for host in hosts} == before
 
 
-def test_site_converges_both_architectures(fleet: Fleet, predicted: dict[str, dict[str, Any]]) -> None:
-    told = fleet.told("edgeml.fleet.site", *WITHOUT_SPARE)
+def test_site_converges_both_architectures(pristine: Fleet, predicted: dict[str, dict[str, Any]]) -> None:
+    told = pristine.told("edgeml.fleet.site", *WITHOUT_SPARE)
     agree(predicted, told)
     for host in DEVICES:
-        committed = json.loads(fleet.lab.run(host, "cat /var/lib/edgeml/state.json", check=True).stdout)["active"]
+        committed = json.loads(pristine.lab.run(host, "cat /var/lib/edgeml/state.json", check=True).stdout)["active"]
         (plan,) = predicted[host]["runtimes"]
         assert committed == told[host, "runtime_release"]["release"]
         assert committed["image"] == plan["image"]["after"]
@@ -166,7 +190,7 @@ def test_site_converges_both_architectures(fleet: Fleet, predicted: dict[str, di
             model["name"]: model["after"] for model in plan["models"]
         }
     for host, machine in zip(DEVICES, ["x86_64", "aarch64"], strict=True):
-        seen = fleet.lab.run(
+        seen = pristine.lab.run(
             host, "sudo docker exec edgeml-runtime python3.13 -c 'import os; print(os.uname().machine)'", check=True
         )
         assert seen.stdout.strip() == machine
@@ -317,7 +341,7 @@ def test_device_goes_back_alone_and_by_hand(fleet: Fleet) -> None:
             time.sleep(0.5)
     while release() != first:  # the guard looks every 15 s
         time.sleep(0.5)
-    fleet.check(device, PLACED[device], wait=60)
+    fleet.check(device, PLACED[device], wait=PATIENCE)
     journal = fleet.lab.run(device, "sudo journalctl --unit edgeml-guard.service", check=True).stdout
     assert f"went back from release {second[:12]} to {first[:12]}: it crashed 3 times" in journal
 
@@ -398,53 +422,69 @@ class TestBadInput:
 class TestWithoutUplink:
     """The site is cut off, the store is gone, power fails."""
 
-    def test_everything_comes_back_alone(self, fleet: Fleet) -> None:
+    @pytest.fixture(scope="class")
+    def site(self, fleet: Fleet) -> Iterator[Fleet]:
+        """The site without uplink and store."""
         # In the workshop, before the site was cut off: a spare host gets its engine and its packages.
         fleet.playbook(str(ROOT / "tests" / "fleet" / "workshop.yml")).must_succeed()
         fleet.lab.cut("berlin")
         fleet.lab.power_cut("central")
-        site = ["berlin-mirror", *DEVICES]
-        for host in site:
+        yield fleet
+        if kept():
+            fleet.lab.power_on("central")
+            fleet.lab.restore("berlin")
+
+    @pytest.fixture(scope="class")
+    def joined(self, site: Fleet) -> Fleet:
+        """The same with the spare device."""
+        if not site.converged("berlin-spare"):
+            site.playbook("edgeml.fleet.site", "--limit", "berlin-spare").must_succeed()
+        return site
+
+    def test_everything_comes_back_alone(self, site: Fleet) -> None:
+        fleet = site
+        hosts = ["berlin-mirror", *DEVICES]
+        for host in hosts:
             fleet.lab.power_cut(host)
-        for host in site:
+        for host in hosts:
             fleet.lab.power_on(host)
         for host in DEVICES:
-            fleet.check(host, PLACED[host], wait=300)
+            fleet.check(host, PLACED[host], wait=PATIENCE)
 
-    def test_a_new_host_joins_from_the_mirror(self, fleet: Fleet) -> None:
-        assert fleet.lab.run("berlin-spare", "sudo docker image ls --quiet", check=True).stdout == ""
-        fleet.playbook("edgeml.fleet.site", "--limit", "berlin-spare").must_succeed()
-        fleet.check("berlin-spare", PLACED["berlin-spare"])
+    def test_a_new_host_joins_from_the_mirror(self, site: Fleet) -> None:
+        assert site.lab.run("berlin-spare", "sudo docker image ls --quiet", check=True).stdout == ""
+        site.playbook("edgeml.fleet.site", "--limit", "berlin-spare").must_succeed()
+        site.check("berlin-spare", PLACED["berlin-spare"])
 
-    def test_the_whole_site_converges_without_store(self, fleet: Fleet) -> None:
-        run = fleet.playbook("edgeml.fleet.site").must_succeed()
+    def test_the_whole_site_converges_without_store(self, joined: Fleet) -> None:
+        run = joined.playbook("edgeml.fleet.site").must_succeed()
         assert set(run.changed) == {"berlin-mirror", *PLACED}
         assert set(run.changed.values()) == {0}, f"{run.changed}\n{run.output[-6000:]}"
 
-    def test_drift_is_repaired(self, fleet: Fleet) -> None:
-        fleet.lab.run("berlin-amd64", "sudo docker rm --force edgeml-runtime", check=True)
-        run = fleet.playbook("edgeml.fleet.site", "--limit", "berlin-amd64").must_succeed()
+    def test_drift_is_repaired(self, site: Fleet) -> None:
+        site.lab.run("berlin-amd64", "sudo docker rm --force edgeml-runtime", check=True)
+        run = site.playbook("edgeml.fleet.site", "--limit", "berlin-amd64").must_succeed()
         assert run.changed["berlin-amd64"] == 1
-        fleet.check("berlin-amd64", PLACED["berlin-amd64"])
+        site.check("berlin-amd64", PLACED["berlin-amd64"])
 
-    def test_unreachable_mirror(self, fleet: Fleet, tmp_path: Path) -> None:
-        before = fleet.release("berlin-amd64")
+    def test_unreachable_mirror(self, site: Fleet, tmp_path: Path) -> None:
+        before = site.release("berlin-amd64")
         report = tmp_path / "preflight.json"
         change = {"inference_runtime_engine": {"threads": 2}, "edgeml_preflight_report": str(report)}
-        fleet.lab.power_cut("berlin-mirror")
+        site.lab.power_cut("berlin-mirror")
         try:
             arguments = ["--limit", "berlin-amd64", "-e", json.dumps(change)]
-            fleet.lab.run("berlin-amd64", "sudo mv /var/lib/edgeml/models /var/lib/edgeml/models.away", check=True)
-            run = fleet.playbook("edgeml.fleet.site", *arguments)
+            site.lab.run("berlin-amd64", "sudo mv /var/lib/edgeml/models /var/lib/edgeml/models.away", check=True)
+            run = site.playbook("edgeml.fleet.site", *arguments)
         finally:
-            fleet.lab.run("berlin-amd64", "sudo mv /var/lib/edgeml/models.away /var/lib/edgeml/models")
-            fleet.lab.power_on("berlin-mirror")
+            site.lab.run("berlin-amd64", "sudo mv /var/lib/edgeml/models.away /var/lib/edgeml/models")
+            site.lab.power_on("berlin-mirror")
         assert run.code != 0
         # Without the mirror this network's name service does not know its name either.
         refusals = [f for f in json.loads(report.read_text())["findings"] if f["severity"] == "refuse"]
         assert {refusal["name"] for refusal in refusals} & {"name_resolution", "registry"}, refusals
         assert any("registry.edgeml.internal" in refusal["value"] for refusal in refusals), refusals
-        assert fleet.release("berlin-amd64") == before
+        assert site.release("berlin-amd64") == before
 
 
 def test_inventory_is_an_ordinary_one() -> None:
