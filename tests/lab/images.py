@@ -38,10 +38,11 @@ PACKAGES = (
     "systemd-sysv",
 )
 
-# What the role docker_engine installs, for hosts where the installation is not the subject.
+# What the roles install, for hosts where the installation is not the subject.
+ROLE_PACKAGES = ("iptables", "python3-grpcio", "python3-protobuf", "python3-requests")
 ENGINE_PACKAGES = {
-    "bookworm": ("docker.io", "iptables"),
-    "trixie": ("docker.io", "docker-cli", "iptables"),
+    "bookworm": ("docker.io", *ROLE_PACKAGES),
+    "trixie": ("docker.io", "docker-cli", *ROLE_PACKAGES),
 }
 
 # Left out, as container images of Debian do: a fifth of the bytes, most of the files.
@@ -61,9 +62,9 @@ STEPS = (
 
 
 def engine_steps(suite: str) -> tuple[str, ...]:
-    """Return shell commands that install an engine into the root directory $1, as on a server that has been in use.
+    """Return shell commands that make of the root directory $1 a server that has been in use.
 
-    Other than a new server's, its lists of packages are there.
+    It has an engine, what else the roles install, and, other than a new one, lists of packages.
     """
     options = [f"-oDPkg::Options::=--path-exclude={pattern}" for pattern in EXCLUDED]
     install = ["apt-get", "install", "-qq", "--yes", "--no-install-recommends", *options, *ENGINE_PACKAGES[suite]]

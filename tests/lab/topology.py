@@ -30,7 +30,7 @@ class Host:
     """One host.
 
     `disk_mb` is the size of /var/lib/edgeml in MiB; None keeps it on the root file system. `engine` tells whether a
-    Docker Engine is installed from the start.
+    Docker Engine and what else the roles install is there from the start.
     """
 
     name: str
