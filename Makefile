@@ -86,11 +86,11 @@ lint-collection: $(VENV)/development
 lint-sanity: $(VENV)/development ## Check the collection as Galaxy does: ansible-test sanity, pylint included
 	@$(BIN)/python tests/support/sanity.py
 
-# Files share nothing and run two at a time, in this order: the quickstart fills the caches that the fleets use, the
-# fleets are the longest, and what is left fills the gaps.
+# Files share nothing. Three processes keep two cores busy, since many tests wait for a host or a server; the longest
+# files come first, and those of the runtime, which are short, fill the gaps at the end.
 QUICK_TESTS := tests/unit tests/architecture tests/contract runtime/tests
-HOST_TESTS := tests/quickstart tests/integration tests/fleet tests/lab tests/molecule
-PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+HOST_TESTS := tests/quickstart tests/fleet tests/integration tests/lab tests/molecule
+PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-quick
 test-quick: $(VENV)/development ## Lint, unit, architecture, contract and runtime tests (no lab)
