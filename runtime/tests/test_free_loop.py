@@ -10,7 +10,7 @@ import json
 import socket
 import zlib
 from collections.abc import Iterator
-from time import perf_counter
+from time import perf_counter, process_time
 
 import http2
 import orjson
@@ -31,18 +31,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcess]:
 
 
 class Pulse:
-    """The longest time that the event loop stood still."""
+    """The longest time that the event loop stood still, less what the machine gave to other processes meanwhile."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.longest = 0.0
         self._loop = loop
-        self._last = perf_counter()
+        self._last = (perf_counter(), process_time())
         self._goes = True
 
     def beat(self) -> None:
         """Once a millisecond."""
-        now = perf_counter()
-        self.longest = max(self.longest, now - self._last)
+        now = (perf_counter(), process_time())
+        self.longest = max(self.longest, min(now[0] - self._last[0], now[1] - self._last[1]))
         self._last = now
         if self._goes:
             self._loop.call_later(0.001, self.beat)
@@ -85,9 +85,9 @@ BODIES = {
 @pytest.mark.parametrize("name", BODIES)
 def test_rest(server: InProcess, name: str) -> None:
     body, status = BODIES[name]
-    started = perf_counter()
+    started = process_time()
     orjson.loads(body)
-    at_once = perf_counter() - started
+    at_once = process_time() - started
     head = f"POST {PATH} HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     # The answer of millions of numbers is not what is measured here: the connection ends with its head.
     longest, received = standstill(server, server.rest_port, head + body, b"\r\n\r\n")
@@ -117,9 +117,9 @@ MESSAGES = {
 @pytest.mark.parametrize("name", MESSAGES)
 def test_grpc(server: InProcess, name: str) -> None:
     body, header = MESSAGES[name]
-    started = perf_counter()
+    started = process_time()
     kept = [object() for _ in range(COUNT // 4)]  # as a parser makes them
-    at_once = perf_counter() - started
+    at_once = process_time() - started
     del kept
     frames = [http2.PREFACE, http2.frame(http2.SETTINGS, 0, 0), http2.call(1, CALL, b"", 0, header)]
     for start in range(0, len(body), 16384):

@@ -243,7 +243,7 @@ def test_stop_answers_what_comes_before_the_client_has_heard(start_server: Any) 
         # From here on it is the client's to ask elsewhere.
         client.send(http2.call(5, INFER, BODY))
         assert [frame for frame in client.frames() if frame[2] == 5] == []
-    assert server.process.wait(60) == 0
+    assert server.process.wait(240) == 0
 
 
 def test_tls_takes_http2_alone(start_server: Any, tmp_path: Any) -> None:

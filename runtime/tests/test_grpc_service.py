@@ -156,7 +156,7 @@ def under_way(server: Server) -> int:
 
 
 def eventually(condition: Any) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -503,7 +503,7 @@ def test_stop_finishes_a_stream_and_ends_it(start_server: Any, model_directories
             next(requests)
         assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
         # Long before the time to drain is over: an idle stream does not hold the server up.
-        assert server.process.wait(30) == 0
+        assert server.process.wait(240) == 0
     assert "Traceback" not in server.log
 
 

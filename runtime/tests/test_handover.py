@@ -79,7 +79,7 @@ def test_drain_ends_the_process(start_server: Any) -> None:
     server.wait_ready()
     assert admin(server, "GET", "/state").json["state"] == "active"
     assert admin(server, "POST", "/drain").status == 202
-    assert server.process.wait(60) == 0
+    assert server.process.wait(240) == 0
 
 
 def test_candidate_that_cannot_open_its_ports_stays_one(start_server: Any, server: Server) -> None:

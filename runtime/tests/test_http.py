@@ -35,7 +35,7 @@ GET_LIVE = request("/v2/health/live", b"", "GET", content_length="")
 
 @contextmanager
 def connect(server: Server) -> Iterator[socket.socket]:
-    with socket.create_connection(("127.0.0.1", server.rest_port), timeout=30) as raw:
+    with socket.create_connection(("127.0.0.1", server.rest_port), timeout=240) as raw:
         yield raw
 
 
@@ -333,7 +333,7 @@ def test_header_limit(start_server: Any) -> None:
 def test_connection_limit(start_server: Any) -> None:
     server = start_server(limits={"connections": 3})
     server.wait_ready()
-    kept = [socket.create_connection(("127.0.0.1", server.rest_port), timeout=30) for _ in range(3)]
+    kept = [socket.create_connection(("127.0.0.1", server.rest_port), timeout=240) for _ in range(3)]
     for raw in kept:
         raw.sendall(GET_LIVE)
         assert Answers(raw).next()[0] == 200
@@ -468,16 +468,20 @@ def test_drain_answers_what_comes_on_open_connections(start_server: Any) -> None
             assert (status, headers["connection"]) == (200, "close")
             assert answers.next()[0] == 0
         assert silent.recv(1) == b""
-    assert server.process.wait(30) == 0
+    assert server.process.wait(240) == 0
 
 
-def test_drain_without_connections_is_quick(start_server: Any) -> None:
-    server = start_server(log_level="info")
+def test_drain_without_connections_is_quick(start_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not wait out the grace that idle connections have, here an hour."""
+    code = (
+        "from edgeml_runtime.start import main; from edgeml_runtime.transports.http import listen; "
+        "listen.GRACE_SECONDS = 3600; main()"
+    )
+    monkeypatch.setattr(Server, "program", ("-c", code))
+    server = start_server(drain_seconds=3600)
     server.wait_ready()
     server.process.terminate()
-    assert server.process.wait(30) == 0
-    times = [float(line.split()[1].replace(",", ".").rpartition(":")[2]) for line in server.log.splitlines()[-2:]]
-    assert (times[1] - times[0]) % 60 < 1.9  # the grace is 2 s
+    assert server.process.wait(240) == 0
 
 
 def test_drain_is_bounded(start_server: Any, model_directories: dict[str, ModelDirectory]) -> None:
@@ -488,8 +492,8 @@ def test_drain_is_bounded(start_server: Any, model_directories: dict[str, ModelD
         incomplete.sendall(request()[:-10])
         wait_computing(server)
         server.process.terminate()
-        answer = thread.submit(Answers(computing).next).result(30)
+        answer = thread.submit(Answers(computing).next).result(240)
         assert error(answer) == (503, "the server stopped before the answer was computed")
         assert answer[1]["connection"] == "close"
         assert incomplete.recv(1) == b""
-    assert server.process.wait(30) == 0
+    assert server.process.wait(240) == 0

@@ -109,7 +109,7 @@ def test_stop_finishes_requests_in_flight(
     assert not any(future.done() for future in in_flight)
     assert in_flight[0].result()["outputs"][0]["data"] == [1.0]
     assert in_flight[1].result().model_name == "repeated_product"
-    assert server.process.wait(60) == 0
+    assert server.process.wait(240) == 0
     with pytest.raises((OSError, http.client.HTTPException)):
         idle.request("GET", "/v2/health/live")
         idle.getresponse()

@@ -68,7 +68,7 @@ def test_socket_file_in_use_is_left_alone(start_server: Any, tmp_path: Path, nam
         other.bind(str(tmp_path / name))
         other.listen()
         server = start_server()
-        assert server.process.wait(60) == 1
+        assert server.process.wait(240) == 1
         assert "another process listens there" in server.log
         assert (tmp_path / name).exists()
 
@@ -77,7 +77,7 @@ def test_socket_file_in_use_is_left_alone(start_server: Any, tmp_path: Path, nam
 def test_other_file_in_place_of_a_socket_is_left_alone(start_server: Any, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("precious")
     server = start_server()
-    assert server.process.wait(60) == 1
+    assert server.process.wait(240) == 1
     assert "is no socket" in server.log
     assert (tmp_path / name).read_text() == "precious"
 
@@ -87,7 +87,7 @@ def test_port_in_use(start_server: Any, server: Server, kind: str) -> None:
     taken = getattr(server, f"{kind}_port")
     listen = {"rest": [f"127.0.0.1:{free_port()}"]} | {kind: [f"127.0.0.1:{taken}"]}
     second = start_server(listen=listen)
-    assert second.process.wait(60) == 1
+    assert second.process.wait(240) == 1
     assert f"cannot listen on 127.0.0.1:{taken}" in second.log
     assert "Traceback" not in second.log
 
@@ -190,6 +190,6 @@ def test_bearer_token_grpc(start_server: Any, authority: Authority, token_file: 
 def test_certificate_without_its_key(start_server: Any, authority: Authority, tmp_path: Path) -> None:
     files = authority.files | {"key": str(authority.client_key)}
     server = start_server(tls=files)
-    assert server.process.wait(60) == 1
+    assert server.process.wait(240) == 1
     assert "tls.certificate" in server.log
     assert "Traceback" not in server.log

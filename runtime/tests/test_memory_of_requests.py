@@ -89,7 +89,7 @@ def post(path: str, body: bytes, *lines: str) -> bytes:
 
 def ask(server: InProcess, request: bytes) -> int:
     """The status of an answer, which is read to its end."""
-    with socket.create_connection(("127.0.0.1", server.rest_port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", server.rest_port), timeout=240) as connection:
         with suppress(OSError):  # an early refusal
             connection.sendall(request)
             connection.shutdown(socket.SHUT_WR)
@@ -103,7 +103,7 @@ def ask(server: InProcess, request: bytes) -> int:
 
 def leave(port: int, request: bytes, reset: bool = True) -> None:
     """Send, and go without reading."""
-    connection = socket.create_connection(("127.0.0.1", port), timeout=30)
+    connection = socket.create_connection(("127.0.0.1", port), timeout=240)
     if reset:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     with suppress(OSError):
@@ -138,7 +138,7 @@ def greeting(window: int = 1 << 24) -> bytes:
 
 def call(server: InProcess, data: bytes) -> bytes:
     """All frames' payloads until the first stream ends."""
-    with socket.create_connection(("127.0.0.1", server.grpc_port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", server.grpc_port), timeout=240) as connection:
         connection.sendall(greeting() + data)
         stream = connection.makefile("rb")
         seen = b""

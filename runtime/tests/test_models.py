@@ -13,7 +13,7 @@ from onnx_models import ModelDirectory, perceptron, save
 
 def refused(start_server: Any, model: ModelDirectory) -> str:
     server = start_server([model])
-    assert server.process.wait(60) == 1
+    assert server.process.wait(240) == 1
     lines = [line for line in server.log.splitlines() if line.startswith("edgeml-runtime: ")]
     assert len(lines) == 1
     assert "Traceback" not in server.log
@@ -80,5 +80,5 @@ def test_second_model_stops_the_start_too(start_server: Any, tmp_path: Path) -> 
     first, second = perceptron(tmp_path), perceptron(tmp_path, "second")
     (second.path / "model.json").unlink()
     server = start_server([first, second])
-    assert server.process.wait(60) == 1
+    assert server.process.wait(240) == 1
     assert "second" in server.log

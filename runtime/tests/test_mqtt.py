@@ -548,7 +548,7 @@ def connection_to(
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(240):
         while not condition():
             await asyncio.sleep(0.02)
 

@@ -148,7 +148,7 @@ def test_different_sequences_are_computed_at_the_same_time(tmp_path: Path, monke
         compute = inner.run
 
         def meet(*arguments: Any) -> Any:
-            meeting.wait(30)
+            meeting.wait(240)
             return compute(*arguments)
 
         monkeypatch.setattr(inner, "run", meet)

@@ -54,7 +54,7 @@ class Client:
     """A gRPC client that gives windows as it likes."""
 
     def __init__(self, port: int, window: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=30)
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=240)
         self._file = self._socket.makefile("rb")
         settings = http2.frame(http2.SETTINGS, 0, 0, struct.pack(">HL", 4, window))
         self.send(http2.PREFACE + settings + http2.frame(http2.WINDOW_UPDATE, 0, 0, struct.pack(">L", 1 << 30)))
@@ -160,7 +160,7 @@ def test_rest_connections(server: InProcess) -> None:
     with ExitStack() as stack:
         clients = [stack.enter_context(socket.create_connection(("127.0.0.1", server.rest_port))) for _ in range(20)]
         for client in clients:
-            client.settimeout(30)
+            client.settimeout(240)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.sendall(rest_request(6 * ROWS))
         codes = [client.recv(TAKE_PART)[9:12] for client in clients]
@@ -174,7 +174,7 @@ def test_rest_connections(server: InProcess) -> None:
 
 
 def test_an_answer_that_is_taken_slowly_is_whole(server: InProcess) -> None:
-    with socket.create_connection(("127.0.0.1", server.rest_port), timeout=30) as client:
+    with socket.create_connection(("127.0.0.1", server.rest_port), timeout=240) as client:
         request = rest_request(2 * ROWS)
         client.sendall(request + request)
         assert settled(lambda: server.unsent.bytes > MIB)

@@ -168,7 +168,7 @@ def endpoints(
     mutual = start_server(tls=tls | {"client_ca": str(certificates / "ca.crt")})
     for addresses in (clear, token, mutual):
         with connect(f"http+unix://{addresses['socket']}") as client:
-            wait_until_ready(client, 30)
+            wait_until_ready(client, 240)
     trust = {"ca_file": str(certificates / "ca.crt"), "server_name": SERVER_NAME}
     bearer = trust | {"bearer_token": TOKEN}
     identity = trust | {

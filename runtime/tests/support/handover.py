@@ -87,14 +87,14 @@ class Load:
 
     def _rest_kept(self) -> None:
         """One connection until the server asks to close it."""
-        connection = http.client.HTTPConnection("127.0.0.1", REST_PORT, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", REST_PORT, timeout=240)
         while not self._over.is_set():
             if self._rest(connection, "REST kept") == "close":
                 break
         connection.close()
 
     def _rest_new(self) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", REST_PORT, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", REST_PORT, timeout=240)
         self._rest(connection, "REST new")
         connection.close()
 
@@ -120,7 +120,7 @@ class Load:
         call = channel.unary_unary(
             SERVICE + "ModelInfer", messages.ModelInferRequest.SerializeToString, messages.ModelInferResponse.FromString
         )
-        if len(call(features_message(ROWS), timeout=30).outputs) != 2:
+        if len(call(features_message(ROWS), timeout=240).outputs) != 2:
             raise ValueError("an answer lacks outputs")
         self.answered[kind] += 1
 

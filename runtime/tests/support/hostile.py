@@ -14,7 +14,7 @@ from pathlib import Path
 from serving import Server, features_message, features_request
 
 ROWS = [[1.0, 2.0, 3.0, 4.0]]
-PATIENCE = 30  # seconds until something that must happen is taken for missing
+PATIENCE = 240  # seconds until something that must happen is taken for missing
 MIB = 1 << 20
 
 

@@ -128,7 +128,7 @@ def cyclic_garbage() -> Counter[str]:
 
 def settled(condition: Callable[[], bool]) -> bool:
     """Whether a condition comes to hold; threads and the event loop may have to end something first."""
-    deadline = monotonic() + 3
+    deadline = monotonic() + 240
     while not condition():
         if monotonic() > deadline:
             return False

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import grpc  # type: ignore[import-untyped]
 from edgeml_runtime.codecs import open_inference_grpc_pb2 as messages
@@ -54,6 +54,9 @@ class UnixConnection(http.client.HTTPConnection):
 class Server:
     """A server process with one TCP listener of each kind and unix sockets for REST and gRPC."""
 
+    #: What Python runs.
+    program: ClassVar[Sequence[str]] = ("-m", "edgeml_runtime")
+
     def __init__(self, process: subprocess.Popen[bytes], directory: Path, ports: list[int]) -> None:
         self.process = process
         self.log_file = directory / "server.log"
@@ -91,7 +94,7 @@ class Server:
         file.write_text(json.dumps(config))
         with (directory / "server.log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "edgeml_runtime", "serve", "--config", str(file), *arguments],
+                [sys.executable, *cls.program, "serve", "--config", str(file), *arguments],
                 stderr=log,
                 stdout=log,
             )
@@ -122,8 +125,8 @@ class Server:
         file.write_text(json.dumps(json.loads(file.read_text()) | settings))
 
     def wait(self, condition: Callable[[], bool]) -> None:
-        """Until it holds; connections that fail meanwhile do not matter. Raises AssertionError after a minute."""
-        deadline = time.monotonic() + 60
+        """Until it holds; connections that fail meanwhile do not matter. Raises AssertionError after four minutes."""
+        deadline = time.monotonic() + 240
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 raise AssertionError(f"the server ended with {self.process.returncode}: {self.log}")
@@ -138,7 +141,7 @@ class Server:
     def stop(self) -> int:
         """SIGTERM, and the exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=60)
+        return self.process.wait(timeout=240)
 
     def connect(self, port: int | None = None) -> http.client.HTTPConnection:
         """A connection to the REST port, or another."""

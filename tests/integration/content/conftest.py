@@ -77,7 +77,7 @@ def running_store(programs: Path, authority: Authority, directory: Path) -> Iter
         yield found
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait()
 
 
 @pytest.fixture(scope="session")
@@ -120,7 +120,7 @@ def web_server(programs: Path, authority: Authority) -> Iterator[SiteMirror]:
             yield SiteMirror(tree, f"127.0.0.1:{port}", str(authority.ca_file))
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait()
     finally:
         shutil.rmtree(directory)
 
