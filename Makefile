@@ -62,6 +62,10 @@ engine: $(VENV)/controller ## Install and start a Docker Engine here, for the la
 lab: $(VENV)/development engine ## Start the lab: real hosts of one site, over SSH
 	@$(BIN)/python tests/lab/lab.py up
 
+.PHONY: lab-tools
+lab-tools: $(VENV)/development engine
+	@$(BIN)/python tests/lab/lab.py prepare
+
 .PHONY: lab-down
 lab-down: $(VENV)/development ## Remove the lab
 	@$(BIN)/python tests/lab/lab.py down
@@ -99,12 +103,11 @@ test-quick: $(VENV)/development ## Lint, unit, architecture, contract and runtim
 
 .PHONY: test
 test: ## Everything, with fleets in the lab (about 20 minutes on two cores)
-	@$(MAKE) --jobs 2 --output-sync lint engine
-	@$(BIN)/python tests/lab/lab.py prepare
+	@$(MAKE) --jobs 2 --output-sync lint lab-tools
 	@$(PYTEST) --durations 15 $(HOST_TESTS) $(QUICK_TESTS)
 
 .PHONY: test-fleet
-test-fleet: $(VENV)/development engine ## Stories on real hosts; KEEP=1 leaves the hosts up, then K=drift KEEP=1 runs one test on them
+test-fleet: $(VENV)/development engine ## Stories on real hosts; K=drift runs those with that word, KEEP=1 leaves the hosts up for the next run
 	@EDGEML_KEEP_LAB=$(KEEP) $(BIN)/pytest -v $(if $(K),-k "$(K)") tests/fleet
 
 .PHONY: bench
