@@ -452,7 +452,8 @@ class TestWithoutUplink:
             fleet.check(host, PLACED[host], wait=PATIENCE)
 
     def test_a_new_host_joins_from_the_mirror(self, site: Fleet) -> None:
-        assert site.lab.run("berlin-spare", "sudo docker image ls --quiet", check=True).stdout == ""
+        images = site.lab.run("berlin-spare", "sudo docker image ls --quiet", check=True).stdout
+        assert images == "", "berlin-spare is in use already; `make lab-down` first"
         site.playbook("edgeml.fleet.site", "--limit", "berlin-spare").must_succeed()
         site.check("berlin-spare", PLACED["berlin-spare"])
 
