@@ -260,9 +260,10 @@ ROOMS = {
     "_oci": {*GROUND, "_host"},
     "_image": {*GROUND, "_host", "_oci"},
     "_model": {*GROUND, "_host", "_oci"},
-    "_mirror": {*GROUND, "_host", "_oci"},
+    "_signature": {*GROUND, "_host", "_oci"},
+    "_mirror": {*GROUND, "_host", "_oci", "_signature"},
     "_preflight": {*GROUND, "_host", "_oci"},
-    "_release": {*GROUND, "_host", "_inference", "_oci"},
+    "_release": {*GROUND, "_host", "_inference", "_oci", "_signature"},
 }
 
 

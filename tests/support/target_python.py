@@ -15,7 +15,15 @@ PACKAGE = "ansible_collections.edgeml.fleet."
 #: The oldest Python on targets, as of ansible-core 2.19.
 FLOOR = (3, 8)
 #: Modules that run on the controller only, or have their work done by an action plugin.
-CONTROLLER_MODULES = {"fleet_report", "model_artifact", "model_source", "oci_image", "plan_report", "preflight_report"}
+CONTROLLER_MODULES = {
+    "fleet_report",
+    "lock_signature",
+    "model_artifact",
+    "model_source",
+    "oci_image",
+    "plan_report",
+    "preflight_report",
+}
 TARGET_MODULES = sorted({path.stem for path in (ROOT / "plugins/modules").glob("*.py")} - CONTROLLER_MODULES)
 
 

@@ -19,6 +19,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.connection import Connections, Response
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.failures import answer_failure, repeat
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
+    IMAGE_INDEX,
     MANIFEST_TYPES,
     check_digest,
     check_repository,
@@ -135,13 +136,28 @@ class Registry:
 
         `reference` is a tag or a digest; bytes that do not have that digest raise FleetError.
         """
+        return self._read_manifest(_manifest_path(repository, reference), repository, reference, {200})[1:]
+
+    def find_manifest(self, repository: str, reference: str) -> tuple[bytes, str] | None:
+        """Return what `get_manifest` returns, None if the repository does not hold it."""
         path = _manifest_path(repository, reference)
-        _status, headers, data = self._call(
+        status, data, media_type = self._read_manifest(path, repository, reference, {200, 404})
+        return (data, media_type) if status == 200 else None
+
+    def find_referrers(self, repository: str, digest: str) -> bytes | None:
+        """Return the index of what refers to a manifest (end-12a), None if the registry does not know such a call."""
+        check_repository(repository, "the repository")
+        path = f"/v2/{repository}/referrers/{check_digest(digest, f'a manifest of {repository}')}"
+        status, data, media_type = self._read_manifest(path, repository, "", {200, 400, 404, 405})
+        return data if status == 200 and media_type == IMAGE_INDEX else None
+
+    def _read_manifest(self, path: str, repository: str, reference: str, expect: set[int]) -> tuple[int, bytes, str]:
+        status, headers, data = self._call(
             "GET",
             path,
             repository,
             headers={"Accept": ", ".join(MANIFEST_TYPES)},
-            expect={200},
+            expect=expect,
             limit=MAX_MANIFEST + 1,
         )
         if len(data) > MAX_MANIFEST:
@@ -151,14 +167,14 @@ class Registry:
                 seen=f"more than {MAX_MANIFEST} bytes",
                 remedy="check that the reference names a manifest",
             )
-        if ":" in reference and sha256_digest(data) != reference:
+        if status == 200 and ":" in reference and sha256_digest(data) != reference:
             raise FleetError(
                 "The registry delivered a manifest that has another digest than the one asked for",
                 where=self._url(path),
                 seen=sha256_digest(data),
                 remedy="its storage is damaged or something changes its answers: remove and publish the content again",
             )
-        return data, (headers.get("Content-Type") or "").partition(";")[0].strip()
+        return status, data, (headers.get("Content-Type") or "").partition(";")[0].strip()
 
     def has_manifest(self, repository: str, reference: str) -> bool:
         """Return whether the repository holds this tag or digest (end-3, HEAD)."""

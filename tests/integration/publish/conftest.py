@@ -67,6 +67,9 @@ class Project:
         return value
 
     def publish(self, *arguments: str, **variables: Any) -> Run:
+        return self.run("publish", *arguments, **variables)
+
+    def run(self, playbook: str, *arguments: str, **variables: Any) -> Run:
         variables = {
             "ansible_python_interpreter": sys.executable,
             "edgeml_build_directory": str(self.root / "build"),
@@ -82,7 +85,7 @@ class Project:
             **variables,
         }
         command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(self.root / "inventory")]
-        command += ["edgeml.fleet.publish", "--extra-vars", json.dumps(variables), *arguments]
+        command += [f"edgeml.fleet.{playbook}", "--extra-vars", json.dumps(variables), *arguments]
         environment = {**os.environ, "ANSIBLE_LOCALHOST_WARNING": "false", "ANSIBLE_NOCOLOR": "1"}
         done = subprocess.run(command, cwd=self.root, capture_output=True, text=True, env=environment, check=False)
         assert self.store.password not in done.stdout + done.stderr

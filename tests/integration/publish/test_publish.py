@@ -14,7 +14,11 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.edgeml.fleet.plugins.module_utils._signature.attached import read_signatures
+from ansible_collections.edgeml.fleet.plugins.module_utils._signature.keys import TrustedKeys
+from ansible_collections.edgeml.fleet.plugins.module_utils._signature.lock import check_lock
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.lock import UNKNOWN
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.signing.content import manifests_of
 from ansible_collections.edgeml.fleet.runtime.tests.support.ports import free_port
 from ansible_collections.edgeml.fleet.tests.integration.content.conftest import running_store
 from ansible_collections.edgeml.fleet.tests.support.content import (
@@ -23,6 +27,7 @@ from ansible_collections.edgeml.fleet.tests.support.content import (
     Store,
     take_built_layers,
 )
+from ansible_collections.edgeml.fleet.tests.support.cosign import make_key
 
 from .conftest import REGISTRY, Project
 
@@ -96,6 +101,37 @@ def test_first_publication(project: Project) -> None:
     for entry in lock["images"].values():
         assert set(entry["platforms"]) == set(ARCHITECTURES)
         assert registry.has_manifest(entry["repository"], entry["digest"])
+
+
+def test_what_is_published_is_signed(project: Project) -> None:
+    """By a key that the first publication makes: the lock, and each manifest that it names."""
+    directory = project.root / "build/inventory"
+    assert (directory / "signing.key").stat().st_mode & 0o777 == 0o600
+    keys = TrustedKeys([(directory / "signing.key.pub").read_text()])
+    text = project.lock_file.with_name("inventory.lock.yml.sig").read_text()
+    assert check_lock(project.lock(), text, keys.names(), keys.signer, 1) == keys.names()
+    found = list(manifests_of(project.lock()))
+    assert len(found) > 20
+    for repository, digest in found:
+        seen = read_signatures(project.store.registry(), repository, digest, keys.signer)
+        assert (seen.simple_signers, seen.bundle_signers) == ({*keys.names()}, {*keys.names()})
+
+
+def test_a_second_signer_signs_the_same_lock(project: Project) -> None:
+    signature_file = project.lock_file.with_name("inventory.lock.yml.sig")
+    before = signature_file.read_text()
+    first = (project.root / "build/inventory/signing.key.pub").read_text()
+    second = make_key("ed25519")
+    variables = {"edgeml_signing_key": second.private, "edgeml_trusted_keys": [first, second.public]}
+    for arguments in (("--check",), ()):
+        run = project.run("sign", *arguments, **variables)
+        assert (run.code, run.changed) == (0, 1), run.output
+    keys = TrustedKeys([first, second.public])
+    text = signature_file.read_text()
+    assert len(check_lock(project.lock(), text, keys.names(), keys.signer, 2)) == 2
+    assert project.run("sign", **variables).changed == 0
+    assert second.private.split()[4] not in run.output
+    signature_file.write_text(before)
 
 
 def test_a_variant_holds_its_own_file_alone(project: Project, source: Source) -> None:

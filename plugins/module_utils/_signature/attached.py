@@ -1,0 +1,152 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The signatures that lie in a registry beside a manifest, in both of cosign's formats."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
+from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
+    IMAGE_INDEX,
+    IMAGE_MANIFEST,
+    check_digest,
+    descriptor,
+    sha256_digest,
+)
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
+from ansible_collections.edgeml.fleet.plugins.module_utils._signature.formats import (
+    BUNDLE,
+    SignedText,
+    bundle_blobs,
+    bundle_signatures,
+    referrers_tag,
+    signature_tag,
+    simple_layers,
+    simple_says,
+    statement_says,
+)
+
+MAX_SIGNATURE = 64 << 10  # bytes of a payload or a bundle
+MAX_SIGNATURES = 32  # of one manifest in each format; more are not looked at
+
+#: Returns the name of the trusted key that signed a message, None if none did.
+Signer = Callable[[bytes, bytes], "str | None"]
+#: Returns a manifest by tag or digest, None if there is none.
+ReadManifest = Callable[[str], "bytes | None"]
+#: Returns a small blob by digest, None if there is none.
+ReadBlob = Callable[[str], "bytes | None"]
+
+
+@dataclass
+class Signatures:
+    """The signatures of one manifest: those by trusted keys, and what the others are."""
+
+    digest: str
+    simple: list[SignedText] = field(default_factory=list)
+    bundles: list[tuple[bytes, bytes]] = field(default_factory=list)
+    """Manifest and bundle of each."""
+    signers: set[str] = field(default_factory=set)
+    simple_signers: set[str] = field(default_factory=set)
+    bundle_signers: set[str] = field(default_factory=set)
+    others: list[str] = field(default_factory=list)
+    """Why each of the other signatures does not count."""
+
+
+def judge(
+    digest: str, read_manifest: ReadManifest, referrers: Iterable[str], read_blob: ReadBlob, signer: Signer
+) -> Signatures:
+    """Return the signatures of the manifest `digest`, read by these functions and verified by `signer`."""
+    found = Signatures(digest)
+    simple = read_manifest(signature_tag(digest))
+    for payload_digest, signature in list(simple_layers(simple) if simple else ())[:MAX_SIGNATURES]:
+        payload = read_blob(payload_digest)
+        name = signer(payload, signature) if payload else None
+        if payload and name and simple_says(payload, digest):
+            found.simple.append(SignedText(payload, payload, signature))
+            found.simple_signers.add(name)
+        else:
+            found.others.append(
+                f"one of {name} over other content" if name else "one by a key that is not trusted, or altered"
+            )
+    for manifest_digest in list(referrers)[:MAX_SIGNATURES]:
+        manifest = read_manifest(manifest_digest)
+        for blob_digest in bundle_blobs(manifest, digest)[:1] if manifest else ():
+            data = read_blob(blob_digest)
+            for one in bundle_signatures(data) if data else ():
+                name = signer(one.message, one.signature)
+                if name and statement_says(one.text, digest):
+                    found.bundles.append((manifest, data))  # type: ignore[arg-type]  # neither is None here
+                    found.bundle_signers.add(name)
+                    break
+                found.others.append(
+                    f"one of {name} over other content" if name else "one by a key that is not trusted, or altered"
+                )
+    found.signers = found.simple_signers | found.bundle_signers
+    return found
+
+
+def read_signatures(registry: Registry, repository: str, digest: str, signer: Signer) -> Signatures:
+    """Return the signatures of a manifest that a registry holds."""
+
+    def read_manifest(reference: str) -> bytes | None:
+        return (registry.find_manifest(repository, reference) or (None,))[0]
+
+    def read_blob(blob_digest: str) -> bytes | None:
+        check_digest(blob_digest, f"a signature of {repository}@{digest}")
+        with registry.open_blob(repository, blob_digest) as response:
+            data = response.read_all(MAX_SIGNATURE + 1)
+        return data if len(data) <= MAX_SIGNATURE and sha256_digest(data) == blob_digest else None
+
+    index = registry_referrers(registry, repository, digest)
+    return judge(digest, read_manifest, listed(index), read_blob, signer)
+
+
+def registry_referrers(registry: Registry, repository: str, digest: str) -> bytes | None:
+    """Return the index of what refers to a manifest, by the registry's API or under the tag that stands for it."""
+    index = registry.find_referrers(repository, digest)
+    if index is None:
+        index = (registry.find_manifest(repository, referrers_tag(digest)) or (None,))[0]
+    return index
+
+
+def with_referrer(index: bytes | None, manifest: bytes) -> bytes:
+    """Return the index of what refers to a manifest, with a bundle's manifest added to what `index` lists."""
+    one = descriptor(IMAGE_MANIFEST, manifest, artifactType=BUNDLE)
+    before = [other for other in (json.loads(index)["manifests"] if index else []) if other["digest"] != one["digest"]]
+    return canonical_json({"schemaVersion": 2, "mediaType": IMAGE_INDEX, "manifests": [*before, one]})
+
+
+def listed(index: bytes | None) -> list[str]:
+    """Return the digests of the manifests in an index; nothing if it is none."""
+    try:
+        manifests: list[dict[str, Any]] = json.loads(index)["manifests"] if index else []
+        return [check_digest(manifest["digest"], "a list of referrers") for manifest in manifests]
+    except (ValueError, LookupError, TypeError, AttributeError, FleetError):
+        return []
+
+
+def check_signed(found: Signatures, where: str) -> None:
+    """Raise FleetError unless a trusted key has signed the manifest."""
+    if found.signers:
+        return
+    if not found.others:
+        raise FleetError(
+            "Content is not signed",
+            where=where,
+            seen="no signature in either of cosign's formats",
+            remedy="publish again with the signing key, or set edgeml_signatures: ignored to run what nobody signed",
+        )
+    retagged = [text for text in found.others if "over other content" in text]
+    raise FleetError(
+        "The signature beside this content is that of other content"
+        if retagged
+        else "Content is not signed by a trusted key",
+        where=where,
+        seen=", ".join(sorted(set(found.others))),
+        remedy="find out who changed the registry, then publish again with a trusted key",
+    )
