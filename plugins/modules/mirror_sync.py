@@ -19,8 +19,11 @@ description:
 author: edgeml.fleet contributors (@edgeml)
 requirements:
   - Python 3.8 or newer
+  - The lock has to be signed by a key in O(signatures.trusted_keys), and each manifest that it leads to as well, in one
+    of cosign's formats. The mirror serves these signatures too, so that C(cosign verify --key) works at the site.
 extends_documentation_fragment:
   - edgeml.fleet.registry.store
+  - edgeml.fleet.signatures
 attributes:
   check_mode:
     description: Can run in check mode and return changed status without modifying the target.
@@ -40,7 +43,7 @@ options:
   lock:
     description:
       - Content of C(fleet.lock.yml).
-      - A serial lower than the one that the mirror serves is refused.
+      - A serial lower than the one that the mirror serves is refused, unless O(signatures.accept_older_lock) says so.
     type: dict
     required: true
   architectures:
@@ -60,6 +63,9 @@ EXAMPLES = r"""
   edgeml.fleet.mirror_sync:
     root: /var/lib/edgeml/mirror
     lock: "{{ lookup('ansible.builtin.file', 'fleet.lock.yml') | from_yaml }}"
+    signatures:
+      trusted_keys: ["{{ lookup('ansible.builtin.file', 'keys/release.pub') }}"]
+      lock_signature: "{{ lookup('ansible.builtin.file', 'fleet.lock.yml.sig') }}"
     store:
       address: store.edgeml.internal:5000
       username: mirror
@@ -140,6 +146,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.sync import synchronize
 from ansible_collections.edgeml.fleet.plugins.module_utils._module import run
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import REGISTRY_ARGUMENT, Registry
+from ansible_collections.edgeml.fleet.plugins.module_utils._signature.lock import SIGNATURES_ARGUMENT, Trust
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "root": {"type": "path", "required": True},
@@ -152,6 +159,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
         "default": ["amd64", "arm64"],
     },
     "keep_generations": {"type": "int", "default": 2},
+    "signatures": SIGNATURES_ARGUMENT,
 }
 
 
@@ -165,6 +173,7 @@ def mirror(module: AnsibleModule) -> dict[str, Any]:
         options["architectures"],
         options["keep_generations"],
         write=not module.check_mode,
+        trust=Trust.from_options(options["signatures"]),
     )
     result = {**asdict(summary), "plan": summary.plan()}
     diff = {"before": "\n".join(result.pop("before")) + "\n", "after": "\n".join(result.pop("after")) + "\n"}

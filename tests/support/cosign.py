@@ -9,9 +9,13 @@ import fcntl
 import json
 import os
 import subprocess
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from ansible_collections.edgeml.fleet.plugins.module_utils._signature.lock import signature_line, signed_bytes
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.signing.keys import SigningKey
 from ansible_collections.edgeml.fleet.runtime.tests.support.debian_packages import CACHE
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -35,6 +39,15 @@ def make_key(kind: str = "p256") -> KeyPair:
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     return KeyPair(private.decode(), public.decode())
+
+
+def sign_lock(lock: Mapping[str, Any], keys: Iterable[KeyPair]) -> str:
+    """Return the signature file of a lock that these keys have signed."""
+    text = ""
+    for key in keys:
+        signing = SigningKey.from_pem(key.private)
+        text += signature_line(signing.sign(signed_bytes(lock)), signing.name)
+    return text
 
 
 def cosign_program(suite: str) -> Path:

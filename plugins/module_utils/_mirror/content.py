@@ -54,6 +54,12 @@ class MirrorContent:
     blobs: dict[str, Blob] = field(default_factory=dict)  # by digest
     manifests: dict[tuple[str, str], tuple[str, bytes]] = field(default_factory=dict)
     """By repository and digest: media type and bytes."""
+    tagged: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    """Image manifests by repository and tag."""
+    referrers: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    """Indexes of what refers to a manifest, by its repository and digest."""
+    at_hand: dict[str, bytes] = field(default_factory=dict)
+    """Those of the blobs that need not be fetched."""
 
     def files(self) -> dict[str, bytes]:
         """Return the files of the generation, by their path in it."""
@@ -61,9 +67,19 @@ class MirrorContent:
             f"v2/{repository}/manifests/{digest}.{EXTENSIONS[media_type]}": data
             for (repository, digest), (media_type, data) in self.manifests.items()
         }
-        for repository, _digest in self.manifests:
-            files[f"v2/{repository}/tags/list"] = canonical_json({"name": repository, "tags": []})
+        for (repository, tag), data in self.tagged.items():
+            files[f"v2/{repository}/manifests/{tag}.{EXTENSIONS[IMAGE_MANIFEST]}"] = data
+        for (repository, digest), data in self.referrers.items():
+            files[referrers_path(repository, digest)] = data
+        for repository in dict.fromkeys(repository for repository, _digest in self.manifests):
+            tags = sorted(tag for other, tag in self.tagged if other == repository)
+            files[f"v2/{repository}/tags/list"] = canonical_json({"name": repository, "tags": tags})
         return files
+
+
+def referrers_path(repository: str, digest: str) -> str:
+    """Return where a generation keeps the index of what refers to a manifest."""
+    return f"v2/{repository}/referrers/{digest}.{EXTENSIONS[IMAGE_INDEX]}"
 
 
 def resolve(

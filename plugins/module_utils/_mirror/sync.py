@@ -14,9 +14,11 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.disk import FULL_DISK, check_space, full_disk
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.content import resolve
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.lock import integer
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.signatures import SignatureCopy
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.tree import Tree
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.store import fetch_blob, holds
+from ansible_collections.edgeml.fleet.plugins.module_utils._signature.lock import IGNORED, Trust
 
 
 @dataclass(frozen=True)
@@ -54,17 +56,20 @@ def synchronize(
     keep_generations: int,
     *,
     write: bool,
+    trust: Trust = IGNORED,
 ) -> Summary:
     """Make the tree at `root` hold what `lock` names for `architectures`, and serve nothing else.
 
     The store is asked only for what the tree lacks. `current` moves when everything is there; after any failure it
     leads where it led before. At most `keep_generations` generations remain, and the blobs that they refer to. Without
-    `write` nothing is changed and the summary says what would be.
+    `write` nothing is changed and the summary says what would be. `trust` says whose signatures count; where they do,
+    they are copied too.
 
     Raises
     ------
     FleetError
-        Malformed or older lock, another synchronization under way, full disk, whatever the store does wrong.
+        A lock or content that no trusted key has signed, malformed or older lock, another synchronization under way,
+        full disk, whatever the store does wrong.
     """
     if keep_generations < 1:
         raise FleetError(
@@ -73,7 +78,7 @@ def synchronize(
     tree = Tree(root)
     try:
         with tree.locked() if write else contextlib.nullcontext():
-            return _synchronize(tree, store, lock, architectures, keep_generations, write)
+            return _synchronize(tree, store, lock, architectures, keep_generations, write, trust)
     except OSError as error:
         if error.errno in FULL_DISK:
             raise full_disk(root, None, str(error)) from error
@@ -86,18 +91,29 @@ def synchronize(
 
 
 def _synchronize(
-    tree: Tree, store: Registry, lock: Mapping[str, Any], architectures: Sequence[str], keep: int, write: bool
+    tree: Tree,
+    store: Registry,
+    lock: Mapping[str, Any],
+    architectures: Sequence[str],
+    keep: int,
+    write: bool,
+    trust: Trust,
 ) -> Summary:
+    trust.check(lock)
     serial = integer(lock, "serial", "fleet.lock.yml", at_least=1)
     current = tree.current_serial()
-    if current is not None and serial < current:
+    if current is not None and serial < current and not trust.accept_older_lock:
         raise FleetError(
             "The lock is older than what the mirror serves",
             where=str(tree.current),
             seen=f"serial {serial} in the lock, {current} on the mirror",
-            remedy="use the newest fleet.lock.yml; to go back, publish the older content again under a higher serial",
+            remedy="use the newest fleet.lock.yml; to go back, publish the older content again under a higher serial, "
+            "or set edgeml_accept_older_lock: true for one run",
         )
-    content = resolve(tree.manifests(), store, lock, architectures)
+    local = tree.manifests()
+    content = resolve(local, store, lock, architectures)
+    if trust.keys is not None:
+        SignatureCopy(tree, local, store, trust.keys.signer).add(content)
     files = content.files()
     before = tree.read_generation()
     missing = [blob for blob in content.blobs.values() if not holds(tree.blob(blob.digest), blob.size)]
@@ -108,6 +124,10 @@ def _synchronize(
         check_space(tree.root, to_fetch)
         fetched = 0
         for blob in missing:
+            if blob.digest in content.at_hand:
+                tree.write_blob(blob.digest, content.at_hand[blob.digest])
+                fetched += blob.size
+                continue
             destination, partial = tree.blob(blob.digest), tree.partial(blob.digest)
             fetched += fetch_blob(store, blob.repository, blob.digest, blob.size, destination, partial)
         if switch:

@@ -7,6 +7,8 @@ The tree, which a web server delivers as a read-only registry::
     cas/sha256/<hex>                                                       blobs, complete and verified
     staging/                                                               unfinished work, continued by the next run
     generations/<serial>/v2/<repository>/manifests/<digest>.oci-manifest   or another of EXTENSIONS
+    generations/<serial>/v2/<repository>/manifests/sha256-<hex>.sig.oci-manifest
+    generations/<serial>/v2/<repository>/referrers/<digest>.oci-index
     generations/<serial>/v2/<repository>/tags/list
     current -> generations/<serial>
 """
@@ -90,6 +92,29 @@ class Tree:
             for path in self.current.rglob("*")
             if path.is_file()
         }
+
+    def read_served(self, path: str) -> bytes | None:
+        """Return a file of the generation that is served, None if it has none of this name."""
+        with contextlib.suppress(OSError):
+            return (self.current / path).read_bytes()
+        return None
+
+    def read_blob(self, digest: str, limit: int) -> bytes | None:
+        """Return an intact blob of at most `limit` bytes, None if there is none."""
+        with contextlib.suppress(OSError):
+            with self.blob(digest).open("rb") as file:
+                data = file.read(limit + 1)
+            if sha256_digest(data) == digest:
+                return data
+        return None
+
+    def write_blob(self, digest: str, data: bytes) -> None:
+        """Make a blob of bytes at hand, in one step that is safe against a power cut."""
+        partial = self.partial(digest)
+        partial.unlink(missing_ok=True)
+        write_file(partial, data)
+        partial.replace(self.blob(digest))
+        sync_directory(self.cas)
 
     def manifests(self) -> dict[str, tuple[bytes, str]]:
         """Return the intact manifests of all generations and their media types, by digest."""

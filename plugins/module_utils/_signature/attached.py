@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
@@ -30,16 +30,18 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._signature.formats im
     simple_says,
     statement_says,
 )
+from ansible_collections.edgeml.fleet.plugins.module_utils._signature.keys import Signer
 
 MAX_SIGNATURE = 64 << 10  # bytes of a payload or a bundle
 MAX_SIGNATURES = 32  # of one manifest in each format; more are not looked at
 
-#: Returns the name of the trusted key that signed a message, None if none did.
-Signer = Callable[[bytes, bytes], "str | None"]
-#: Returns a manifest by tag or digest, None if there is none.
-ReadManifest = Callable[[str], "bytes | None"]
-#: Returns a small blob by digest, None if there is none.
-ReadBlob = Callable[[str], "bytes | None"]
+OTHER_CONTENT = "over other content"
+
+
+class Read(Protocol):
+    """Returns a manifest by tag or digest, or a small blob by digest; None if there is none."""
+
+    def __call__(self, reference: str, /) -> bytes | None: ...
 
 
 @dataclass
@@ -57,9 +59,7 @@ class Signatures:
     """Why each of the other signatures does not count."""
 
 
-def judge(
-    digest: str, read_manifest: ReadManifest, referrers: Iterable[str], read_blob: ReadBlob, signer: Signer
-) -> Signatures:
+def judge(digest: str, read_manifest: Read, referrers: Iterable[str], read_blob: Read, signer: Signer) -> Signatures:
     """Return the signatures of the manifest `digest`, read by these functions and verified by `signer`."""
     found = Signatures(digest)
     simple = read_manifest(signature_tag(digest))
@@ -70,24 +70,27 @@ def judge(
             found.simple.append(SignedText(payload, payload, signature))
             found.simple_signers.add(name)
         else:
-            found.others.append(
-                f"one of {name} over other content" if name else "one by a key that is not trusted, or altered"
-            )
+            found.others.append(_why_not(payload, name))
     for manifest_digest in list(referrers)[:MAX_SIGNATURES]:
         manifest = read_manifest(manifest_digest)
         for blob_digest in bundle_blobs(manifest, digest)[:1] if manifest else ():
             data = read_blob(blob_digest)
-            for one in bundle_signatures(data) if data else ():
-                name = signer(one.message, one.signature)
-                if name and statement_says(one.text, digest):
-                    found.bundles.append((manifest, data))  # type: ignore[arg-type]  # neither is None here
-                    found.bundle_signers.add(name)
-                    break
-                found.others.append(
-                    f"one of {name} over other content" if name else "one by a key that is not trusted, or altered"
-                )
+            signed = bundle_signatures(data) if data else []
+            names = [(one, signer(one.message, one.signature)) for one in signed]
+            good = {name for one, name in names if name and statement_says(one.text, digest)}
+            if manifest and data and good:
+                found.bundles.append((manifest, data))
+                found.bundle_signers |= good
+            else:
+                found.others += [_why_not(data, name) for _one, name in names] or [_why_not(None, None)]
     found.signers = found.simple_signers | found.bundle_signers
     return found
+
+
+def _why_not(data: bytes | None, name: str | None) -> str:
+    if not data:
+        return "one that cannot be read"
+    return f"one of {name} {OTHER_CONTENT}" if name else "one by a key that is not trusted, or altered"
 
 
 def read_signatures(registry: Registry, repository: str, digest: str, signer: Signer) -> Signatures:
@@ -141,7 +144,7 @@ def check_signed(found: Signatures, where: str) -> None:
             seen="no signature in either of cosign's formats",
             remedy="publish again with the signing key, or set edgeml_signatures: ignored to run what nobody signed",
         )
-    retagged = [text for text in found.others if "over other content" in text]
+    retagged = [text for text in found.others if OTHER_CONTENT in text]
     raise FleetError(
         "The signature beside this content is that of other content"
         if retagged

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.command import RunCommand, run_program
@@ -25,6 +26,13 @@ P256_LENGTH = len(P256_PREFIX) + 64
 ED25519_PREFIX = bytes.fromhex("302a300506032b6570032100")
 ED25519_LENGTH = len(ED25519_PREFIX) + 32
 NAME_LENGTH = 16  # hexadecimal digits
+
+
+class Signer(Protocol):
+    """Returns the name of the trusted key that made a signature over a message, None if none did."""
+
+    def __call__(self, message: bytes, signature: bytes, /) -> str | None: ...
+
 
 _PEM = re.compile(r"\s*-----BEGIN PUBLIC KEY-----\s+([A-Za-z0-9+/=\s]+)-----END PUBLIC KEY-----\s*")
 

@@ -10,14 +10,13 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-
-#: Returns the name of the trusted key that signed a message, None if none did.
-Signer = Callable[[bytes, bytes], "str | None"]
+from ansible_collections.edgeml.fleet.plugins.module_utils._signature.keys import Signer, TrustedKeys
 
 # Argument specification of the option that says whose signatures count (documentation fragment
 # edgeml.fleet.signatures).
@@ -33,6 +32,34 @@ SIGNATURES_ARGUMENT: dict[str, Any] = {
     },
 }
 UNSIGNED_REMEDY = "or set edgeml_signatures: ignored to run what nobody signed"
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Whose signatures count on a host, and what they are over. Without `keys`, none is asked for."""
+
+    keys: TrustedKeys | None
+    lock_signature: str = ""
+    signers_needed: int = 1
+    accept_older_lock: bool = False
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Trust:
+        """Return what a module's option with SIGNATURES_ARGUMENT says."""
+        return cls(
+            TrustedKeys(options["trusted_keys"]) if options["mode"] == "required" else None,
+            options["lock_signature"],
+            options["signers_needed"],
+            options["accept_older_lock"],
+        )
+
+    def check(self, lock: Mapping[str, Any]) -> None:
+        """Raise FleetError unless enough trusted keys have signed the lock, or no signature is asked for."""
+        if self.keys is not None:
+            check_lock(lock, self.lock_signature, self.keys.names(), self.keys.signer, self.signers_needed)
+
+
+IGNORED = Trust(None)
 
 
 def signed_bytes(lock: Mapping[str, Any]) -> bytes:

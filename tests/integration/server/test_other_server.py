@@ -12,8 +12,10 @@ from typing import Any
 import docker
 import pytest
 import yaml
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.signing.content import sign
 from ansible_collections.edgeml.fleet.runtime.tests.support.ports import free_ports
 from ansible_collections.edgeml.fleet.tests.support.content import SiteMirror, Store, run_module
+from ansible_collections.edgeml.fleet.tests.support.cosign import make_key
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -51,12 +53,30 @@ def published(store: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     }
 
 
+@pytest.fixture(scope="module")
+def signatures(published: dict[str, Any], store: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Sign the lock and its content, and return what hosts verify it by."""
+    key = make_key()
+    path = tmp_path_factory.mktemp("signature") / "fleet.lock.yml.sig"
+    options = {"lock": published, "path": path, "key": key.private, "registry": store.options()}
+    sign(options, check_mode=False, warn=pytest.fail)
+    return {"trusted_keys": [key.public], "lock_signature": path.read_text()}
+
+
 @pytest.fixture
-def release(published: dict[str, Any], store: Store, mirror: SiteMirror, tmp_path: Path) -> Iterator[dict[str, Any]]:
+def release(
+    published: dict[str, Any], signatures: dict[str, Any], store: Store, mirror: SiteMirror, tmp_path: Path
+) -> Iterator[dict[str, Any]]:
     """Options of a release that the mirror holds."""
     run(
         "mirror_sync",
-        {"root": str(mirror.root), "lock": published, "store": store.options(), "architectures": ["amd64"]},
+        {
+            "root": str(mirror.root),
+            "lock": published,
+            "store": store.options(),
+            "architectures": ["amd64"],
+            "signatures": signatures,
+        },
     )
     image = published["images"]["mlserver"]["platforms"]["amd64"]
     entry = published["models"]["digits"]["1.0.0"]["variants"]["default"]

@@ -6,11 +6,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._model.artifact import Model
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
     IMAGE_INDEX,
     IMAGE_MANIFEST,
@@ -23,33 +21,13 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._signature.attached i
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._signature.formats import referrers_tag, signature_tag
 from ansible_collections.edgeml.fleet.plugins.module_utils._signature.keys import PublicKey, TrustedKeys
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.signing.content import manifests_of, sign, sign_manifest
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.signing.content import manifests_of, sign_manifest
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.signing.keys import SigningKey
-from ansible_collections.edgeml.fleet.tests.support.content import (
-    ARCHITECTURES,
-    Store,
-    publish_image,
-    publish_model,
-    write_model,
-)
+from ansible_collections.edgeml.fleet.tests.integration.signatures.content import REGISTRY, publish, sign_all
+from ansible_collections.edgeml.fleet.tests.support.content import Store, publish_image
 from ansible_collections.edgeml.fleet.tests.support.cosign import Cosign, make_key
 
-REGISTRY = "registry.edgeml.internal:5443"
 KINDS = ("p256", "ed25519")
-
-
-def publish(store: Store, directory: Path) -> dict[str, Any]:
-    """Return a lock over one image and one model."""
-    model = Model("digits", "1.0.0", "onnxruntime_onnx", write_model(directory / "digits"), "model.onnx")
-    variant = publish_model(model, ARCHITECTURES, store.registry(), "edgeml/models/digits")[1]
-    models = {"digits": {"1.0.0": {"platform": "onnxruntime_onnx", "variants": {"default": variant}}}}
-    images = {"runtime": publish_image(store, "edgeml/runtime").entry}
-    return {"serial": 1, "registry": REGISTRY, "images": images, "models": models}
-
-
-def sign_all(store: Store, directory: Path, lock: dict[str, Any], private: str, check_mode: bool = False) -> Any:
-    options = {"lock": lock, "path": directory / "fleet.lock.yml.sig", "key": private, "registry": store.options()}
-    return sign(options, check_mode=check_mode, warn=pytest.fail)
 
 
 @pytest.mark.parametrize("kind", KINDS)

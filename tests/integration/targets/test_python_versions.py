@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.edgeml.fleet.tests.support.cosign import make_key, sign_lock
 from ansible_collections.edgeml.fleet.tests.support.target_python import (
     FLOOR,
     ROOT,
@@ -46,6 +47,9 @@ def test_modules_run_with_each_python(version: str, tmp_path: Path) -> None:
     root = tmp_path / "root"
     check = {"check_mode": True, "ignore_errors": True}
     model = {"name": "digits", "version": "1.0.0"}
+    lock: dict[str, Any] = {"serial": 1, "images": {}, "models": {}}
+    keys = [make_key("p256"), make_key("ed25519")]
+    trust = {"trusted_keys": [key.public for key in keys], "lock_signature": sign_lock(lock, keys), "signers_needed": 2}
     tasks: dict[str, dict[str, Any]] = {
         "host_preflight": {"content": [], "refuse": False},
         "host_state": {"state": "recorded", "section": "a", "document": "b", "directory": str(tmp_path / "records"),
@@ -54,7 +58,7 @@ def test_modules_run_with_each_python(version: str, tmp_path: Path) -> None:
         "inference_latency": {"endpoint": f"http://{NOBODY}", "models": [model]},
         "kernel_settings": {"sysctls": {"kernel.ostype": "Linux"}},
         "mirror_sync": {"root": str(root), "store": {"address": NOBODY},
-                        "lock": {"serial": 1, "images": {}, "models": {}}},
+                        "lock": lock, "signatures": trust},
         "runtime_release": {"state": "absent", "root": str(root)},
         "runtime_release_info": {"root": str(root)},
     }  # fmt: skip
