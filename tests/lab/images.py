@@ -39,7 +39,7 @@ PACKAGES = (
 )
 
 # What the roles install, for hosts where the installation is not the subject.
-ROLE_PACKAGES = ("iptables", "python3-grpcio", "python3-protobuf", "python3-requests")
+ROLE_PACKAGES = ("iptables", "openssl")
 ENGINE_PACKAGES = {
     "bookworm": ("docker.io", *ROLE_PACKAGES),
     "trixie": ("docker.io", "docker-cli", *ROLE_PACKAGES),

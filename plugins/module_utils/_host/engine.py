@@ -57,6 +57,10 @@ class DockerEngine:
         """Return whether the image is listed. A listed image may still be damaged after a power cut."""
         return self._inspect("image", reference) is not None
 
+    def image_id(self, reference: str) -> str:
+        """Return the engine's own name for an image, "" if it does not have it."""
+        return str((self._inspect("image", reference) or {"Id": ""})["Id"])
+
     def pull(self, reference: str) -> None:
         """Pull an image by digest. A failure is tried again: the engine reads a changed /etc/hosts only after 5 s."""
         for pause in PULL_PAUSES:
@@ -110,6 +114,11 @@ class DockerEngine:
         """Remove a network; absent is fine."""
         if self._inspect("network", name) is not None:
             self._run(["network", "rm", name], f"The network {name} cannot be removed")
+
+    def run_to_end(self, name: str) -> tuple[int, str]:
+        """Start a container, wait for its end, and return its exit code and what it wrote."""
+        code, out, err = self._run_command(["docker", "container", "start", "--attach", name])
+        return code, (out + err).strip()
 
     def start(self, name: str) -> None:
         """Start a container."""

@@ -56,7 +56,7 @@ def observe(items: Sequence[Item], run: RunCommand) -> list[Any]:
         "kernel": _kernel,
         "service": lambda item: _service(item["name"], run),
         "container": lambda item: containers.get(item["name"], ABSENT),
-        "ready": lambda item: _ready(item["endpoint"], item["path"], int(item.get("status", 200))),
+        "ready": lambda item: answers(item["endpoint"], item["path"], int(item.get("status", 200))),
     }
     return [by_kind[item["kind"]](item) for item in items]
 
@@ -172,8 +172,11 @@ def _containers(names: Sequence[str], run: RunCommand) -> dict[str, Any]:
     return seen
 
 
-def _ready(endpoint: str, path: str, status: int) -> bool:
-    """Ask a server on this host. Its certificate is not checked: whoever uses the server by its name does that."""
+def answers(endpoint: str, path: str, status: int) -> bool:
+    """Return whether a server on this host answers a GET with a status.
+
+    Its certificate is not checked: whoever uses the server by its name does that.
+    """
     parts = urlsplit(endpoint)
     connection: http.client.HTTPConnection
     if parts.scheme == "http+unix":

@@ -30,18 +30,17 @@ def runtime_demand(
     runtimes: list[dict[str, Any]] | None,
     lock: dict[str, Any],
     architecture: str,
-    packages: list[str],
     settings: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the options "problems", "content", "requires", "memory_mb" and "ports" of host_preflight for a device.
 
     The first five arguments are those of host_models, `settings` are those of host_releases. What these two
-    raise is in "problems". `packages` are those that the host needs whatever its models are.
+    raise is in "problems".
     """
     demand: dict[str, Any] = {"problems": [], "content": [], "requires": {}, "memory_mb": {}, "ports": []}
     try:
         placed = host_models(models, catalogue, variables, overrides, runtimes, check=True)
-        demand["requires"] = _requires([{"packages": packages}, *(model["requires"] for model in placed)])
+        demand["requires"] = _requires([model["requires"] for model in placed])
         if not architecture:  # the host could not be looked at
             return demand
         host = str(variables["inventory_hostname"])

@@ -18,16 +18,12 @@ def host_document(
     architecture: str,
     host: str,
     settings: Mapping[str, Any],
-    packages: Sequence[str],
 ) -> dict[str, Any]:
-    """Return {"releases", "packages", "kernel_modules", "sysctls"} of a host.
-
-    `packages` are those that the host needs whatever its models are; the other arguments are those of host_releases.
-    """
+    """Return releases, packages, kernel_modules and sysctls of a host; the arguments are those of host_releases."""
     models = list(models)
     return {
         "releases": host_releases(models, lock, runtimes, architecture, host, settings),
-        "packages": list(dict.fromkeys([*packages, *required(models, "packages")])),
+        "packages": required(models, "packages"),
         "kernel_modules": required(models, "kernel_modules"),
         "sysctls": required(models, "sysctls"),
     }

@@ -103,7 +103,12 @@ def web_server(programs: Path, authority: Authority) -> Iterator[SiteMirror]:
             path.mkdir()
         shutil.copy(authority.certificate, tls / "server.crt")
         shutil.copy(authority.key, tls / "server.key")
-        for old, new in {"/tmp/": f"{scratch}/", "/etc/edgeml/tls": str(tls), "/srv/mirror": str(tree)}.items():  # noqa: S108
+        for old, new in {
+            "listen 0.0.0.0:": "listen 127.0.0.1:",
+            "/tmp/": f"{scratch}/",  # noqa: S108
+            "/etc/edgeml/tls": str(tls),
+            "/srv/mirror": str(tree),
+        }.items():
             assert old in rendered
             rendered = rendered.replace(old, new)
         rendered = rendered.replace("/dev/stdout", f"{scratch}/access.log")

@@ -53,7 +53,6 @@ def inventory(directory: Path, port: int) -> Path:
         "edgeml_runtimes": [{"name": "runtime", "recipe": "image.yml"}],
         "edgeml_models": [{"name": "digits"}],
         "inference_runtime_directory": str(directory / "root"),
-        "inference_runtime_packages": [],
     }
     for name in ("rest", "grpc", "metrics"):
         with socket.create_server(("127.0.0.1", 0)) as free:

@@ -148,7 +148,6 @@ def report(tmp_path_factory: pytest.TempPathFactory, full_disk: Path) -> Iterato
                     "inference_runtime_rest_port": rest_port,
                     "inference_runtime_grpc_port": grpc_port,
                     "inference_runtime_metrics_port": metrics_port,
-                    "inference_runtime_packages": [],
                     "docker_engine_packages": [],
                 },
             }

@@ -75,7 +75,6 @@ def inventory(tmp_path: Path) -> Path:
         "site_mirror_tls_key_file": str(tmp_path / "server.key"),
         "site_mirror_directory": str(tmp_path / "mirror"),
         "site_mirror_configuration_directory": str(tmp_path / "mirror-configuration"),
-        "inference_runtime_packages": [],
     }  # fmt: skip
     nowhere = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
     hosts: dict[str, dict[str, Any]] = {

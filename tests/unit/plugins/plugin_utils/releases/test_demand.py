@@ -71,13 +71,13 @@ SETTINGS = {
 }
 
 
-def demand(models: list[dict[str, Any]], architecture: str = "amd64", packages: tuple[str, ...] = ()) -> dict[str, Any]:
+def demand(models: list[dict[str, Any]], architecture: str = "amd64") -> dict[str, Any]:
     variables = {"inventory_hostname": "berlin-1", "edgeml_architecture": "amd64"}
-    return runtime_demand(models, CATALOGUE, variables, {}, None, LOCK, architecture, list(packages), SETTINGS)
+    return runtime_demand(models, CATALOGUE, variables, {}, None, LOCK, architecture, SETTINGS)
 
 
 def test_demand_of_a_device() -> None:
-    found = demand([{"name": "digits", "requires": {"devices": ["/dev/video0"]}}], packages=("python3-grpcio",))
+    found = demand([{"name": "digits", "requires": {"devices": ["/dev/video0"]}}])
     assert found["problems"] == []
     assert found["content"] == [IMAGE, MODEL]
     assert found["ports"] == [
@@ -87,7 +87,7 @@ def test_demand_of_a_device() -> None:
     base = int(str(SETTINGS["base_memory_mb"]))
     assert found["memory_mb"] == {"runtime": base + 200}
     assert found["requires"] == {
-        "packages": ["libgomp1", "python3-grpcio"],
+        "packages": ["libgomp1"],
         "devices": ["/dev/video0"],
         "kernel_modules": [],
         "sysctls": [],

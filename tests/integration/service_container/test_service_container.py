@@ -1,0 +1,121 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The module service_container with a real engine: what serves stays until its successor answers."""
+
+from __future__ import annotations
+
+import subprocess
+import tarfile
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.edgeml.fleet.runtime.tests.support.debian_packages import unpacked
+from ansible_collections.edgeml.fleet.runtime.tests.support.ports import free_port
+from ansible_collections.edgeml.fleet.tests.support.content import run_module
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+NAME = "edgeml-test-service"
+IMAGE = "edgeml-test-service:local"
+# A server of the configuration itself, so that what it serves tells which one it started with.
+START = "exec httpd -f -p 8080 -h /etc/www"
+
+
+def docker(*arguments: str, check: bool = True) -> str:
+    run = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
+    assert not check or run.returncode == 0, run.stderr
+    return run.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A static busybox and a server made of it."""
+    root = tmp_path_factory.mktemp("image")
+    busybox = next(
+        path for path in unpacked("busybox", ["busybox-static"]).glob("**/bin/busybox") if not path.is_symlink()
+    )
+    archive = root / "image.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(busybox, "bin/busybox")
+        for name in ("sh", "grep", "sleep", "httpd"):
+            link = tarfile.TarInfo(f"bin/{name}")
+            link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+            tar.addfile(link)
+    docker("import", "--change", f'CMD ["/bin/sh", "-c", "{START}"]', str(archive), IMAGE)
+    yield IMAGE
+    docker("image", "rm", "--force", IMAGE, check=False)
+
+
+@pytest.fixture
+def options(image: str, tmp_path: Path) -> Iterator[dict[str, Any]]:
+    port = free_port()
+    content = tmp_path / "www"
+    content.mkdir()
+    (content / "index.html").write_text("one")
+    for path in (tmp_path, content):
+        path.chmod(0o755)
+    yield {
+        "name": NAME,
+        "image": image,
+        "publish": [f"127.0.0.1:{port}:8080"],
+        "volumes": [f"{content}:/etc/www:ro"],
+        "configuration": [str(content)],
+        "test": ["/bin/sh", "-c", "if grep -q wrong /etc/www/index.html; then echo it is wrong; exit 1; fi"],
+        "endpoint": f"http://127.0.0.1:{port}",
+    }
+    docker("rm", "--force", NAME, f"{NAME}-before", f"{NAME}-trial", check=False)
+
+
+def served(options: dict[str, Any]) -> str:
+    with urllib.request.urlopen(options["endpoint"], timeout=5) as answer:
+        return str(answer.read().decode())
+
+
+def identifier() -> str:
+    return docker("container", "inspect", "--format", "{{.Id}}", NAME)
+
+
+def test_it_is_made_once_and_replaced_when_its_configuration_changes(options: dict[str, Any]) -> None:
+    assert run_module("service_container", options, check=True)["plan"]["action"] == "create"
+    assert docker("ps", "--all", "--quiet", "--filter", f"name={NAME}") == ""
+    assert run_module("service_container", options)["changed"]
+    first = identifier()
+    assert served(options) == "one"
+    assert run_module("service_container", options)["plan"]["action"] == "none"
+    docker("stop", "--time", "1", NAME)
+    assert run_module("service_container", options)["plan"]["action"] == "start"
+    assert identifier() == first
+    Path(options["configuration"][0], "index.html").write_text("two")
+    assert run_module("service_container", options, check=True)["plan"]["action"] == "replace"
+    assert run_module("service_container", options)["plan"]["action"] == "replace"
+    assert (served(options), identifier() != first) == ("two", True)
+    assert docker("ps", "--all", "--format", "{{.Names}}", "--filter", f"name={NAME}") == NAME
+
+
+def test_what_fails_its_test_or_does_not_answer_replaces_nothing(options: dict[str, Any]) -> None:
+    run_module("service_container", options)
+    first = identifier()
+    page = Path(options["configuration"][0], "index.html")
+    page.write_text("wrong")
+    failure = run_module("service_container", options, fails=True)
+    assert failure["seen"] == "it is wrong"
+    assert identifier() == first
+    page.write_text("right")
+    # Nothing answers at the path that is asked for: the container before serves again.
+    failure = run_module("service_container", {**options, "path": "/none", "timeout": 1}, fails=True)
+    assert "does not answer within 1 s" in failure["what"]
+    assert identifier() == first
+    assert served(options) == "right"
+
+
+def test_it_has_few_rights_and_starts_again_by_itself(options: dict[str, Any]) -> None:
+    run_module("service_container", options)
+    shown = docker(
+        "container", "inspect", "--format",
+        "{{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} {{.HostConfig.SecurityOpt}} "
+        "{{.HostConfig.RestartPolicy.Name}} {{.Config.User}} {{.HostConfig.PidsLimit}}", NAME,
+    )  # fmt: skip
+    assert shown == "true [ALL] [no-new-privileges] always 65532:65532 256"
