@@ -29,7 +29,11 @@ description:
   - "The collection's runtime hands over without a gap: the checked candidate opens the public ports beside the release
     that serves, which then finishes its requests and goes. Another server is stopped before the new one starts; if that
     one does not become ready, the old one is started again."
+  - A release becomes active only if a lock that the keys in O(signatures.trusted_keys) have signed names its image and
+    its models. That is checked before anything is fetched, on the host, without network and clock. The host remembers
+    the serial of the lock, and refuses older ones.
 extends_documentation_fragment:
+  - edgeml.fleet.signatures
   - edgeml.fleet.release_container
   - edgeml.fleet.release_container.models
 requirements:
@@ -87,6 +91,9 @@ options:
     description: Directory on the host with certificate, key and token, mounted read-only at the same path.
     type: path
     default: ""
+  lock:
+    description: Content of the signed lock. It names the image and the models.
+    type: dict
   ca_file:
     description: Certificate authority of the registry, on the host.
     type: path
@@ -128,6 +135,10 @@ EXAMPLES = r"""
         size: 61440
         p95_ms: 5
         options: {batching: {max_size: 8, max_delay_ms: 2}}
+    lock: "{{ lookup('ansible.builtin.file', 'fleet.lock.yml') | from_yaml }}"
+    signatures:
+      trusted_keys: ["{{ lookup('ansible.builtin.file', 'keys/release.pub') }}"]
+      lock_signature: "{{ lookup('ansible.builtin.file', 'fleet.lock.yml.sig') }}"
     configuration:
       listen: {rest: ["127.0.0.1:8000"], grpc: ["127.0.0.1:8001"], metrics: ["127.0.0.1:8002"]}
 
@@ -222,6 +233,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.agent import
     perform,
     release_of,
 )
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.approval import approve
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.options import ARGUMENT_SPEC
 
 
@@ -240,7 +252,11 @@ def converge(module: AnsibleModule) -> dict[str, Any]:
     if module.check_mode or not transaction.is_running():
         # An unchanged host needs no process of its own.
         result = perform(options, engine, check_mode=True)
-        if module.check_mode or not result["changed"]:
+        if module.check_mode:
+            return result
+        if not result["changed"]:
+            if options["state"] == "active":
+                approve(options, check_mode=False)  # an unchanged release under a newer lock: its serial counts
             return result
     return transaction.run(options)
 

@@ -311,6 +311,8 @@ def test_release_goes_on_when_its_module_is_killed(device: Device) -> None:
     options = {name: option.get("default") for name, option in ARGUMENT_SPEC.items()}
     options |= {"root": str(device.root), "name": "tried", "image": device.image, "configuration": wanted.configuration}
     options |= {"models": [asdict(model)], "limits": asdict(wanted.limits)}
+    options["signatures"] = {"mode": "ignored", "trusted_keys": [], "lock_signature": "", "signers_needed": 1,
+                             "accept_older_lock": False}  # fmt: skip
     code = (
         "import json, sys; from pathlib import Path; "
         "from ansible_collections.edgeml.fleet.plugins.module_utils._release.agent import Transaction; "

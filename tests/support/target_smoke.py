@@ -79,10 +79,30 @@ def check_mirror(directory: Path) -> None:
         raise AssertionError("nobody listens there")
 
 
+#: Public keys without head and foot, and a signature of each over SIGNED.
+SIGNED = b'{"serial":3}'
+SIGNATURES = {
+    "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEQZf393mPeLhqUdmf4kLNEbTR4uLDP82r9AaLO4XuzIyGnxOalit6+qXKQtZI9yTxliGsqRt6ygvj"
+    "JsgchwzydA==": "30450220695d3e9f7ad7b46eb407be0046c9588ae58ceff510a6f9e4582fafe9a2381f990221008fb0629c08715da8e12"
+    "59f0d3788a8e9858b9f5295d5a86b9a726f96916c179d",
+    "MCowBQYDK2VwAyEAqizs84K2p628OxNM84WpbNm4/Hc9YZJb/Fw/t6Tg44E=": "3c414c8baf334eb664da78a05fd76ee1e3af1fcc00d48eea"
+    "2c60e98e802a908ef5db2765233055e0f1a3f746ac03063af6955b25227cf9645a2c215cd540de06",
+}
+
+
+def check_signatures() -> None:
+    for key, signature in SIGNATURES.items():
+        pem = f"-----BEGIN PUBLIC KEY-----\n{key}\n-----END PUBLIC KEY-----\n"
+        trusted = room("_signature.keys").TrustedKeys([pem])
+        assert trusted.signer(SIGNED, bytes.fromhex(signature)) == trusted.names()[0]
+        assert trusted.signer(SIGNED + b" ", bytes.fromhex(signature)) is None
+
+
 for name in sys.argv[1:]:
     importlib.import_module(name)
 with tempfile.TemporaryDirectory() as temporary:
     check_host(Path(temporary) / "host")
     check_mirror(Path(temporary) / "mirror")
 check_inference()
+check_signatures()
 print(json.dumps({"version": list(sys.version_info[:2]), "release": check_release()}))

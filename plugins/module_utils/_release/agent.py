@@ -27,6 +27,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.command import run_program
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import make_directory, replace_file
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.approval import ACCEPTED_LOCK, approve
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.installed import in_another_hand
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.options import desired_release
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.transaction import Release
@@ -222,6 +223,7 @@ def perform(
     release.say = say
     if options["state"] == "previous":
         return release.roll_back(options["release"], check_mode)
+    approve(options, check_mode=check_mode)
     return release.converge(desired_release(options), check_mode, options["force"])
 
 
@@ -285,6 +287,7 @@ def forget(host_root: Path) -> None:
         for name in (GUARD_TIMER, GUARD_SERVICE):
             (UNITS / name).unlink(missing_ok=True)
         run_program(["systemctl", "daemon-reload"])
+    (host_root / ACCEPTED_LOCK).unlink(missing_ok=True)
     for name in (DIRECTORY, "agent"):
         shutil.rmtree(host_root / name, ignore_errors=True)
 

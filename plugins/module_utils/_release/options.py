@@ -14,6 +14,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired impo
     Limits,
     Model,
 )
+from ansible_collections.edgeml.fleet.plugins.module_utils._signature.lock import SIGNATURES_ARGUMENT
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "state": {"type": "str", "choices": ["active", "previous", "absent"], "default": "active"},
@@ -79,6 +80,8 @@ ARGUMENT_SPEC: dict[str, Any] = {
         "required_one_of": [("rest_port", "grpc_port")],
     },
     "ca_file": {"type": "path", "default": ""},
+    "lock": {"type": "dict"},
+    "signatures": SIGNATURES_ARGUMENT,
     "root": {"type": "path", "default": "/var/lib/edgeml"},
     "start_timeout": {"type": "float", "default": 60},
     "probation_seconds": {"type": "int", "default": 600},

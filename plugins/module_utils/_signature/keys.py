@@ -1,9 +1,6 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Public keys that are trusted to sign: ECDSA P-256 and Ed25519, checked by the host's own OpenSSL.
-
-Python's standard library cannot verify a signature, and a target has no other library. Its OpenSSL can.
-"""
+"""Public keys that are trusted to sign: ECDSA P-256 and Ed25519."""
 
 from __future__ import annotations
 
@@ -11,14 +8,12 @@ import base64
 import binascii
 import hashlib
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._host.command import RunCommand, run_program
+from ansible_collections.edgeml.fleet.plugins.module_utils._signature.libcrypto import is_signed
 
 # SubjectPublicKeyInfo in DER up to the key itself (RFC 5480, RFC 8410): nothing else is accepted.
 P256_PREFIX = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")
@@ -86,10 +81,9 @@ def key_name(der: bytes) -> str:
 class TrustedKeys:
     """The public keys whose signatures count."""
 
-    def __init__(self, pems: Sequence[object], run: RunCommand = run_program) -> None:
+    def __init__(self, pems: Sequence[object]) -> None:
         found = [PublicKey.from_pem(pem, f"edgeml_trusted_keys[{index}]") for index, pem in enumerate(pems)]
         self.keys = list(dict.fromkeys(found))
-        self._run = run
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -99,29 +93,7 @@ class TrustedKeys:
 
     def signer(self, message: bytes, signature: bytes) -> str | None:
         """Return the name of the key that signed `message`, None if none of these did."""
-        with tempfile.TemporaryDirectory(prefix="edgeml-signature-") as directory:
-            files = {name: Path(directory) / name for name in ("message", "signature", "key")}
-            files["message"].write_bytes(message)
-            files["signature"].write_bytes(signature)
-            for key in self.keys:
-                files["key"].write_text(key.pem)
-                if self._verifies(key, {name: str(path) for name, path in files.items()}):
-                    return key.name
+        for key in self.keys:
+            if is_signed(key.der, message, signature, sha256=not key.is_ed25519):
+                return key.name
         return None
-
-    def _verifies(self, key: PublicKey, files: dict[str, str]) -> bool:
-        if key.is_ed25519:
-            command = ["openssl", "pkeyutl", "-verify", "-pubin", "-inkey", files["key"], "-rawin"]
-            command += ["-in", files["message"], "-sigfile", files["signature"]]
-        else:
-            command = ["openssl", "dgst", "-sha256", "-verify", files["key"]]
-            command += ["-signature", files["signature"], files["message"]]
-        code, _out, err = self._run(command)
-        if code == 127 or "nrecognized" in err or "nknown option" in err:
-            raise FleetError(
-                "This host cannot verify signatures",
-                where="the program openssl",
-                seen=err.strip().splitlines()[0],
-                remedy="install the package openssl; before OpenSSL 3.0 it verifies ECDSA P-256, not Ed25519",
-            )
-        return code == 0

@@ -143,14 +143,3 @@ def check_lock(lock: Mapping[str, Any], text: str, trusted: list[str], signer: S
             remedy="let another trusted key sign it with the playbook edgeml.fleet.sign",
         )
     return sorted(found)
-
-
-def older_lock(serial: int, known: int, where: str) -> FleetError:
-    """Return the refusal of a lock whose serial is lower than one that was accepted before."""
-    return FleetError(
-        "The lock is older than what the host has accepted",
-        where=where,
-        seen=f"serial {serial} in the lock, {known} accepted",
-        remedy="use the newest lock; to go back, publish the older content again under a higher serial, or set "
-        "edgeml_accept_older_lock: true for one run",
-    )

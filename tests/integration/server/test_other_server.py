@@ -15,7 +15,7 @@ import yaml
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.signing.content import sign
 from ansible_collections.edgeml.fleet.runtime.tests.support.ports import free_ports
 from ansible_collections.edgeml.fleet.tests.support.content import SiteMirror, Store, run_module
-from ansible_collections.edgeml.fleet.tests.support.cosign import make_key
+from ansible_collections.edgeml.fleet.tests.support.cosign import KeyPair, make_key, sign_lock
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -54,9 +54,15 @@ def published(store: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 
 @pytest.fixture(scope="module")
-def signatures(published: dict[str, Any], store: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def key() -> KeyPair:
+    return make_key()
+
+
+@pytest.fixture(scope="module")
+def signatures(
+    published: dict[str, Any], key: KeyPair, store: Store, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
     """Sign the lock and its content, and return what hosts verify it by."""
-    key = make_key()
     path = tmp_path_factory.mktemp("signature") / "fleet.lock.yml.sig"
     options = {"lock": published, "path": path, "key": key.private, "registry": store.options()}
     sign(options, check_mode=False, warn=pytest.fail)
@@ -84,6 +90,8 @@ def release(
     options = {
         "root": str(tmp_path / "edgeml"),
         "name": "mlserver",
+        "lock": published,
+        "signatures": signatures,
         "image": f"{mirror.address}/edgeml/mlserver@{image['digest']}",
         "image_size": image["size"],
         "ca_file": mirror.ca_file,
@@ -113,14 +121,30 @@ def release(
     run("runtime_release", {"root": options["root"], "name": "mlserver", "state": "absent"})
 
 
-def test_another_server_is_released_by_the_same_transaction(release: dict[str, Any], published: dict[str, Any]) -> None:
+def test_another_server_is_released_by_the_same_transaction(
+    release: dict[str, Any], published: dict[str, Any], key: KeyPair
+) -> None:
     assert published["models"]["digits"]["1.0.0"]["variants"]["default"]["golden_cases"] == 10
     engine = docker.from_env()
     assert run("runtime_release", release, check=True)["plan"]["action"] == "start"
     assert engine.containers.list(all=True, filters={"name": NAME}) == []
 
+    # What nobody signed is not even pulled.
+    unsigned = {**release, "signatures": {**release["signatures"], "lock_signature": ""}}
+    assert run("runtime_release", unsigned, fails=True)["what"] == "The lock is not signed"
+    assert release["image"] not in {name for image in engine.images.list() for name in image.attrs["RepoDigests"] or ()}
+    assert not Path(release["root"]).exists()
+
     assert run("runtime_release", release)["changed"]
     assert not run("runtime_release", release)["changed"]
+
+    # The same release under a newer lock is the same release; the older lock is refused from then on.
+    newer = {**published, "serial": 2}
+    trust = {**release["signatures"], "lock_signature": sign_lock(newer, [key])}
+    assert not run("runtime_release", {**release, "lock": newer, "signatures": trust})["changed"]
+    refused = run("runtime_release", release, fails=True)
+    assert refused["what"] == "The lock is older than one that this host has accepted"
+    release.update(lock=newer, signatures=trust)
     container = engine.containers.get(NAME)
     assert container.attrs["Config"]["User"] == "1000:1000"
     assert container.attrs["HostConfig"]["CapDrop"] == ["ALL"]

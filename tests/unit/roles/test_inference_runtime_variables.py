@@ -93,7 +93,7 @@ def test_the_document_of_a_host_resolves_its_models_once(templar: Templar, resol
     assert resolved == ["camera-1"]
     assert set(document) == {
         "releases", "configuration", "mqtt", "secrets", "registry", "authority", "directories", "packages",
-        "kernel_modules", "sysctls",
+        "kernel_modules", "sysctls", "signatures",
     }  # fmt: skip
     assert document["releases"] == templar.template(trust_as_template("{{ __inference_runtime_releases }}"))
     assert document["packages"] == templar.template(trust_as_template("{{ __inference_runtime_packages }}"))
