@@ -171,10 +171,15 @@ options:
         type: str
         default: ""
   engine_packages:
-    description: Debian packages of the Docker Engine, if the host is to have one.
+    description:
+      - Packages of the Docker Engine, if the host has to have one; empty for those of its distribution.
+      - Omitted for a host that needs no engine.
     type: list
     elements: str
-    default: []
+  engine_configuration:
+    description: What the configuration of an engine to come will say.
+    type: dict
+    default: {}
   requires:
     description: What all models of the host together require.
     type: dict

@@ -4,6 +4,11 @@
 
 from __future__ import annotations
 
+from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.engine import (
+    engine_kind,
+    engine_network,
+    engine_proxy,
+)
 from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.host import (
     Examination,
     Host,
@@ -15,7 +20,6 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.machine im
     architecture,
     directories,
     disk,
-    engine_version,
     is_present,
     kernel,
     memory,
@@ -38,7 +42,9 @@ def examine(host: Host, wanted: Wanted) -> Examination:
         *map(inventory_finding, wanted.problems),
         *architecture(host, wanted, facts["architecture"]),
         *kernel(host, wanted),
-        *engine_version(engine, wanted),
+        *engine_kind(engine, wanted),
+        *engine_network(host, engine, wanted),
+        *engine_proxy(engine, wanted, missing),
         *directories(host, wanted),
         *disk(host, engine, wanted, missing),
         *memory(host, engine, wanted, missing),

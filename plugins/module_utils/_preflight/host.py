@@ -21,6 +21,8 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import DE
 REFUSE = "refuse"
 WARN = "warn"
 ENGINE_DIRECTORY = "/var/lib/docker"
+ENGINE_SECONDS = 20  # for each question to the engine
+NOT_FOUND, TIMED_OUT = 127, 124  # exit codes of the program timeout
 STEP_SECONDS = 5.0  # for each step of a conversation over the network
 
 
@@ -104,11 +106,17 @@ class Wanted:
     memory_mb: Mapping[str, int] = field(default_factory=dict)
     ports: Sequence[Port] = ()
     certificates: Sequence[Certificate] = ()
-    engine_packages: Sequence[str] = ()
+    engine_packages: Sequence[str] | None = None  # None where the host needs no engine, empty for its system's own
+    engine_configuration: Mapping[str, Any] = field(default_factory=dict)
     requires: Requires = Requires()
     controller_time: float = 0.0
     problems: Sequence[Mapping[str, str]] = ()
     ignore: Sequence[str] = ()
+
+    @property
+    def needs_engine(self) -> bool:
+        """Whether the host has to have an engine."""
+        return self.engine_packages is not None
 
     @property
     def serves_models(self) -> bool:
@@ -133,13 +141,21 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Engine:
-    """The host's Docker Engine. `answers` is false if it is installed and does not run."""
+    """The host's engine. `answers` is false if it is installed and does not run; `silence` says how it was asked.
+
+    `kind` is ``docker``, or ``podman`` behind the same name.
+    """
 
     installed: bool
     answers: bool = False
     version: str = ""
     directory: str = ENGINE_DIRECTORY
     driver: str = ""
+    kind: str = "docker"
+    silence: str = ""
+    rootless: bool = False
+    https_proxy: str = ""
+    no_proxy: str = ""
     containers: Sequence[dict[str, Any]] = ()  # ours that run, as `docker container inspect` describes them
 
 
@@ -189,24 +205,37 @@ class Host:
         return host_facts(self.root, self.machine)
 
     def engine(self) -> Engine:
-        """Ask the engine what it is, and for our containers."""
-        code, out, _error = self.run(["docker", "info", "--format", "{{json .}}"])
-        if code == 127:
+        """Ask the engine what it is, and for our containers. One that hangs is as good as one that does not run."""
+        code, out, _error = self._ask_engine("info", "--format", "{{json .}}")
+        if code == NOT_FOUND:
             return Engine(installed=False)
         try:
             info = json.loads(out)
         except ValueError:
             info = {}
         if not info.get("ServerVersion"):
-            return Engine(installed=True)
+            if "podman" in self._ask_engine("--version")[1].lower():
+                return Engine(installed=True, kind="podman")
+            return Engine(installed=True, silence=f"within {ENGINE_SECONDS} s" if code == TIMED_OUT else "")
         containers: list[dict[str, Any]] = []
-        code, out, _error = self.run(
-            ["docker", "container", "ls", "--quiet", "--no-trunc", "--filter", "name=^edgeml-"]
-        )
+        code, out, _error = self._ask_engine("container", "ls", "--quiet", "--no-trunc", "--filter", "name=^edgeml-")
         if code == 0 and out.split():
-            code, out, _error = self.run(["docker", "container", "inspect", *out.split()])
+            code, out, _error = self._ask_engine("container", "inspect", *out.split())
             containers = json.loads(out) if code == 0 else []
-        return Engine(True, True, info["ServerVersion"], info["DockerRootDir"], info.get("Driver", ""), containers)
+        return Engine(
+            installed=True,
+            answers=True,
+            version=info["ServerVersion"],
+            directory=info["DockerRootDir"],
+            driver=info.get("Driver", ""),
+            rootless=any("rootless" in option for option in info.get("SecurityOptions") or ()),
+            https_proxy=info.get("HttpsProxy", ""),
+            no_proxy=info.get("NoProxy", ""),
+            containers=containers,
+        )
+
+    def _ask_engine(self, *arguments: str) -> tuple[int, str, str]:
+        return self.run(["timeout", str(ENGINE_SECONDS), "docker", *arguments])
 
 
 def judge(findings: Sequence[Finding], ignore: Sequence[str]) -> list[Finding]:

@@ -16,6 +16,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import (
     runtime_root,
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.host import (
+    ENGINE_SECONDS,
     REFUSE,
     WARN,
     Content,
@@ -26,7 +27,6 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.host impor
     can_load,
 )
 
-MINIMUM_ENGINE = (20, 10)
 MINIMUM_KERNEL = (4, 0)  # overlay2, the engine's storage driver; SO_REUSEPORT came with 3.9
 #: Room for a thing to come, per byte transferred. A model is kept as a tar until it is unpacked.
 SPACE_FACTORS = {"image": UNPACK_FACTOR, "model": 2, "mirrored": 1}
@@ -47,7 +47,10 @@ def is_present(host: Host, engine: Engine, wanted: Wanted, content: Content) -> 
     if not engine.answers or wanted.registry is None:
         return False
     reference = f"{wanted.registry.address}/{content.repository}@{content.digest}"
-    return host.run(["docker", "image", "inspect", "--format", "{{.Id}}", reference])[0] == 0
+    return (
+        host.run(["timeout", str(ENGINE_SECONDS), "docker", "image", "inspect", "--format", "{{.Id}}", reference])[0]
+        == 0
+    )
 
 
 def architecture(host: Host, wanted: Wanted, seen: str) -> Iterator[Finding]:
@@ -65,7 +68,7 @@ def architecture(host: Host, wanted: Wanted, seen: str) -> Iterator[Finding]:
 
 def kernel(host: Host, wanted: Wanted) -> Iterator[Finding]:
     release = host.text("/proc/sys/kernel/osrelease").strip()
-    if _version(release) < MINIMUM_KERNEL:
+    if version_of(release) < MINIMUM_KERNEL:
         yield Finding(
             "kernel", REFUSE, release or "unknown", f"{_words(MINIMUM_KERNEL)} or newer", "install a newer kernel"
         )
@@ -101,36 +104,7 @@ def _controllers(host: Host) -> set[str]:
     return set(unified) | {parts[0] for parts in lines if len(parts) == 4 and parts[3] == "1"}
 
 
-def engine_version(engine: Engine, wanted: Wanted) -> Iterator[Finding]:
-    if not wanted.engine_packages or not engine.installed:
-        return
-    if not engine.answers:
-        yield Finding(
-            "engine",
-            WARN,
-            "installed, but does not answer",
-            "a running Docker Engine",
-            "nothing if it is only stopped: it will be started; else read its log (journalctl --unit docker)",
-        )
-    elif _version(engine.version) < MINIMUM_ENGINE:
-        yield Finding(
-            "engine",
-            REFUSE,
-            f"Docker Engine {engine.version}",
-            f"{_words(MINIMUM_ENGINE)} or newer",
-            "upgrade the engine; its containers keep their data",
-        )
-    elif engine.driver == "vfs":
-        yield Finding(
-            "storage_driver",
-            WARN,
-            "vfs, which copies each layer whole",
-            "overlay2",
-            f"put {engine.directory} on ext4 or xfs, or load the kernel module overlay",
-        )
-
-
-def _version(text: str) -> tuple[int, ...]:
+def version_of(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
 
 
@@ -154,7 +128,7 @@ def disk(host: Host, engine: Engine, wanted: Wanted, missing: Sequence[Content])
     for content in missing:
         files = 64 if content.kind == "model" else content.size // BYTES_PER_FILE if content.kind == "image" else 1
         add(places[content.kind], SPACE_FACTORS[content.kind] * content.size, files)
-    if wanted.engine_packages and not engine.installed:
+    if wanted.needs_engine and not engine.installed:
         add("/usr", ENGINE_BYTES, 1000)
     for place, path, size, files in needs.values():
         figures = os.statvfs(path)

@@ -47,7 +47,8 @@ ARGUMENT_SPEC: dict[str, Any] = {
         not_after={"type": "float", "default": 0},
         error=_TEXT,
     ),
-    "engine_packages": _NAMES,
+    "engine_packages": {"type": "list", "elements": "str"},
+    "engine_configuration": {"type": "dict", "default": {}},
     "requires": {
         "type": "dict",
         "default": {},

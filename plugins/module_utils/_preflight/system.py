@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
 
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.distribution import Distribution, distribution
 from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.host import (
     REFUSE,
     STEP_SECONDS,
@@ -26,6 +27,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.host impor
 CLOCK_TOLERANCE = 300.0  # seconds; more, and TLS fails or logs of several hosts mislead
 FIRST_PLAUSIBLE_TIME = 1735689600.0  # 2025: before this collection was made
 RENEW_CERTIFICATE = 30 * 86400.0  # seconds before its end
+PROGRAM_PLACES = ("/usr/bin", "/usr/sbin", "/usr/local/bin", "/bin", "/sbin")
 PORTS = {"http": 80, "https": 443}
 
 
@@ -78,19 +80,24 @@ def _date(seconds: float) -> str:
 
 
 def packages(host: Host, engine: Engine, wanted: Wanted) -> Iterator[Finding]:
-    names = sorted({*wanted.requires.packages, *(() if engine.installed else wanted.engine_packages)})
+    found = distribution(host.root)
+    coming = () if engine.installed or not wanted.needs_engine else wanted.engine_packages or found.engine_packages
+    if wanted.needs_engine and not engine.installed and not (coming and found.manager):
+        yield Finding(
+            "engine",
+            REFUSE,
+            f"none, and {found.name} is no system on which the collection knows how to install one",
+            "a Docker Engine",
+            "install an engine and run again; where apt or dnf brings it, docker_engine_packages can name its packages",
+        )
+        coming = ()
+    names = sorted({*wanted.requires.packages, *coming})
     if not names:
         return
-    code, out, _error = host.run(["dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Status}\\n", *names])
-    if code == 127:
-        yield Finding(
-            "package",
-            REFUSE,
-            "the host has no dpkg",
-            "Debian 12 or 13",
-            "install Debian, or install the engine yourself",
-        )
+    if found.manager != "apt":
+        yield from _unmanaged(host, found, names)
         return
+    _code, out, _error = host.run(["dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Status}\\n", *names])
     installed = {line.split()[0] for line in out.splitlines() if line.endswith(" installed")}
     absent = [name for name in names if name not in installed]
     if not absent:
@@ -107,6 +114,27 @@ def packages(host: Host, engine: Engine, wanted: Wanted) -> Iterator[Finding]:
             "installed, or in a package source",
             "run apt-get update on the host, correct its package sources, or correct the name",
         )
+    if any(host.path("/var/lib/dpkg/updates").glob("[0-9]*")):
+        yield Finding(
+            "package_manager",
+            REFUSE,
+            f"{', '.join(absent)} to install, and an installation before was interrupted",
+            "packages that are all configured",
+            "run dpkg --configure -a on the host",
+        )
+        return
+    simulation = host.run(["env", "LC_ALL=C", "apt-get", "--simulate", "--no-install-recommends", "install", *absent])[
+        1
+    ]
+    removed = re.findall(r"^Remv (\S+)", simulation, re.M)
+    if removed:
+        yield Finding(
+            "package_conflict",
+            REFUSE,
+            f"{', '.join(absent)} would remove {', '.join(removed)}",
+            "packages that go with those of the host",
+            "remove them yourself, or name packages that go with them in docker_engine_packages",
+        )
     unreachable = _unreachable_sources(host)
     if unreachable:
         yield Finding(
@@ -116,6 +144,27 @@ def packages(host: Host, engine: Engine, wanted: Wanted) -> Iterator[Finding]:
             "a package source that answers",
             "give the host a source that it reaches (files in /etc/apt), or install the packages beforehand",
         )
+
+
+def _unmanaged(host: Host, found: Distribution, names: Sequence[str]) -> Iterator[Finding]:
+    """What is missing where dnf installs it or nothing does. A program of a package's name stands for the package."""
+    if found.manager:
+        absent = [name for name in names if host.run(["rpm", "--query", name])[0] != 0]
+        unknown = [name for name in absent if not host.run(["dnf", "--quiet", "--cacheonly", "list", name])[1].strip()]
+        # A new host has no lists: they are read when the first package is installed.
+        if not unknown or not any(host.path("/var/cache/dnf").glob("*")):
+            return
+        value, remedy = (
+            f"{', '.join(unknown)}: no package source has it",
+            "add the source that has it, or correct the name",
+        )
+    else:
+        absent = [name for name in names if not any(host.path(f"{place}/{name}").exists() for place in PROGRAM_PLACES)]
+        if not absent:
+            return
+        value = f"{', '.join(absent)}, and {found.name} has neither apt nor dnf"
+        remedy = "install what it stands for by the host's own means, and leave it out of requires.packages"
+    yield Finding("package", REFUSE, value, "installed, or in a package source", remedy)
 
 
 def _unreachable_sources(host: Host) -> list[str]:

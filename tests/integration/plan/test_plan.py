@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 ROLES = Path(__file__).resolve().parents[3] / "roles"
@@ -66,25 +65,6 @@ def inventory(directory: Path, port: int) -> Path:
     path = directory / "hosts.yml"
     path.write_text(yaml.safe_dump({"all": {"children": groups, "vars": variables}}))
     return path
-
-
-@pytest.mark.parametrize("configuration", [{"live-restore": True, "log-opts": {"max-file": "3"}}, {}])
-def test_the_engine_is_compared_with_what_its_file_says(tmp_path: Path, configuration: dict[str, Any]) -> None:
-    said = "engine\nrunning\nsystemd\n" + (
-        f"configuration\n{json.dumps(configuration, indent=4)}" if configuration else ""
-    )
-    play = {
-        "hosts": "localhost",
-        "gather_facts": False,
-        "vars_files": [str(ROLES / "docker_engine" / "vars" / "main.yml")],
-        "vars": {"docker_engine_host": {"stdout": said}, "expected": configuration},
-        "tasks": [{"ansible.builtin.assert": {"that": ["__docker_engine_current_configuration == expected"]}}],
-    }
-    path = tmp_path / "compare.yml"
-    path.write_text(yaml.safe_dump([play]))
-    command = [str(Path(sys.executable).with_name("ansible-playbook")), "-ilocalhost,", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
 
 
 def test_who_cannot_answer_hides_nobody(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -64,12 +65,16 @@ class Machine(Host):
             "proc/sys/kernel/osrelease": "6.1.0-31-amd64\n",
             "proc/sys/net/ipv4/tcp_migrate_req": "0\n",
             "var/lib/docker/marker": "",
+            "usr/bin/apt-get": "",
+            "etc/os-release": 'ID=debian\nVERSION_ID="12"\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\n',
             "var/lib/edgeml/marker": "",
         }.items():
             self.write(name, text)
 
     def answer(self, arguments: list[str]) -> tuple[int, str, str]:
         line = " ".join(arguments)
+        if line.startswith("timeout 20 "):
+            line = line[len("timeout 20 ") :]
         for program, (code, out) in self.programs.items():
             if line.startswith(program):
                 return code, out, ""
@@ -314,6 +319,82 @@ def test_engine(machine: Machine, info: Mapping[str, str], name: str, severity: 
     assert machine.findings(DEVICE)[name].severity == severity
 
 
+@pytest.mark.parametrize(
+    ("info", "words"),
+    [
+        ({"DockerRootDir": "/var/snap/docker/common/var-lib-docker"}, "snap's"),
+        ({"SecurityOptions": ["name=seccomp,profile=default", "name=rootless"]}, "without root"),
+    ],
+)
+def test_an_engine_that_does_not_see_the_host(machine: Machine, info: Mapping[str, Any], words: str) -> None:
+    sound = {"ServerVersion": "26.1.5", "DockerRootDir": "/home/a/docker"}
+    machine.programs["docker info"] = (0, json.dumps({**sound, **info}))
+    finding = machine.findings(DEVICE)["engine"]
+    assert (finding.severity, words in finding.value) == ("refuse", True)
+
+
+def test_podman_behind_the_name_docker(machine: Machine) -> None:
+    machine.programs["docker info"] = (0, json.dumps({"host": {"arch": "amd64"}, "version": {"Version": "4.3.1"}}))
+    machine.programs["docker --version"] = (0, "podman version 4.3.1\n")
+    finding = machine.findings(DEVICE)["engine"]
+    assert (finding.severity, finding.value) == ("refuse", "the command docker is podman's")
+
+
+def test_an_engine_that_hangs(machine: Machine) -> None:
+    machine.programs["docker info"] = (124, "")
+    assert machine.findings(DEVICE)["engine"].value == "installed, but does not answer within 20 s"
+
+
+def test_a_controller_in_the_network_that_an_engine_to_come_takes(machine: Machine) -> None:
+    head = "  sl  local_address rem_address   st\n"
+    client = "040311AC" if sys.byteorder == "little" else "AC110304"  # 172.17.3.4
+    machine.write("proc/net/tcp", f"{head}   0: 020311AC:0016 {client}:D431 01\n   1: 020311AC:1F40 0100007F:0016 01\n")
+    assert "engine_network" not in machine.findings(DEVICE), "the engine that is there has its network already"
+    machine.programs["docker info"] = (127, "")
+    finding = machine.findings(DEVICE)["engine_network"]
+    assert (finding.severity, finding.value.split()[0]) == ("refuse", "172.17.3.4")
+    assert "engine_network" not in machine.findings(replace(DEVICE, engine_configuration={"bip": "10.9.0.1/24"}))
+
+
+@pytest.mark.parametrize(
+    ("no_proxy", "refused"),
+    [
+        ("", True),
+        ("localhost,127.0.0.0/8", True),
+        ("other.internal", True),
+        ("registry.edgeml.internal:444", True),
+        ("registry.edgeml.internal", False),
+        ("localhost, .edgeml.internal", False),
+        ("internal:5443", False),
+        ("*", False),
+    ],
+)
+def test_a_proxy_of_the_engine(machine: Machine, no_proxy: str, refused: bool) -> None:
+    info = {"ServerVersion": "26.1.5", "DockerRootDir": "/var/lib/docker", "HttpsProxy": "http://proxy:3128"}
+    machine.programs["docker info"] = (0, json.dumps({**info, "NoProxy": no_proxy}))
+    registry = Wanted.from_options({"registry": {"address": "registry.edgeml.internal:5443"}}).registry
+    found = machine.findings(replace(DEVICE, registry=registry)).get("engine_proxy")
+    assert (found is not None) == refused
+    if found:
+        assert "http://proxy:3128" in found.value
+        assert "registry.edgeml.internal" in found.remedy
+
+
+def test_what_stands_against_an_installation(machine: Machine) -> None:
+    machine.programs["docker info"] = (127, "")
+    wanted = replace(DEVICE, engine_packages=[])
+    assert machine.findings(wanted) == {}
+    machine.programs["env LC_ALL=C apt-get --simulate"] = (0, "Remv containerd.io [1.6.20]\nInst docker.io (20.10)\n")
+    finding = machine.findings(wanted)["package_conflict"]
+    assert (finding.severity, finding.value) == (
+        "refuse",
+        "ca-certificates, docker.io, iptables would remove containerd.io",
+    )
+    machine.write("var/lib/dpkg/updates/0001", "")
+    finding = machine.findings(wanted)["package_manager"]
+    assert (finding.severity, finding.remedy) == ("refuse", "run dpkg --configure -a on the host")
+
+
 def test_a_clock_that_is_off_is_a_warning(machine: Machine) -> None:
     machine.time = NOW + 301
     finding = machine.findings(DEVICE)["clock"]
@@ -440,9 +521,19 @@ def test_a_mirror_on_the_same_host_takes_its_space_and_asks_elsewhere(machine: M
 
 
 def test_no_package_manager(machine: Machine) -> None:
-    del machine.programs["dpkg-query"]
+    (machine.root / "usr/bin/apt-get").unlink()
+    wanted = replace(DEVICE, engine_packages=[])
+    assert machine.findings(wanted) == {}, "an engine that is there needs no package manager"
+    machine.write("etc/os-release", "ID=buildroot\nPRETTY_NAME='Buildroot 2021.02'\n")
     machine.programs["docker info"] = (127, "")
-    assert machine.findings(DEVICE)["package"].severity == "refuse"
+    finding = machine.findings(wanted)["engine"]
+    assert (finding.severity, "Buildroot 2021.02" in finding.value) == ("refuse", True)
+    assert finding.remedy.startswith("install an engine and run again")
+    machine.programs["docker info"] = (0, json.dumps({"ServerVersion": "20.10.24", "DockerRootDir": "/data"}))
+    needy = replace(wanted, requires=Requires(packages=["openssl"]))
+    assert machine.findings(needy)["package"].value == "openssl, and Buildroot 2021.02 has neither apt nor dnf"
+    machine.write("usr/bin/openssl", "")
+    assert machine.findings(needy) == {}, "the program stands for the package"
 
 
 def test_devices_kernel_modules_and_sysctls(machine: Machine) -> None:
