@@ -23,6 +23,7 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.requirements
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.resolve import resolve_release
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.expected import expected_models
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.measurements import measurements
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.signing.check import signature_problems
 
 FUNCTIONS = (
     certificate,
@@ -43,6 +44,7 @@ FUNCTIONS = (
     required,
     resolve_release,
     runtime_demand,
+    signature_problems,
 )
 
 

@@ -41,11 +41,16 @@ options:
     type: dict
     default: {}
   problems:
-    description: What is wrong in the inventory itself. Each becomes a finding C(inventory).
+    description: What the controller knows to be wrong before it looks at the host. Each becomes a finding.
     type: list
     elements: dict
     default: []
     suboptions:
+      finding:
+        description: Name of the finding; V(unsigned) only warns.
+        type: str
+        choices: [inventory, signature, unsigned]
+        default: inventory
       what:
         description: What is wrong, one clause.
         type: str

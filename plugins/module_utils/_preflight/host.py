@@ -23,6 +23,12 @@ WARN = "warn"
 ENGINE_DIRECTORY = "/var/lib/docker"
 ENGINE_SECONDS = 20  # for each question to the engine
 NOT_FOUND, TIMED_OUT = 127, 124  # exit codes of the program timeout
+#: Severity and need of each kind of problem that the controller knows of before it looks at a host.
+PROBLEMS = {
+    "inventory": (REFUSE, "a valid inventory"),
+    "signature": (REFUSE, "a lock that trusted keys have signed"),
+    "unsigned": (WARN, "signatures that are required"),
+}
 STEP_SECONDS = 5.0  # for each step of a conversation over the network
 
 
@@ -257,8 +263,9 @@ def result_of(findings: Sequence[Finding]) -> dict[str, Any]:
 def inventory_finding(problem: Mapping[str, str]) -> Finding:
     """Return the finding for the parts of a FleetError about the inventory."""
     value = FleetError(problem["what"], where=problem.get("where", ""), seen=problem.get("seen", ""))
-    remedy = problem.get("remedy") or "correct it"
-    return Finding("inventory", REFUSE, str(value).rstrip("."), "a valid inventory", remedy)
+    name = problem.get("finding") or "inventory"
+    severity, need = PROBLEMS[name]
+    return Finding(name, severity, str(value).rstrip("."), need, problem.get("remedy") or "correct it")
 
 
 def can_load(host: Host, module: str) -> bool:

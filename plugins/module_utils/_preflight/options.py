@@ -18,7 +18,13 @@ def _list_of(**options: Any) -> dict[str, Any]:
 ARGUMENT_SPEC: dict[str, Any] = {
     "architecture": {"type": "str", "choices": ["amd64", "arm64"]},
     "demand": {"type": "dict", "default": {}},  # the action plugin gives its items to the options of their names
-    "problems": _list_of(what=_REQUIRED, where=_TEXT, seen=_TEXT, remedy=_TEXT),
+    "problems": _list_of(
+        finding={"type": "str", "choices": ["inventory", "signature", "unsigned"], "default": "inventory"},
+        what=_REQUIRED,
+        where=_TEXT,
+        seen=_TEXT,
+        remedy=_TEXT,
+    ),
     "content": _list_of(
         kind={"type": "str", "choices": ["image", "model", "mirrored"], "required": True},
         name=_REQUIRED,

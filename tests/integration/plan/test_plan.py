@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ansible_collections.edgeml.fleet.tests.support.cosign import make_key
 
 ROLES = Path(__file__).resolve().parents[3] / "roles"
 
@@ -21,7 +22,7 @@ def digest(sign: str) -> str:
 
 
 def inventory(directory: Path, port: int) -> Path:
-    """Write an inventory of three devices and its lock; return its path."""
+    """Write an inventory of four devices and its lock; return its path."""
     platforms = {"amd64": {"digest": digest("a"), "size": 40_000_000}}
     variant = {
         "repository": "edgeml/models/digits",
@@ -51,6 +52,7 @@ def inventory(directory: Path, port: int) -> Path:
         ],
         "edgeml_runtimes": [{"name": "runtime", "recipe": "image.yml"}],
         "edgeml_models": [{"name": "digits"}],
+        "edgeml_signatures": "ignored",
         "inference_runtime_directory": str(directory / "root"),
     }
     for name in ("rest", "grpc", "metrics"):
@@ -60,6 +62,7 @@ def inventory(directory: Path, port: int) -> Path:
         "well": {},
         "away": {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1},
         "taken": {"inference_runtime_rest_port": port},
+        "unsigned": {"edgeml_signatures": "required", "edgeml_trusted_keys": [make_key().public]},
     }
     groups = {"devices": {"hosts": hosts}, "mirrors": {"hosts": {}}}
     path = directory / "hosts.yml"
@@ -85,13 +88,15 @@ def test_who_cannot_answer_hides_nobody(tmp_path: Path) -> None:
         "well": "changed",
         "away": "unknown",
         "taken": "failed",
+        "unsigned": "failed",
     }
+    assert hosts["unsigned"]["reason"].startswith("The lock is not signed at the lock with serial 1.")
     assert hosts["taken"]["reason"].startswith(f"Port {port} is already taken at 127.0.0.1:{port}.")
     assert hosts["well"]["runtimes"][0]["action"] == "start"
     assert report["totals"]["bytes"] == {"uplink": 0, "lan": 50_000_000}
     assert report["totals"]["seconds"]["lan"] == 4.0
     assert "LAN 50.0 MB, about 4 s" in done.stdout
-    assert "Hosts that cannot take their release: 1" in done.stdout + done.stderr
+    assert "Hosts that cannot take their release: 2" in done.stdout + done.stderr
     assert done.stdout.count("UNREACHABLE!") == 1
     assert "Error while evaluating" not in done.stdout + done.stderr
     assert not (tmp_path / "root").exists()

@@ -18,6 +18,7 @@ import pytest
 import trustme
 import yaml
 from ansible_collections.edgeml.fleet.tests.lab.machine import run
+from ansible_collections.edgeml.fleet.tests.support.cosign import make_key
 from ansible_collections.edgeml.fleet.tests.support.registry_server import Answer, Request, start
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -124,6 +125,7 @@ def report(tmp_path_factory: pytest.TempPathFactory, full_disk: Path) -> Iterato
             "in_clear": {"inference_runtime_listen_address": "0.0.0.0"},  # noqa: S104
             "unpublished": {"inference_runtime_lock": "{{ '/nowhere.lock.yml' | edgeml.fleet.published_lock }}"},
             "undefined": {"inference_runtime_lock": "{{ nobody_knows }}"},
+            "unsigned": {"edgeml_signatures": "required", "edgeml_trusted_keys": [make_key().public]},
             "no_device": {"edgeml_model_overrides": {"digits": {"requires": {"devices": ["/dev/edgeml-none"]}}}},
             "waived": {
                 "edgeml_model_overrides": {"digits": {"requires": {"devices": ["/dev/edgeml-none"]}}},
@@ -141,6 +143,7 @@ def report(tmp_path_factory: pytest.TempPathFactory, full_disk: Path) -> Iterato
                         {"name": "digits", "version": "1.0.0", "platform": "onnxruntime_onnx", "source": "digits"}
                     ],
                     "edgeml_models": [{"name": "digits"}],
+                    "edgeml_signatures": "ignored",
                     "edgeml_ca_certificate_file": str(directory / "ca.crt"),
                     "inference_runtime_lock": lock(registry, MODEL),
                     "inference_runtime_mirror_ip_address": "127.0.0.1",
@@ -186,6 +189,7 @@ def refusals(report: dict[str, Any], host: str) -> list[str]:
         ("in_clear", ["inventory"], "in clear or without a token"),
         ("undefined", ["inventory"], "nobody_knows"),
         ("unpublished", ["inventory"], "Nothing has been published at /nowhere.lock.yml"),
+        ("unsigned", ["signature"], "The lock is not signed"),
         ("no_device", ["device"], "/dev/edgeml-none"),
         ("waived", [], ""),
     ],
@@ -195,6 +199,14 @@ def test_each_fault_has_its_line(report: dict[str, Any], host: str, names: list[
     assert refusals(report, host) == names, findings
     assert not words or any(words in entry["value"] for entry in findings), findings
     assert all(entry["need"] and entry["remedy"] for entry in findings)
+
+
+def test_hosts_that_run_what_nobody_signed_are_named(report: dict[str, Any]) -> None:
+    named = {
+        entry["host"] for entry in report["findings"] if (entry["name"], entry["severity"]) == ("unsigned", "warn")
+    }
+    assert {"sound", "gone", "no_python"} <= named
+    assert "unsigned" not in named
 
 
 def test_one_table_for_all_and_a_refusal(report: dict[str, Any]) -> None:

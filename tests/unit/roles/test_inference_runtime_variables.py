@@ -57,6 +57,7 @@ def templar(tmp_path: Path) -> Templar:
         "ansible_facts": {},
         "edgeml_architecture": "amd64",
         "edgeml_mirror_ip_address": "127.0.0.1",
+        "edgeml_signatures": "ignored",
         "edgeml_ca_certificate_file": str(tmp_path / "ca.crt"),
         "edgeml_runtimes": [{"name": "runtime", "recipe": "image.yml"}],
         "edgeml_catalogue": [
@@ -111,7 +112,7 @@ def test_preflight_resolves_the_models_of_a_host_once(templar: Templar, resolved
     assert resolved == ["camera-1"]
     joined = with_demand(options)
     assert "demand" not in joined
-    assert joined["problems"] == []
+    assert [problem["finding"] for problem in joined["problems"]] == ["unsigned"]
     assert [entry["kind"] for entry in joined["content"]] == ["image", "model"]
     assert joined["requires"]["kernel_modules"] == ["loop"]
     assert [entry["port"] for entry in joined["ports"]] == [8000, 8001, 8002]
