@@ -199,6 +199,11 @@ class Container:
         return options
 
 
+def is_confirmed(container: Mapping[str, Any]) -> bool:
+    """Return whether a container has taken over: it is to serve after each start of the engine (`Container.confirm`)."""
+    return bool(container["HostConfig"]["RestartPolicy"]["Name"] == "always")
+
+
 def mount_source(container: Mapping[str, Any], target: str) -> str | None:
     """Return the host's path that the container sees as `target`, None if there is none."""
     return next((str(m["Source"]) for m in container.get("Mounts", ()) if m["Destination"] == target), None)

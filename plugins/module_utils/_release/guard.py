@@ -78,10 +78,8 @@ class Guard:
         active = self.installed.state().get("active")
         if not active or self.transaction.is_running():
             return ""
-        if self.installed.left_over():
-            with self.installed.lock():
-                self._release(active["id"]).takeover.recover()
-            return "tidied what a transaction that was cut short had left"
+        if settled := self._release(active["id"]).settle():
+            return settled
         container = self.engine.container(self.installed.active)
         if container is None:
             return ""

@@ -23,6 +23,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import (
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.container import (
     CONFIGURATION_FILE,
     RELEASE_LABEL,
+    is_confirmed,
     mount_source,
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import (
@@ -137,7 +138,8 @@ class InstalledRuntime:
         active = self.recorded(label)
         if active is None:
             return {}
-        others = [path.name for path in self.releases.iterdir() if path.name != label]
+        served = {entry["release"] for entry in self.history.entries() if entry["outcome"] == "active"} - {label}
+        others = [path.name for path in self.releases.iterdir() if path.name in served]
         found = [recorded for recorded in map(self.recorded, others) if recorded]
         return {"active": active[1], "previous": found[0][1] if found else None, "since": ""}
 
@@ -162,6 +164,15 @@ class InstalledRuntime:
     def left_over(self) -> list[str]:
         """Return the containers that a transaction which was cut short has left."""
         return [name for name in (self.candidate, self.previous) if self.engine.container(name) is not None]
+
+    def unacknowledged(self) -> str:
+        """Return the id of a release that has taken over without being committed, empty if there is none."""
+        container = self.engine.container(self.active)
+        if container is None or not is_confirmed(container):
+            return ""
+        release_id = str(container["Config"]["Labels"].get(RELEASE_LABEL, ""))
+        active = self.state().get("active")
+        return release_id if active and active["id"] != release_id and self.recorded(release_id) else ""
 
     def missing_models(self, desired: Desired) -> list[Model]:
         """Return the models of `desired` that are not on the disk."""

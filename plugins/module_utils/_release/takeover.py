@@ -4,10 +4,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.container import Container
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.container import (
+    RELEASE_LABEL,
+    Container,
+    is_confirmed,
+)
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import ports_of
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.installed import InstalledRuntime
 
@@ -32,11 +37,14 @@ class Takeover:
             self._stop_first(container, yielding)
 
     def recover(self) -> None:
-        """Tidy what an interrupted run left: a previous release that has to come back or to go, a candidate."""
+        """Tidy what an interrupted run left: a previous release that has to come back or to go, a candidate.
+
+        The previous one goes only when the new one is ready: after a restart of the engine both have just been started.
+        """
         active, candidate, previous = self.installed.active, self.installed.candidate, self.installed.previous
         if self.engine.container(previous) is not None:
             container = self.engine.container(active)
-            if container is not None and container["HostConfig"]["RestartPolicy"]["Name"] == "always":
+            if container is not None and is_confirmed(container) and self._is_ready(container):
                 self._retire(previous)
             else:
                 if container is not None:
@@ -46,6 +54,19 @@ class Takeover:
         if self.engine.container(candidate) is not None:
             self._retire(candidate)
         self.engine.remove_network(candidate)
+
+    def _is_ready(self, active: Mapping[str, Any]) -> bool:
+        """Return whether the active container becomes ready in the time that a release has for it."""
+        release_id = active["Config"]["Labels"].get(RELEASE_LABEL, "")
+        recorded = self.installed.recorded(release_id)
+        if recorded is None:
+            return True  # of an older version of this collection
+        container = Container(self.engine, self.installed.root, recorded[0], release_id, self.installed.active)
+        try:
+            self.wait_until_ready(container, self.installed.active)
+        except FleetError:
+            return False
+        return True
 
     def _hand_over(self, container: Container, blocking: Sequence[InstalledRuntime]) -> None:
         """Let the candidate serve beside the old release, on the same ports; then the old one drains and goes.

@@ -109,6 +109,7 @@ class Release:
 
         Raises FleetError if this host has refused the same release before, unless `force` says to try it again.
         """
+        settled = "" if check_mode else self.settle()
         release_id = desired.release_id()
         before = described_before(self.installed.state(), self.installed.releases)
         after = describe(desired, release_id)
@@ -117,6 +118,7 @@ class Release:
         is_active = committed and not faults
         left_over = self.installed.left_over()
         faults += [f"an earlier run was cut short and left the container {name}" for name in left_over]
+        faults += [settled] if settled else []
         is_damaged = self.installed.is_damaged()
         faults += [f"{self.installed.state_file} is lost or damaged"] if is_damaged else []
         unneeded = self._unneeded(desired)
@@ -131,7 +133,7 @@ class Release:
             "models": sum(bytes_to_fetch(self.installed.staging, model) for model in missing_models),
         }
         plan = make_plan(self.installed.name, before, after, faults, bytes_to_move, [other.name for other in unneeded])
-        changed = not is_active or bool(unneeded) or bool(left_over) or is_damaged
+        changed = not is_active or bool(unneeded) or bool(left_over) or is_damaged or bool(settled)
         result = _result(changed, plan, before, after)
         if not result["changed"]:
             return {**result, "evidence": self.installed.evidence(desired, release_id)}
@@ -141,17 +143,38 @@ class Release:
             if not is_active:
                 with self._remembered(desired, after, "controller") as done:
                     result["bytes_fetched"] = self._stage(desired, missing_image, missing_models)
+                    self._record(desired, after)
                     done.gates = self._replace(self._container(desired, release_id), unneeded)
-                    self._commit(desired, after)
+                    self._commit(after)
                 result["gates"] = done.gates
-            else:
-                self.takeover.recover()
-                if is_damaged:
-                    self._commit(desired, after)
+            elif is_damaged:
+                self._record(desired, after)
+                self._commit(after)
             for other in unneeded:
                 other.erase()
             self.installed.prune()
         return {**result, "evidence": self.installed.evidence(desired, release_id)}
+
+    # -- settle ----------------------------------------------------------------------------------------------------
+
+    def settle(self) -> str:
+        """Tidy what a transaction that was cut short has left; return what was done, empty for nothing.
+
+        A release that had passed its gates and taken over is the active one then.
+        """
+        if not self.installed.left_over() and not self.installed.unacknowledged():
+            return ""
+        with self.installed.lock():
+            self.takeover.recover()
+            taken_over = self.installed.unacknowledged()
+            recorded = self.installed.recorded(taken_over) if taken_over else None
+            if recorded is None:
+                return "tidied what a run that was cut short had left"
+            desired, after = recorded
+            told = "the run that brought it was cut short"
+            self.installed.history.add("active", after, desired.attempt_id(taken_over), by="controller", reason=told)
+            self._commit(after)
+            return f"wrote down that release {taken_over[:12]} is the active one: {told}"
 
     # -- roll back -------------------------------------------------------------------------------------------------
 
@@ -161,6 +184,8 @@ class Release:
         Needs nothing but this host. The release that it leaves is not tried again until it changes or is forced.
         Returns what `converge` returns.
         """
+        if not check_mode:
+            self.settle()
         state = self.installed.state()
         active: dict[str, Any] = state.get("active") or {}
         previous: dict[str, Any] = state.get("previous") or {}
@@ -201,7 +226,8 @@ class Release:
                     told = reason or "an operator went back from it"
                     attempt = left[0].attempt_id(active["id"])
                     self.installed.history.add("rolled_back", left[1], attempt, by=by, reason=told)
-                self._commit(desired, after)
+                self._record(desired, after)
+                self._commit(after)
             result["gates"] = done.gates
         return {**result, "evidence": self.installed.evidence(desired, release_id)}
 
@@ -230,9 +256,12 @@ class Release:
             raise
         history.add("active", after, attempt, by=by, reason=done.reason, gates=done.gates)
 
-    def _commit(self, desired: Desired, after: dict[str, Any]) -> None:
+    def _record(self, desired: Desired, after: dict[str, Any]) -> None:
         watched = {"start_timeout": self.start_timeout, "probation_seconds": self.probation_seconds}
         self.installed.record(desired, after, {**watched, "ca_file": self.ca_file})
+
+    def _commit(self, after: dict[str, Any]) -> None:
+        self.say(f"commit: release {after['id'][:12]} is the active one")
         self.installed.commit(after, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
 
     def _container(self, desired: Desired, release_id: str) -> Container:

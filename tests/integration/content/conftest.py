@@ -86,46 +86,63 @@ def store(programs: Path, authority: Authority, tmp_path_factory: pytest.TempPat
         yield found
 
 
-@pytest.fixture(scope="session")
-def web_server(programs: Path, authority: Authority) -> Iterator[SiteMirror]:
-    """Run nginx with the role's configuration; only the paths of its container are replaced."""
+def lay_out_mirror(authority: Authority, directory: Path, port: int) -> Path:
+    """Write all that nginx needs for a mirror with the role's configuration, and return its empty tree.
+
+    Only the paths of its container are replaced.
+    """
     template = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)  # noqa: S701
     source = (REPOSITORY_ROOT / "roles/site_mirror/templates/nginx.conf.j2").read_text()
-    port = free_port()
     rendered = template.from_string(source).render(
         ansible_managed="test", site_mirror_listen_address="127.0.0.1", site_mirror_port=port
     )
+    directory.chmod(0o755)
+    scratch, tls, tree = directory / "tmp", directory / "tls", directory / "tree"
+    for path in (scratch, tls, tree):
+        path.mkdir()
+    shutil.copy(authority.certificate, tls / "server.crt")
+    shutil.copy(authority.key, tls / "server.key")
+    for old, new in {
+        "listen 0.0.0.0:": "listen 127.0.0.1:",
+        "/tmp/": f"{scratch}/",  # noqa: S108
+        "/etc/edgeml/tls": str(tls),
+        "/srv/mirror": str(tree),
+    }.items():
+        assert old in rendered
+        rendered = rendered.replace(old, new)
+    rendered = rendered.replace("/dev/stdout", f"{scratch}/access.log")
+    (directory / "nginx.conf").write_text(rendered)
+    if os.geteuid() == 0:  # as in its container: the tree must be readable by a user without rights
+        for path in (scratch, tls, *tls.iterdir()):
+            os.chown(path, UNPRIVILEGED, UNPRIVILEGED)
+    return tree
+
+
+@contextlib.contextmanager
+def running_mirror(programs: Path, directory: Path, port: int) -> Iterator[None]:
+    """Run nginx upon what `lay_out_mirror` has written."""
+    command = [str(programs / "usr/sbin/nginx"), "-e", "stderr", "-c", str(directory / "nginx.conf")]
+    if os.geteuid() == 0:
+        user = str(UNPRIVILEGED)
+        command = ["setpriv", "--reuid", user, "--regid", user, "--clear-groups", "--", *command]
+    process = subprocess.Popen(command)
+    try:
+        wait_for(port, process)
+        yield
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture(scope="session")
+def web_server(programs: Path, authority: Authority) -> Iterator[SiteMirror]:
+    """Run nginx with the role's configuration."""
+    port = free_port()
     directory = Path(tempfile.mkdtemp(prefix="mirror-"))
     try:
-        directory.chmod(0o755)
-        scratch, tls, tree = directory / "tmp", directory / "tls", directory / "tree"
-        for path in (scratch, tls, tree):
-            path.mkdir()
-        shutil.copy(authority.certificate, tls / "server.crt")
-        shutil.copy(authority.key, tls / "server.key")
-        for old, new in {
-            "listen 0.0.0.0:": "listen 127.0.0.1:",
-            "/tmp/": f"{scratch}/",  # noqa: S108
-            "/etc/edgeml/tls": str(tls),
-            "/srv/mirror": str(tree),
-        }.items():
-            assert old in rendered
-            rendered = rendered.replace(old, new)
-        rendered = rendered.replace("/dev/stdout", f"{scratch}/access.log")
-        (directory / "nginx.conf").write_text(rendered)
-        command = [str(programs / "usr/sbin/nginx"), "-e", "stderr", "-c", str(directory / "nginx.conf")]
-        if os.geteuid() == 0:  # as in its container: the tree must be readable by a user without rights
-            for path in (scratch, tls, *tls.iterdir()):
-                os.chown(path, UNPRIVILEGED, UNPRIVILEGED)
-            user = str(UNPRIVILEGED)
-            command = ["setpriv", "--reuid", user, "--regid", user, "--clear-groups", "--", *command]
-        process = subprocess.Popen(command)
-        try:
-            wait_for(port, process)
+        tree = lay_out_mirror(authority, directory, port)
+        with running_mirror(programs, directory, port):
             yield SiteMirror(tree, f"127.0.0.1:{port}", str(authority.ca_file))
-        finally:
-            process.terminate()
-            process.wait()
     finally:
         shutil.rmtree(directory)
 

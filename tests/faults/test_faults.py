@@ -1,0 +1,57 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Faults at every step of the release transaction, on a real engine and a disk that can lose its power.
+
+``make test-faults TRIALS=500 SEED=1`` makes many trials and writes a table; ``make test`` makes a few.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ansible_collections.edgeml.fleet.runtime.tests.support.debian_packages import unpacked
+from ansible_collections.edgeml.fleet.tests.faults.rig import Rig, running_rig
+from ansible_collections.edgeml.fleet.tests.faults.table import write_table
+from ansible_collections.edgeml.fleet.tests.faults.trial import Fault, Result, carry_out, faults, plan
+from ansible_collections.edgeml.fleet.tests.integration.content.conftest import authority, programs  # noqa: F401
+from ansible_collections.edgeml.fleet.tests.support.content import REPOSITORY_ROOT, Authority
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+SEED = int(os.environ.get("SEED") or 1)
+TRIALS = int(os.environ.get("TRIALS") or 20)
+FAKETIME = "usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
+
+
+@pytest.fixture(scope="module")
+def rig(programs: Path, authority: Authority) -> Iterator[Rig]:  # noqa: F811 - fixtures of the content tests
+    """A box that serves the first release."""
+    with running_rig(programs, authority) as found:
+        out, error = found.box.converge(found.options[0]).communicate(timeout=300)
+        assert b'"changed": true' in out, out.decode() + error.decode()
+        yield found
+
+
+@pytest.fixture(scope="module")
+def results() -> Iterator[list[Result]]:
+    """What became of each trial; the table is written from it."""
+    found: list[Result] = []
+    yield found
+    write_table(REPOSITORY_ROOT / "build" / "faults" / "trials.md", found, SEED)
+
+
+def _trials() -> list[tuple[Fault, str, float]]:
+    return plan(faults(unpacked("faketime", ["libfaketime"]) / FAKETIME), TRIALS, SEED)
+
+
+@pytest.mark.parametrize("number", range(TRIALS))
+def test_release_survives(rig: Rig, results: list[Result], number: int) -> None:
+    fault, step, delay = _trials()[number]
+    result = carry_out(rig, fault, step, delay)
+    results.append(result)
+    story = f"{fault.name} {delay:.2f} s after {step} began: {result.sent} requests, {result.lost} lost"
+    print("\n".join([story, *result.wrong]), flush=True)
+    assert not result.wrong, "\n".join([story, *result.wrong])
