@@ -93,7 +93,7 @@ lint-sanity: $(VENV)/development ## Check the collection as Galaxy does: ansible
 # Files share nothing. Three processes keep two cores busy, since many tests wait for a host or a server; the longest
 # files come first, and those of the runtime, which are short, fill the gaps at the end.
 QUICK_TESTS := tests/unit tests/architecture tests/contract runtime/tests
-HOST_TESTS := tests/quickstart tests/fleet tests/integration tests/lab tests/molecule
+HOST_TESTS := tests/quickstart tests/fleet tests/faults tests/integration tests/lab tests/molecule
 PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-quick
@@ -109,6 +109,10 @@ test: ## Everything, with fleets in the lab (about 20 minutes on two cores)
 .PHONY: test-fleet
 test-fleet: $(VENV)/development engine ## Stories on real hosts; K=drift runs those with that word, KEEP=1 leaves the hosts up for the next run
 	@EDGEML_KEEP_LAB=$(KEEP) $(BIN)/pytest -v $(if $(K),-k "$(K)") tests/fleet
+
+.PHONY: test-faults
+test-faults: $(VENV)/development engine ## Faults at every step of a release: TRIALS=500 (7 s each) SEED=1; a table in build/faults
+	@SEED=$(SEED) TRIALS=$(or $(TRIALS),500) $(BIN)/pytest -v tests/faults
 
 .PHONY: bench
 bench: ## Compare the runtime with other inference servers (25 minutes; BENCH='--help' tells its options)

@@ -200,7 +200,7 @@ class Container:
 
 
 def is_confirmed(container: Mapping[str, Any]) -> bool:
-    """Return whether a container has taken over: it is to serve after each start of the engine (`Container.confirm`)."""
+    """Return whether a container has taken over: the engine is to start it each time (`Container.confirm`)."""
     return bool(container["HostConfig"]["RestartPolicy"]["Name"] == "always")
 
 
