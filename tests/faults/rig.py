@@ -139,22 +139,21 @@ def running_rig(programs: Path, authority: Authority) -> Iterator[Rig]:
     directory = Path(tempfile.mkdtemp(prefix="edgeml-faults-", dir="/var/tmp"))
     directory.chmod(0o755)
     mirror_port, rest_port = free_ports(2)
-    tree = lay_out_mirror(authority, _made(directory / "mirror"), mirror_port)
-    lock = _published(programs, authority, directory, tree)
-    box = Box(directory)
-    address = f"127.0.0.1:{mirror_port}"
-    options = [_options(box, address, str(authority.ca_file), lock, factor, rest_port) for factor in FACTORS]
-    rig = Rig(box, programs, directory / "mirror", mirror_port, options)
-    try:
-        with own_network():
-            box.build()
-            box.power_on()
-            rig.start_mirror()
-            yield rig
-    finally:
-        rig.stop_mirror()
-        box.power_off()
-        shutil.rmtree(directory)
+    with contextlib.ExitStack() as made:
+        made.callback(shutil.rmtree, directory)
+        tree = lay_out_mirror(authority, _made(directory / "mirror"), mirror_port)
+        lock = _published(programs, authority, directory, tree)
+        box = Box(directory)
+        address = f"127.0.0.1:{mirror_port}"
+        options = [_options(box, address, str(authority.ca_file), lock, factor, rest_port) for factor in FACTORS]
+        rig = Rig(box, programs, directory / "mirror", mirror_port, options)
+        made.enter_context(own_network())
+        made.callback(box.power_off)
+        made.callback(rig.stop_mirror)
+        box.build()
+        box.power_on()
+        rig.start_mirror()
+        yield rig
 
 
 def _published(programs: Path, authority: Authority, directory: Path, tree: Path) -> dict[str, Any]:
@@ -191,7 +190,13 @@ def _published(programs: Path, authority: Authority, directory: Path, tree: Path
         lock = {"serial": 1, "registry": store.address, "images": images, "models": {"multiply": models}}
         run_module(
             "mirror_sync",
-            {"root": str(tree), "lock": lock, "store": store.options(), "architectures": [ARCHITECTURE]},
+            {
+                "root": str(tree),
+                "lock": lock,
+                "store": store.options(),
+                "architectures": [ARCHITECTURE],
+                "signatures": {"mode": "ignored"},
+            },
             interpreter=sys.executable,
         )
     return lock

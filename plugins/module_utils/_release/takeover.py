@@ -50,6 +50,7 @@ class Takeover:
                 if container is not None:
                     self._retire(active)
                 self.engine.rename(previous, active)
+                self.engine.set_restart_policy(active, "always")
                 self.engine.start(active)
         if self.engine.container(candidate) is not None:
             self._retire(candidate)

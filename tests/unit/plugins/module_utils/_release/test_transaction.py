@@ -310,6 +310,45 @@ def test_hand_over_that_is_cut_at_any_step(
     assert not release.converge(desired(2), check_mode=False)["changed"]
 
 
+@pytest.fixture
+def cut_before_the_end(release: Release, engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch) -> Release:
+    """A release that has taken over, of a run that was cut short before the previous one went."""
+    release.converge(desired(1), check_mode=False)
+
+    def killed(self: MemoryEngine, name: str, seconds: int = 15) -> None:
+        raise Cut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryEngine, "stop", killed)
+        with pytest.raises(Cut):
+            release.converge(desired(2), check_mode=False)
+    assert set(engine.containers) == {ACTIVE, PREVIOUS}
+    return release
+
+
+def test_release_that_has_taken_over_is_committed_later(cut_before_the_end: Release, engine: MemoryEngine) -> None:
+    """The state tells which release serves, whether the guard or another run comes by."""
+    assert desired(2).release_id()[:12] in cut_before_the_end.settle()
+    assert cut_before_the_end.installed.state()["active"]["id"] == desired(2).release_id()
+    assert cut_before_the_end.installed.state()["previous"]["id"] == desired(1).release_id()
+    assert cut_before_the_end.installed.history.entries()[-1]["outcome"] == "active"
+    assert set(engine.containers) == {ACTIVE}
+    assert cut_before_the_end.settle() == ""
+    assert not cut_before_the_end.converge(desired(2), check_mode=False)["changed"]
+
+
+def test_previous_release_goes_only_when_the_new_one_is_ready(
+    cut_before_the_end: Release, engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine has started both again; the new one does not come up."""
+    monkeypatch.setattr(Release, "_ready", lambda self, container, name: False)
+    cut_before_the_end.settle()
+    assert set(engine.containers) == {ACTIVE}
+    assert engine.containers[ACTIVE]["Config"]["Labels"][RELEASE_LABEL] == desired(1).release_id()
+    assert cut_before_the_end.installed.state()["active"]["id"] == desired(1).release_id()
+    assert engine.serving() == engine.after_power_cut() == [ACTIVE]
+
+
 def test_candidate_that_a_killed_run_left_is_seen(
     release: Release, engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
