@@ -39,7 +39,7 @@ PACKAGES = (
 )
 
 # What the roles install, for hosts where the installation is not the subject.
-ROLE_PACKAGES = ("iptables", "openssl")
+ROLE_PACKAGES = ("iptables",)
 ENGINE_PACKAGES = {
     "bookworm": ("docker.io", *ROLE_PACKAGES),
     "trixie": ("docker.io", "docker-cli", *ROLE_PACKAGES),
