@@ -49,7 +49,8 @@ quickstart: $(VENV)/controller ## Serve two models on this machine: store, mirro
 clean: ## Remove everything that the quickstart made on this machine, and only that
 	@if [ -e $(VENV)/controller ]; then \
 		$(BIN)/ansible-playbook -i inventories/quickstart edgeml.fleet.remove; fi
-	@rm -rf build/quickstart build/images build/models build/environments inventories/quickstart.lock.yml{,.sig} $(VENV)
+	@rm -rf build/quickstart build/images build/models build/environments inventories/quickstart.lock.yml{,.sig} \
+		inventories/quickstart.ledger.jsonl $(VENV)
 	@rmdir build 2>/dev/null || true
 
 # ---- development ------------------------------------------------------------------------------------------------

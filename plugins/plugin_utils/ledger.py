@@ -1,0 +1,176 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The fleet's ledger: who has what since when, and why not. JSON lines beside the lock, on the controller.
+
+A line is an entry of a device's history, or says that a device lacks its release (``pending``, ``failed``). Lines
+without a host are the steps of a rollout. Files are merged by the union of their lines.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
+from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema import native
+
+Line = dict[str, Any]
+
+#: What makes two lines the same event, however it was learned.
+_IDENTITY = ("time", "host", "runtime", "release", "outcome", "wave")
+_KEYS = ("time", "host", "site", "runtime", "release", "outcome", "reason", "by", "models", "serial", "rollout")
+
+
+def now() -> str:
+    """Return the time as the ledger writes it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def line(host: str, outcome: str, **known: Any) -> Line:
+    """Return a line with all its keys; those that are not given are empty."""
+    empty: Line = {
+        "time": now(), "site": "", "runtime": "", "release": "", "reason": "", "by": "controller", "models": [],
+        "serial": None, "rollout": "",
+    }  # fmt: skip
+    return {**empty, **known, "host": host, "outcome": outcome}
+
+
+def lines_of_history(host: str, site: str, runtimes: Iterable[Mapping[str, Any]], **known: Any) -> list[Line]:
+    """Return the lines for what a host remembers, as the module runtime_release_info tells it."""
+    return [
+        line(
+            host,
+            str(entry.get("outcome")),
+            site=site,
+            **known,
+            **{key: entry.get(key) or "" for key in ("time", "runtime", "release", "reason", "by")},
+            models=[dict(model) for model in entry.get("models") or ()],
+        )
+        for runtime in runtimes
+        for entry in runtime.get("history") or ()
+    ]
+
+
+def merge(*groups: Iterable[Mapping[str, Any]]) -> list[Line]:
+    """Return the union of lines, sorted by time, host and runtime; of equal events the one that says most."""
+    known: dict[tuple[str, ...], Line] = {}
+    for group in groups:
+        for entry in group:
+            identity = _identity(entry)
+            other = known.get(identity)
+            if other is None or _rank(entry) > _rank(other):
+                known[identity] = dict(entry)
+    return sorted(known.values(), key=lambda entry: (_order(entry), canonical_json(entry)))
+
+
+def _identity(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(str(entry.get(key) or "") for key in _IDENTITY)
+
+
+def _order(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(str(entry.get(key) or "") for key in ("time", "host", "runtime"))
+
+
+def _rank(entry: Mapping[str, Any]) -> tuple[int, bytes]:
+    """Order versions of one event: what a device alone tells lacks the rollout and the lock's serial."""
+    return sum(bool(entry.get(key)) for key in _KEYS), canonical_json(entry)
+
+
+def read(path: str) -> list[Line]:
+    """Return the lines of a file, merged. A missing file is empty; torn lines and marks of a merge are left out."""
+    try:
+        text = Path(path).read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise _unusable(path, error) from error
+    return merge(_parsed(text))
+
+
+def _parsed(text: str) -> Iterator[Line]:
+    for one in text.splitlines():
+        try:
+            entry = json.loads(one)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and isinstance(entry.get("time"), str) and isinstance(entry.get("host"), str):
+            yield entry
+
+
+def append(path: str, lines: Sequence[Mapping[str, Any]]) -> int:
+    """Add the lines that the file lacks, on the disk before this returns. Return their number."""
+    wanted = merge(native(lines))
+    if not wanted:
+        return 0
+    try:
+        with _locked(path):
+            known = {_identity(entry) for entry in read(path)}
+            missing = [entry for entry in wanted if _identity(entry) not in known]
+            if missing:
+                _write(path, missing)
+    except OSError as error:
+        raise _unusable(path, error) from error
+    return len(missing)
+
+
+def _write(path: str, lines: Sequence[Line]) -> None:
+    with Path(path).open("ab+") as file:
+        torn = False
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            torn = file.read(1) != b"\n"
+        # One write, and a torn last line must not swallow the first of these.
+        file.write(b"\n" * torn + b"".join(canonical_json(entry) + b"\n" for entry in lines))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def rebuild(path: str, lines: Iterable[Mapping[str, Any]]) -> int:
+    """Write the union of the file and the lines, sorted, in place of the file. Return how many lines it gained."""
+    try:
+        with _locked(path):
+            before = read(path)
+            after = merge(before, native(list(lines)))
+            text = b"".join(canonical_json(entry) + b"\n" for entry in after)
+            target = Path(path)
+            if text == (target.read_bytes() if target.exists() else b""):
+                return 0
+            with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(file.name).chmod(0o644)
+            Path(file.name).replace(target)
+    except OSError as error:
+        raise _unusable(path, error) from error
+    return len(after) - len(before)
+
+
+@contextmanager
+def _locked(path: str) -> Iterator[None]:
+    """Keep other controllers on this machine out. The directory is locked, since the file may be replaced."""
+    directory = Path(path).parent
+    directory.mkdir(parents=True, exist_ok=True)
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _unusable(path: str, error: OSError) -> FleetError:
+    return FleetError(
+        "The ledger cannot be read or written",
+        where=str(error.filename or path),
+        seen=error.strerror or str(error),
+        remedy="set edgeml_ledger_file to a path that can be written on the controller",
+    )

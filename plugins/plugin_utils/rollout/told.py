@@ -1,0 +1,48 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What hosts told of their releases, as lines of the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ansible_collections.edgeml.fleet.plugins.plugin_utils import ledger
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.text import site_of
+
+
+def told_lines(
+    hostvars: Mapping[str, Mapping[str, Any]],
+    hosts: Sequence[str],
+    variable: str,
+    serial: int | None = None,
+    removed: bool = False,
+) -> list[dict[str, Any]]:
+    """Return the histories that the hosts' `variable` holds (an answer of runtime_release_info).
+
+    Parameters
+    ----------
+    serial : int or None
+        Serial of the lock, for the last entry of each runtime: nobody knows it of those before.
+    removed : bool
+        Whether each host's runtimes have been removed since it was asked.
+    """
+    lines = []
+    for host in hosts:
+        answer = hostvars[host].get(variable)
+        runtimes = answer.get("runtimes") if isinstance(answer, Mapping) else None
+        site = site_of(hostvars[host])
+        for runtime in runtimes or ():
+            of_runtime = ledger.lines_of_history(host, site, [runtime])
+            if of_runtime and serial is not None:
+                of_runtime[-1]["serial"] = int(serial)
+            lines += of_runtime
+            active = runtime.get("active")
+            if removed and active:
+                models = [
+                    {key: model.get(key) for key in ("name", "version", "variant", "digest")}
+                    for model in active["models"]
+                ]
+                known = {"site": site, "runtime": runtime["name"], "release": active["id"], "models": models}
+                lines.append(ledger.line(host, "removed", by="operator", **known))
+    return lines
