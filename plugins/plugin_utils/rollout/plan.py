@@ -1,0 +1,118 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The plan of a rollout, made of the comparison of all hosts with their last converge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ansible.inventory.manager import InventoryManager
+from ansible.parsing.dataloader import DataLoader
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.text import aligned, listed, site_of
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.events import Progress
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.settings import Settings
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.waves import plan_waves
+
+DEVICES = "edgeml_devices_comparison"
+MIRRORS = "edgeml_mirrors_comparison"
+_UNREACHED = "it cannot be reached"
+_NAMED = 8
+
+
+def matching(pattern: str, groups: Mapping[str, Sequence[str]]) -> frozenset[str]:
+    """Return the hosts of a host pattern, among those that this run knows of (in a job slice, those of the slice)."""
+    if not pattern:
+        return frozenset()
+    inventory = InventoryManager(DataLoader(), parse=False)
+    for group, hosts in groups.items():
+        inventory.add_group(group)
+        for host in hosts:
+            inventory.add_host(host, group=group)
+    return frozenset(host.name for host in inventory.get_hosts(pattern))
+
+
+def make_plan(
+    hostvars: Mapping[str, Mapping[str, Any]],
+    hosts: Sequence[str],
+    groups: Mapping[str, Sequence[str]],
+    settings: Settings,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Return the plan, plain data: ``rollout``, ``waves`` ({"number", "name", "hosts"}), ``order`` (their hosts),
+    ``sizes``, ``sites`` (by host), ``pending`` (reason by host), ``unchanged`` (how many), ``done`` (in earlier runs of
+    this rollout) and ``mirrors`` (those to bring up to date).
+    """
+    to_do, mirrors, unchanged = [], [], []
+    pending: dict[str, str] = {}
+    sites: dict[str, str] = {}
+    for host in hosts:
+        variables = hostvars[host]
+        if (
+            isinstance(answer := variables.get(MIRRORS), Mapping)
+            and not answer.get("unchanged")
+            and not _unreached(answer)
+        ):
+            mirrors.append(host)
+        if not isinstance(answer := variables.get(DEVICES), Mapping):
+            continue
+        sites[host] = site_of(variables)
+        if answer.get("unchanged"):
+            unchanged.append(host)
+        elif reason := _unreached(answer):
+            pending[host] = reason
+        else:
+            to_do.append(host)
+    canaries = matching(settings.canary, groups)
+    earlier = progress.done.intersection(unchanged)
+    waves = plan_waves(to_do, settings, canaries, sites, len(earlier - canaries), progress.finished if earlier else 0)
+    return {
+        "rollout": progress.rollout,
+        "waves": [{"number": wave.number, "name": wave.name, "hosts": list(wave.hosts)} for wave in waves],
+        "order": [host for wave in waves for host in wave.hosts],
+        "sizes": [len(wave.hosts) for wave in waves],
+        "sites": sites,
+        "pending": pending,
+        "unchanged": len(unchanged),
+        "done": len(earlier),
+        "mirrors": mirrors,
+    }
+
+
+def _unreached(answer: Mapping[str, Any]) -> str:
+    """Return why a host could not be reached, "" if it could."""
+    lines = (answer.get("reasons") or {}).get("host") or ()
+    found = next((str(text) for text in lines if str(text).startswith(_UNREACHED)), "")
+    return found.removeprefix(f"{_UNREACHED}: ").strip() or found
+
+
+def title_of(wave: Mapping[str, Any], last: int) -> str:
+    """Return how a wave is called: `Wave 2 of 4` or `Wave 1 of 4, canary`."""
+    return f"Wave {wave['number']} of {last}" + (f", {wave['name']}" if wave["name"] else "")
+
+
+def wave_of(plan: Mapping[str, Any], host: str) -> Mapping[str, Any]:
+    """Return the wave of a host."""
+    found: Mapping[str, Any] = next(wave for wave in plan["waves"] if host in wave["hosts"])
+    return found
+
+
+def table(plan: Mapping[str, Any], pattern: str = "") -> str:
+    """Return the plan as a short table."""
+    resumed = f"; {plan['done']} done in earlier runs" if plan["done"] else ""
+    lines = [
+        f"Rollout {plan['rollout']}: {len(plan['order'])} hosts to do in {len(plan['waves'])} waves, "
+        f"{plan['unchanged']} unchanged, {len(plan['pending'])} pending{resumed}"
+    ]
+    rows = [
+        (f"wave {wave['number']}", wave["name"] or "-", len(wave["hosts"]), listed(wave["hosts"], _NAMED))
+        for wave in plan["waves"]
+    ]
+    lines += ["  " + text for text in aligned(rows)]
+    by_reason: dict[str, list[str]] = {}
+    for host, reason in plan["pending"].items():
+        by_reason.setdefault(reason, []).append(host)
+    lines += [f"  pending: {listed(hosts, _NAMED)}: {' '.join(reason.split())}" for reason, hosts in by_reason.items()]
+    if pattern and plan["waves"] and plan["waves"][0]["name"] != "canary":
+        lines.append(f"  no host that is to do matches canary: {pattern}")
+    return "\n".join(lines)

@@ -1,0 +1,280 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is decided in the course of a rollout, from answers in the shape that hosts give them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout import course
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.course import JUDGED, OPENED, Course
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.judgement import (
+    AFTER,
+    BEFORE,
+    FAILURE,
+    WATCHED,
+    HostOutcome,
+    table,
+)
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.settings import Settings
+
+SITES = {"a": "berlin", "b": "berlin", "c": "lyon", "d": "lyon"}
+
+
+def release(name: str) -> dict[str, Any]:
+    model = {"name": "digits", "version": "1.0.0", "variant": "default", "digest": "sha256:0", "options": {}}
+    return {"id": name * 20, "image": "image", "models": [model], "settings": {}}
+
+
+def history(outcome: str, name: str, second: int, reason: str = "") -> dict[str, Any]:
+    return {
+        "time": f"2026-11-28T06:00:{second:02}Z", "runtime": "runtime", "release": release(name)["id"], "attempt": name,
+        "outcome": outcome, "reason": reason, "by": "controller", "models": release(name)["models"], "gates": [],
+    }  # fmt: skip
+
+
+def told(active: str, *entries: dict[str, Any], **more: Any) -> dict[str, Any]:
+    runtime = {"name": "runtime", "active": release(active), "serving": True, "drift": [], "history": list(entries)}
+    return {"runtimes": [{**runtime, **more}]}
+
+
+OLD = history("active", "o", 1)
+NEW = history("active", "n", 2)
+GATE = {"gate": "p95", "model": "digits", "measured": 31.2, "allowed": 25.0, "unit": "ms", "passed": False}
+REFUSAL = "The model 'digits' misses its latency objective"
+
+DONE = {BEFORE: told("o", OLD), AFTER: told("n", OLD, NEW)}
+REFUSED = {
+    BEFORE: told("o", OLD),
+    AFTER: told("o", OLD, history("refused", "n", 2, REFUSAL)),
+    FAILURE: {
+        "task": "Make the release of each runtime active",
+        "hidden": False,
+        "result": {"msg": "One or more items failed", "results": [{"failed": True, "msg": REFUSAL, "gates": [GATE]}]},
+    },
+    "inference_runtime_result": {"results": [{"failed": True, "msg": REFUSAL, "gates": [GATE]}]},
+}
+LOST = {BEFORE: {"unreachable": True, "msg": "Task failed: Connection timed out"}, AFTER: {"skipped": True}}
+
+GO_ON = {"stop": False, "reason": "", "red": False, "pause": False}
+STOP = {"stop": True, "reason": "Wave 2 of 3: because", "red": True, "pause": False}
+OPEN = {OPENED: {"stop": False}, JUDGED: GO_ON}
+
+
+def run(hosts: dict[str, dict[str, Any]], *, check_mode: bool = False, done: int = 0, **settings: Any) -> Course:
+    """Return a rollout whose waves are a, then b and c, then d."""
+    plan = {
+        "rollout": "7.1",
+        "waves": [
+            {"number": 1, "name": "canary", "hosts": ["a"]},
+            {"number": 2, "name": "", "hosts": ["b", "c"]},
+            {"number": 3, "name": "", "hosts": ["d"]},
+        ],
+        "order": list("abcd"), "sizes": [1, 2, 1], "sites": SITES, "pending": {}, "unchanged": 0, "done": done,
+        "mirrors": [],
+    }  # fmt: skip
+    variables = {name: hosts.get(name, {}) for name in SITES}
+    return Course(plan, Settings(**settings), 7, variables, check_mode)
+
+
+def nobody(question: str) -> str:
+    raise AssertionError(question)
+
+
+def test_a_good_wave_goes_on() -> None:
+    rollout = run({"a": DONE}, pause_seconds=30)
+    step = rollout.judge(rollout.wave("a"))
+    assert step.result == {"stop": False, "reason": "", "red": False, "pause": True}
+    assert step.pause == 30
+    assert "Wave 1 of 3, canary: 1 done" in step.text
+    lines = {line["outcome"]: line for line in step.lines}
+    assert [(line["host"], line["release"][:1], line["rollout"], line["serial"]) for line in step.lines] == [
+        ("a", "o", "", None),  # what the host knew before is not of this rollout
+        ("a", "n", "7.1", 7),
+        ("", "", "7.1", 7),
+    ]
+    assert lines["rollout_wave"]["wave"] == 1
+
+
+@pytest.mark.parametrize(("max_failed", "stops"), [(0, True), ("40%", True), (1, False), ("50%", False)])
+def test_failures_end_the_rollout_when_there_are_too_many(max_failed: int | str, stops: bool) -> None:
+    rollout = run({"b": REFUSED, "c": DONE}, max_failed=max_failed)
+    step = rollout.judge(rollout.wave("b"))
+    assert step.result["stop"] is stops
+    reason = f"b: Make the release of each runtime active: {REFUSAL}"
+    assert reason in step.text
+    assert "digits p95 31.2 of 25 ms" in step.text
+    assert (reason in step.result["reason"]) is stops
+    refused = [line for line in step.lines if line["host"] == "b" and line["rollout"]]
+    assert [(line["outcome"], line["reason"]) for line in refused] == [("refused", REFUSAL)], "said once"
+
+
+def test_a_wave_in_which_all_fail_ends_the_rollout_whatever_is_tolerated() -> None:
+    rollout = run({"b": REFUSED, "c": REFUSED}, max_failed=5)
+    assert rollout.judge(rollout.wave("b")).result["stop"]
+    rollout = run({"b": REFUSED, "c": LOST}, max_failed=1)
+    assert rollout.judge(rollout.wave("b")).result["stop"], "who was not there says nothing"
+
+
+def test_hosts_that_are_not_there_are_pending() -> None:
+    lost_later = {**DONE, AFTER: {"unreachable": True, "msg": "Connection reset"}, FAILURE: {"task": "x", "result": {}}}
+    rollout = run({"b": LOST, "c": lost_later})
+    step = rollout.judge(rollout.wave("b"))
+    assert not step.result["stop"]
+    assert [(line["host"], line["outcome"]) for line in step.lines if line["host"]] == [
+        ("b", "pending"),
+        ("c", "pending"),
+    ]
+    assert "Connection timed out" in step.text
+
+
+def test_what_fails_outside_of_the_release_is_told_to_the_ledger_too() -> None:
+    failure = {"task": "Install packages", "hidden": False, "result": {"msg": "no space left"}}
+    secret = {"task": "Write certificate, key and token", "hidden": True, "result": {}}
+    rollout = run({"b": {**DONE, AFTER: told("o", OLD), FAILURE: failure}, "c": {BEFORE: told("o"), FAILURE: secret}})
+    step = rollout.judge(rollout.wave("b"))
+    failed = {line["host"]: line["reason"] for line in step.lines if line["outcome"] == "failed"}
+    assert failed == {
+        "b": "Install packages: no space left",
+        "c": "Write certificate, key and token: its answer is hidden, since it may hold a secret",
+    }
+
+
+def test_a_release_that_the_guard_takes_back_in_the_pause_fails() -> None:
+    back = told("o", OLD, NEW, history("rolled_back", "n", 9, "it crashed 3 times"))
+    rollout = run({"a": {**DONE, WATCHED: back}}, pause_seconds=30)
+    wave = rollout.wave("a")
+    assert not rollout.judge(wave).result["stop"]
+    step = rollout.judge(wave, watched=True)
+    assert step.result["stop"]
+    assert step.pause == 0
+    assert "it crashed 3 times" in step.result["reason"]
+    # One that was taken back before this rollout says nothing about it.
+    known = history("rolled_back", "x", 0, "long ago")
+    rollout = run({"a": {BEFORE: told("o", OLD, known), AFTER: told("o", OLD, known)}})
+    assert not rollout.judge(wave).result["stop"]
+
+
+def test_a_host_that_failed_before_its_turn_is_not_done() -> None:
+    """A machine that is mirror and device, and whose mirror failed, takes no part in the play."""
+    rollout = run({"b": {}, "c": {**DONE, **OPEN}})
+    assert rollout.judge(rollout.wave("b")).result["reason"].endswith("b: It failed before its turn")
+    assert list(rollout.sum_up().result["failed_hosts"]) == ["b"]
+
+
+def test_a_host_that_does_not_serve_fails() -> None:
+    stopped = told("n", OLD, NEW, serving=False, drift=["the container edgeml-runtime does not run"])
+    rollout = run({"a": {**DONE, AFTER: stopped}})
+    assert "the container edgeml-runtime does not run" in rollout.judge(rollout.wave("a")).result["reason"]
+
+
+def test_a_large_wave_is_told_in_few_lines() -> None:
+    failed = (500, 800)
+    outcomes = [HostOutcome(f"h{number}", "failed" if number in failed else "done") for number in range(900)]
+    lines = table("Wave 4 of 5: 898 done, 2 failed", outcomes).splitlines()
+    assert [line.split()[0] for line in lines[2:5]] == ["h500", "h800", "h0"]
+    assert "  and 880 more" in lines
+    assert len(lines) < 30
+
+
+# -- before a wave -----------------------------------------------------------------------------------------------------
+
+
+def test_the_first_wave_needs_no_approval_unless_an_earlier_run_began() -> None:
+    rollout = run({}, approval="prompt")
+    step = rollout.open(rollout.wave("a"), nobody)
+    assert not step.result["stop"]
+    assert [(line["outcome"], line["reason"]) for line in step.lines] == [
+        ("rollout_started", "4 hosts, waves of 1, 2, 1")
+    ]
+    assert rollout.open(rollout.wave("b"), lambda _: "yes") == course.Step("", {"stop": False})
+    step = rollout.open(rollout.wave("b"), lambda _: "no")
+    assert step.result["stop"]
+    assert step.result["red"]
+    assert "Wave 2 of 3: it is not approved at the prompt. Seen: no" in step.text
+    assert run({}, approval="prompt", done=3).open(rollout.plan["waves"][0], lambda _: "no").result["stop"]
+
+
+def test_a_closed_window_ends_the_run_well() -> None:
+    moment = datetime.now(UTC)
+    hours = [(moment + timedelta(hours=hours)).strftime("%H:%M") for hours in (-1, 1, 2)]
+    rollout = run({}, window={"from": hours[0], "to": hours[1]})
+    assert not rollout.open(rollout.wave("a"), nobody).result["stop"]
+    rollout = run({}, window={"from": hours[1], "to": hours[2]})
+    step = rollout.open(rollout.wave("a"), nobody)
+    assert step.result["stop"]
+    assert not step.result["red"]
+    assert "it opens 20" in step.text
+    assert list(step.lines) == [], "a schedule writes nothing"
+    assert [line["outcome"] for line in rollout.open(rollout.wave("b"), nobody).lines] == ["rollout_stopped"]
+
+
+# -- at the end --------------------------------------------------------------------------------------------------------
+
+
+def test_sum_of_a_rollout_that_went_through() -> None:
+    rollout = run({"a": {**DONE, **OPEN}, "b": {**DONE, **OPEN}, "c": {**LOST, **OPEN}, "d": {**DONE, **OPEN}})
+    step = rollout.sum_up()
+    assert step.text == "Rollout 7.1: 3 of 3 waves, 3 done, 0 failed, 0 not begun, 1 pending"
+    assert step.result == {"failed_hosts": {}, "roll_back": {}, "red": False, "reason": ""}
+    assert [line["outcome"] for line in step.lines] == ["rollout_finished"]
+
+
+@pytest.mark.parametrize("rollback", [False, True])
+def test_sum_of_a_rollout_that_was_ended(rollback: bool) -> None:
+    ended = {OPENED: {"stop": False}, JUDGED: STOP}
+    rollout = run({"a": {**DONE, **OPEN}, "b": {**REFUSED, **ended}, "c": {**DONE, **ended}}, rollback=rollback)
+    step = rollout.sum_up()
+    assert "2 of 3 waves, 2 done, 1 failed, 1 not begun" in step.text
+    assert list(step.result["failed_hosts"]) == ["b"]
+    assert step.result["red"]
+    back = [{"name": "runtime", "release": "o" * 20}]
+    assert step.result["roll_back"] == ({"a": back, "c": back} if rollback else {})
+    assert list(step.lines) == []
+
+
+def test_sum_of_a_rollout_that_may_not_begin() -> None:
+    closed = {"stop": True, "reason": "Wave 1 of 3, canary: the window is closed", "red": False}
+    step = run({"a": {OPENED: closed}}, rollback=True).sum_up()
+    assert "0 of 3 waves, 0 done, 0 failed, 4 not begun" in step.text
+    assert step.result == {"failed_hosts": {}, "roll_back": {}, "red": False, "reason": closed["reason"]}
+
+
+def test_after_the_pause_counts_what_was_seen_after_it() -> None:
+    dead = {"unreachable": True, "msg": "no route to host"}
+    host = {**DONE, WATCHED: dead, OPENED: {"stop": False}, JUDGED: {**GO_ON, "pause": True}, course.WATCHED: STOP}
+    step = run({"a": host}).sum_up()
+    assert "does not answer since its release changed" in step.result["failed_hosts"]["a"]
+
+
+# -- check mode --------------------------------------------------------------------------------------------------------
+
+
+def test_check_mode_tells_what_each_host_would_do_and_writes_nothing() -> None:
+    plan = {
+        "runtime": "runtime", "action": "restart", "image": None, "settings": [{"key": "log_level"}],
+        "models": [{"name": "digits", "before": {"version": "1.0.0"}, "after": {"version": "1.1.0"}}],
+    }  # fmt: skip
+    hosts = {
+        "b": {BEFORE: told("o"), "inference_runtime_result": {"results": [{"plan": plan}]}},
+        "c": {BEFORE: told("o"), FAILURE: {"task": "Look", "hidden": False, "result": {"msg": "no"}}},
+    }
+    rollout = run(hosts, check_mode=True, approval="prompt", pause_seconds=60)
+    assert not rollout.open(rollout.wave("b"), nobody).result["stop"]
+    step = rollout.judge(rollout.wave("b"))
+    assert "runtime: restart (digits 1.0.0 -> 1.1.0, log_level)" in step.text
+    assert "fails: Look: no" in step.text
+    assert (list(step.lines), step.pause) == ([], 0)
+    assert list(rollout.sum_up().lines) == []
+
+
+def test_errors_are_the_collections_own() -> None:
+    def broken(_: str) -> str:
+        raise FleetError("Nobody can be asked for approval")
+
+    rollout = run({}, approval="prompt")
+    with pytest.raises(FleetError, match="Nobody"):
+        rollout.open(rollout.wave("b"), broken)

@@ -1,0 +1,61 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+from typing import Any
+
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.ledger import line, merge
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.events import (
+    FINISHED,
+    STARTED,
+    STOPPED,
+    WAVE,
+    Progress,
+    is_pending,
+    progress,
+)
+
+
+def step(outcome: str, rollout: str, **more: Any) -> dict[str, Any]:
+    return line("", outcome, rollout=rollout, **more)
+
+
+def host(name: str, outcome: str, rollout: str) -> dict[str, Any]:
+    return line(name, outcome, rollout=rollout)
+
+
+def test_first_rollout_of_a_lock() -> None:
+    assert progress([], 7) == Progress("7.1")
+    others = [step(STARTED, "6.4"), step(STOPPED, "77.1"), host("a", "active", ""), step(STARTED, "7.x")]
+    assert progress(others, 7) == Progress("7.1")
+
+
+def test_one_that_was_cut_short_goes_on() -> None:
+    known = [
+        step(STARTED, "7.1"),
+        host("a", "active", "7.1"),
+        step(WAVE, "7.1", wave=1),
+        host("b", "active", "7.1"),
+        host("c", "refused", "7.1"),
+        step(WAVE, "7.1", wave=2),
+        step(STOPPED, "7.1"),
+    ]
+    for length in range(6, 8):
+        assert progress(known[:length], 7) == Progress("7.1", frozenset("ab"), 2)
+    # What was rolled back since is not done.
+    assert progress([*known, host("b", "rolled_back", "7.1")], 7).done == frozenset("a")
+
+
+def test_one_that_is_finished_is_followed_by_another() -> None:
+    known = [step(STARTED, "7.1"), host("a", "active", "7.1"), step(WAVE, "7.1", wave=1), step(FINISHED, "7.1")]
+    assert progress(known, 7) == Progress("7.2")
+    assert progress([*known, step(STARTED, "7.2")], 7) == Progress("7.2")
+    # Within a second the order of lines is not that of the steps.
+    assert progress(merge(known), 7) == progress(known[::-1], 7) == Progress("7.2")
+
+
+def test_pending_is_what_the_last_line_says() -> None:
+    waiting = {"serial": 7, "rollout": "7.1"}
+    known = [line("a", "pending", **waiting), line("b", "pending", **waiting), line("b", "active", **waiting)]
+    assert is_pending(known, 7) == frozenset("a")
+    assert is_pending(known, 8) == frozenset(), "a newer lock is waited for anew"

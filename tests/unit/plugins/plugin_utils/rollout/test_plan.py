@@ -1,0 +1,75 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.events import Progress
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.plan import make_plan, matching, table
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.settings import Settings
+
+GROUPS = {"devices": ["a", "b", "c"], "canary": ["b", "c"], "site_berlin": ["a", "b"], "all": ["a", "b", "c"]}
+
+
+def compared(unchanged: bool = False, **reasons: list[str]) -> dict[str, Any]:
+    return {"edgeml_devices_comparison": {"unchanged": unchanged, "reasons": reasons}, "edgeml_site": "berlin"}
+
+
+DIFFERS = compared(runtime=["the inventory, the lock or the collection says something else"])
+GONE = compared(host=["it cannot be reached: Task failed: Connection timed out"])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [("", ""), ("canary", "bc"), ("canary:&site_berlin", "b"), ("a", "a"), ("devices:!canary", "a"), ("other", "")],
+)
+def test_patterns_are_those_of_ansible(pattern: str, expected: str) -> None:
+    assert matching(pattern, GROUPS) == frozenset(expected)
+
+
+def test_plan_of_a_fleet() -> None:
+    mirror = {"edgeml_mirrors_comparison": {"unchanged": False, "reasons": {"site_mirror": ["gone"]}}}
+    hosts = {
+        "m": mirror,
+        "n": {"edgeml_mirrors_comparison": {"unchanged": False, "reasons": {"host": ["it cannot be reached: no"]}}},
+        "a": DIFFERS, "b": DIFFERS, "c": DIFFERS, "d": GONE, "e": compared(True),
+        "f": compared(host=["it cannot be compared: no Python"]),  # preflight tells what is wrong
+    }  # fmt: skip
+    plan = make_plan(hosts, list(hosts), GROUPS, Settings(canary="canary", first=2), Progress("7.1"))
+    assert [(wave["name"], wave["hosts"]) for wave in plan["waves"]] == [("canary", ["b", "c"]), ("", ["a", "f"])]
+    assert plan["order"] == ["b", "c", "a", "f"]
+    assert plan["sizes"] == [2, 2]
+    assert plan["pending"] == {"d": "Task failed: Connection timed out"}
+    assert plan["unchanged"] == 1
+    assert plan["mirrors"] == ["m"]
+    text = table(plan)
+    assert "Rollout 7.1: 4 hosts to do in 2 waves, 1 unchanged, 1 pending" in text
+    assert "pending: d: Task failed: Connection timed out" in text
+
+
+def test_a_machine_may_be_mirror_and_device() -> None:
+    both = {**DIFFERS, "edgeml_mirrors_comparison": {"unchanged": False, "reasons": {}}}
+    plan = make_plan({"a": both}, ["a"], GROUPS, Settings(), Progress("7.1"))
+    assert (plan["mirrors"], plan["order"]) == (["a"], ["a"])
+
+
+def test_the_rest_of_a_rollout() -> None:
+    """Hosts that differ again are not done, whatever the ledger says."""
+    hosts = {name: compared(name in "abcd") for name in "abcdefghij"}
+    plan = make_plan(hosts, list(hosts), GROUPS, Settings(), Progress("7.1", frozenset("abcdx"), 2))
+    assert (plan["done"], plan["sizes"], plan["waves"][0]["number"]) == (4, [6], 3)
+    hosts = {name: compared() for name in "abcdefghij"}
+    plan = make_plan(hosts, list(hosts), GROUPS, Settings(), Progress("7.1", frozenset("abcdx"), 2))
+    assert (plan["done"], plan["sizes"], plan["waves"][0]["number"]) == (0, [1, 3, 6], 1)
+
+
+def test_nothing_to_do() -> None:
+    plan = make_plan({"a": compared(True)}, ["a"], GROUPS, Settings(), Progress("7.1"))
+    assert (plan["waves"], plan["order"], plan["sizes"]) == ([], [], [])
+    assert "0 hosts to do in 0 waves, 1 unchanged" in table(plan)
+
+
+def test_canaries_that_nobody_is_are_told() -> None:
+    plan = make_plan({"a": compared()}, ["a"], GROUPS, Settings(canary="canary"), Progress("7.1"))
+    assert "no host that is to do matches canary: canary" in table(plan, "canary")

@@ -1,0 +1,37 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+from typing import Any
+
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.told import told_lines
+
+MODEL = {"name": "digits", "version": "1.0.0", "variant": "default", "digest": "sha256:0"}
+
+
+def entry(release: str, second: int) -> dict[str, Any]:
+    return {"time": f"2026-11-28T06:00:{second:02}Z", "runtime": "runtime", "release": release, "outcome": "active"}
+
+
+def host(*entries: dict[str, Any]) -> dict[str, Any]:
+    active = {"id": entries[-1]["release"], "models": [{**MODEL, "options": {}}]} if entries else None
+    runtime = {"name": "runtime", "active": active, "history": list(entries)}
+    return {"edgeml_site": "berlin", "told": {"runtimes": [runtime]}}
+
+
+def test_the_serial_belongs_to_the_last_try_only() -> None:
+    hosts = {"a": host(entry("r1", 1), entry("r2", 2)), "b": {}, "c": {"told": {"failed": True}}}
+    lines = told_lines(hosts, list(hosts), "told", 7)
+    assert [(line["host"], line["site"], line["release"], line["serial"]) for line in lines] == [
+        ("a", "berlin", "r1", None),
+        ("a", "berlin", "r2", 7),
+    ]
+
+
+def test_what_was_removed_is_told_after_all_else() -> None:
+    lines = told_lines({"a": host(entry("r1", 1)), "b": host()}, ["a", "b"], "told", removed=True)
+    assert [(line["host"], line["outcome"], line["release"], line["by"]) for line in lines] == [
+        ("a", "active", "r1", ""),
+        ("a", "removed", "r1", "operator"),
+    ]
+    assert lines[-1]["models"] == [MODEL]
