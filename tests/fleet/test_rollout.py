@@ -1,0 +1,251 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A release goes through a fleet in waves, on real hosts. The tests tell one story and run in their order."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from .conftest import ROOT, Fleet, running_lab
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(3600)]
+
+LAB = Path(__file__).with_name("rollout_lab")
+DEVICES = ("rollout-1", "rollout-2", "rollout-3", "rollout-4")
+DIGITS = [str(digit) for digit in range(10)]
+
+
+def settings(**values: Any) -> tuple[str, str]:
+    return "-e", json.dumps({"edgeml_rollout": values})
+
+
+def level(name: str) -> tuple[str, str]:
+    """Return what makes another release of every device: its log level."""
+    return "-e", f"inference_runtime_log_level={name}"
+
+
+@pytest.fixture(scope="module")
+def fleet(request: pytest.FixtureRequest) -> Iterator[Fleet]:
+    """A site that is published and not there yet."""
+    with running_lab(request, "rollout") as lab:
+        fleet = Fleet(lab, (LAB,))
+        for name in ("certificates", "store", "publish"):
+            fleet.playbook(f"edgeml.fleet.{name}").must_succeed()
+        yield fleet
+
+
+def ledger(fleet: Fleet) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (fleet.state / "fleet.ledger.jsonl").read_text().splitlines()]
+
+
+def events(fleet: Fleet, rollout: str, *outcomes: str) -> list[tuple[str, str]]:
+    """Return (host, outcome) of what the ledger tells of a rollout."""
+    return [
+        (line["host"], line["outcome"])
+        for line in ledger(fleet)
+        if line["rollout"] == rollout and (not outcomes or line["outcome"] in outcomes)
+    ]
+
+
+def released(fleet: Fleet) -> dict[str, str]:
+    """Return the id of each device's active release."""
+    return {
+        host: json.loads(fleet.lab.run(host, "sudo cat /var/lib/edgeml/state.json", check=True).stdout)["active"]["id"]
+        for host in DEVICES
+    }
+
+
+def serves(fleet: Fleet, host: str) -> None:
+    assert fleet.check(host, ["digits"], wait=60) == {"https digits": DIGITS, "grpcs digits": DIGITS}
+
+
+def test_settings_are_refused_before_any_host_is_asked(fleet: Fleet) -> None:
+    run = fleet.playbook("edgeml.fleet.rollout", *settings(growth=0, window={"from": "22:00"}))
+    assert run.code != 0
+    words = " ".join(run.output.split())
+    assert "The key to is missing at edgeml_rollout.window" in words
+    assert "at edgeml_rollout.growth. Seen: 0 (number)" in words
+    assert "Compare the devices" not in words
+
+
+def test_the_first_release_goes_out_in_waves(fleet: Fleet) -> None:
+    run = fleet.playbook("edgeml.fleet.rollout", *settings(canary="rollout-3", first=3)).must_succeed()
+    assert "Wave 1 of 2, canary: 1 done" in run.output
+    assert "Wave 2 of 2: 3 done" in run.output
+    assert len(set(released(fleet).values())) >= 1
+    serves(fleet, "rollout-3")
+    assert sorted(events(fleet, "1.1", "active")) == [(host, "active") for host in DEVICES]
+    assert events(fleet, "1.1")[-1] == ("", "rollout_wave") or ("", "rollout_finished") in events(fleet, "1.1")
+    again = fleet.playbook("edgeml.fleet.rollout").must_succeed()
+    assert "0 hosts to do in 0 waves, 4 unchanged" in again.output
+    assert set(again.changed.values()) == {0}
+
+
+def test_check_mode_tells_the_waves_of_a_slice(fleet: Fleet, tmp_path: Path) -> None:
+    """As AWX cuts an inventory into slices: neither the mirror nor the other hosts are in it."""
+    before, known = released(fleet), ledger(fleet)
+    part = shutil.copytree(LAB, tmp_path / "rollout_lab")
+    hosts = yaml.safe_load((part / "10-hosts.yml").read_text())
+    hosts["all"]["children"] = {
+        "site_berlin": {
+            "hosts": {name: hosts["all"]["children"]["devices"]["hosts"][name] for name in DEVICES[1:3]},
+            "vars": hosts["all"]["children"]["site_berlin"]["vars"],
+        },
+        "devices": {"hosts": dict.fromkeys(DEVICES[1:3])},
+        "mirrors": {"hosts": {}},
+    }
+    (part / "10-hosts.yml").write_text(yaml.safe_dump(hosts))
+    placement = (part / "20-placement.yml").read_text()
+    (part / "20-placement.yml").write_text(placement.replace("../../..", str(ROOT)))
+    run = Fleet(fleet.lab, (part,), ["-e", f"edgeml_build_directory={ROOT}/build"]).playbook(
+        "edgeml.fleet.rollout", "--check", *settings(canary="rollout-3:rollout-1"), *level("warning")
+    )
+    run.must_succeed()
+    assert "2 hosts to do in 2 waves" in run.output
+    assert "rollout-3  runtime: restart (log_level)" in run.output
+    assert set(run.tasks) == set(DEVICES[1:3])
+    assert (released(fleet), ledger(fleet)) == (before, known)
+
+
+def test_a_wave_that_fails_ends_the_rollout_and_says_why(fleet: Fleet, tmp_path: Path) -> None:
+    before = released(fleet)
+    slow = tmp_path / "slow.yml"
+    objective = {"edgeml_model_overrides": {"digits": {"slo": {"p95_ms": 0.001}}}}
+    slow.write_text(yaml.safe_dump({"all": {"hosts": {"rollout-2": objective}}}))
+    arguments = ("-i", str(slow), *level("warning"))
+    run = fleet.playbook("edgeml.fleet.rollout", *arguments, *settings(first=1, growth=2))
+    assert run.code != 0
+    words = " ".join(run.output.split())
+    assert "Wave 2 of 3: 1 done, 1 failed" in words
+    assert "the rollout ends here: 1 of 2 hosts failed, 0 may: rollout-2:" in words
+    assert "misses its latency objective" in words
+    after = released(fleet)
+    assert [after[host] != before[host] for host in DEVICES] == [True, False, True, False]
+    serves(fleet, "rollout-1")
+    serves(fleet, "rollout-2")
+    told = events(fleet, "1.2", "active", "refused", "rollout_stopped")
+    assert sorted(told) == [
+        ("", "rollout_stopped"), ("rollout-1", "active"), ("rollout-2", "refused"), ("rollout-3", "active"),
+    ]  # fmt: skip
+
+    # The next run goes on where it ended. With `rollback` the hosts that it brought to the release go back.
+    run = fleet.playbook("edgeml.fleet.rollout", *arguments, *settings(growth=2, rollback=True))
+    assert run.code != 0
+    words = " ".join(run.output.split())
+    assert "Rollout 1.2: 2 hosts to do in 1 waves, 2 unchanged, 0 pending; 2 done in earlier runs" in words
+    assert "was refused here" in words
+    assert "going back: rollout-4" in words
+    assert released(fleet) == after
+
+
+def test_a_host_without_power_is_pending_and_in_nobodys_way(fleet: Fleet) -> None:
+    before = released(fleet)
+    fleet.lab.power_cut("rollout-4")
+    try:
+        run = fleet.playbook("edgeml.fleet.rollout", *level("error"), *settings(first=3)).must_succeed()
+        assert "3 hosts to do in 1 waves, 0 unchanged, 1 pending" in run.output
+        # It still is when a later release comes.
+        run = fleet.playbook("edgeml.fleet.rollout", *level("debug"), *settings(first=3)).must_succeed()
+        assert "1 pending" in run.output
+    finally:
+        fleet.lab.power_on("rollout-4")
+    pending = [line for line in ledger(fleet) if line["outcome"] == "pending"]
+    assert [line["host"] for line in pending] == ["rollout-4"], "said once for each lock"
+    assert "cannot be reached" in pending[0]["reason"]
+    run = fleet.playbook("edgeml.fleet.rollout", *level("debug"), "--limit", "rollout-4").must_succeed()
+    assert "1 hosts to do in 1 waves" in run.output
+    after = released(fleet)
+    assert all(after[host] != before[host] for host in DEVICES)
+    serves(fleet, "rollout-4")
+
+
+def test_a_device_goes_back_without_mirror(fleet: Fleet) -> None:
+    before = released(fleet)
+    fleet.lab.power_cut("rollout-mirror")
+    try:
+        started = time.monotonic()
+        run = fleet.playbook("edgeml.fleet.rollback", "--limit", "rollout-1,rollout-2").must_succeed()
+        print(f"two devices went back in {time.monotonic() - started:.1f} s")
+    finally:
+        fleet.lab.power_on("rollout-mirror")
+    assert "went back to release" in " ".join(run.output.split())
+    after = released(fleet)
+    assert [after[host] != before[host] for host in DEVICES] == [True, True, False, False]
+    serves(fleet, "rollout-1")
+    assert [line["host"] for line in ledger(fleet) if (line["outcome"], line["by"]) == ("rolled_back", "operator")] == [
+        "rollout-1",
+        "rollout-2",
+    ]
+    # What it left is not brought back by the next run, unless that is forced.
+    run = fleet.playbook("edgeml.fleet.rollout", *level("debug"), "--limit", "rollout-1,rollout-2")
+    assert run.code != 0
+    assert "This release was rolled back here" in " ".join(run.output.split())
+    assert released(fleet) == after
+
+
+def test_a_controller_that_is_killed_in_a_wave_harms_nothing(fleet: Fleet) -> None:
+    before = released(fleet)
+    program = str(Path(sys.executable).with_name("ansible-playbook"))
+    command = [program, *fleet.arguments, "edgeml.fleet.rollout", *level("critical"), *settings(first=1)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout
+        waves = 0
+        for line in process.stdout:
+            waves += line.startswith("Wave 1 of 2")
+            if waves and "Make the release of each runtime active" in line:
+                break
+        time.sleep(2)  # into the transactions of the second wave
+        os.killpg(process.pid, signal.SIGKILL)
+    for host in DEVICES:
+        serves(fleet, host)
+    run = fleet.playbook("edgeml.fleet.rollout", *level("critical"), *settings(first=1)).must_succeed()
+    assert "done in earlier runs" in run.output
+    after = released(fleet)
+    assert all(after[host] != before[host] for host in DEVICES)
+    run = fleet.playbook("edgeml.fleet.rollout", *level("critical")).must_succeed()
+    assert "0 hosts to do in 0 waves, 4 unchanged" in run.output
+    assert set(run.changed.values()) == {0}
+
+
+def test_verify_judges_and_the_ledger_comes_back(fleet: Fleet, tmp_path: Path) -> None:
+    fleet.playbook("edgeml.fleet.verify", *level("critical"), "-e", f"edgeml_verify_report={tmp_path}").must_succeed()
+    report = json.loads((tmp_path / "verify.json").read_text())
+    assert report["totals"] == {"passed": 4, "failed": 0}
+    assert {
+        (model["name"], model["cases"], model["passed"]) for host in report["hosts"] for model in host["models"]
+    } == {("digits", 10, 10)}
+    fleet.lab.run("rollout-2", "sudo docker stop edgeml-runtime", check=True)
+    short = ("-e", "inference_runtime_start_timeout=2")
+    run = fleet.playbook("edgeml.fleet.verify", *level("critical"), *short, "-e", f"edgeml_verify_report={tmp_path}")
+    assert run.code == 2
+    report = json.loads((tmp_path / "verify.json").read_text())
+    (failed,) = (host for host in report["hosts"] if not host["passed"])
+    assert failed["name"] == "rollout-2"
+    assert {"health", "drift"} <= {finding["check"] for finding in failed["findings"]}
+    fleet.lab.run("rollout-2", "sudo docker start edgeml-runtime", check=True)
+
+    def active() -> list[tuple[str, ...]]:
+        return sorted(
+            tuple(line[key] for key in ("time", "host", "release"))
+            for line in ledger(fleet)
+            if line["outcome"] == "active"
+        )
+
+    known = active()
+    (fleet.state / "fleet.ledger.jsonl").unlink()
+    fleet.playbook("edgeml.fleet.ledger").must_succeed()
+    assert active() == known
+    again = fleet.playbook("edgeml.fleet.ledger").must_succeed()
+    assert set(again.changed.values()) == {0}
