@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import binascii
 import functools
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,14 +63,15 @@ def collect(
 ) -> dict[str, Any]:
     """Return the report: {"generated", "fleet", "serial", "totals", "sites", "hosts", "ledger"}.
 
-    `hosts` are devices and mirrors; a machine may be both. `ledger` is what `read_ledger` returned.
+    `hosts` are devices and mirrors; a machine may be both. `ledger` is the fleet's, oldest first; its lines without a
+    host, the steps of rollouts, are left out.
     """
     moment = (now or datetime.now(UTC)).replace(microsecond=0)
     sites: dict[str, list[dict[str, Any]]] = {}
     devices = []
-    events = [dict(line) for line in ledger]
+    events = [dict(line) for line in ledger if line.get("host")]
     by_host: dict[str, list[Mapping[str, Any]]] = {}
-    for line in ledger:
+    for line in events:
         by_host.setdefault(str(line["host"]), []).append(line)
     expected_serials = []
     for name in hosts:
@@ -99,23 +99,6 @@ def collect(
         "hosts": devices,
         "ledger": _latest(events),
     }
-
-
-def read_ledger(path: str) -> list[dict[str, Any]]:
-    """Return the lines of the ledger, oldest first. One that does not exist is empty; torn lines are left out."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    entries = []
-    for line in lines:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict) and isinstance(entry.get("time"), str) and entry.get("host"):
-            entries.append(entry)
-    return sorted(entries, key=lambda entry: str(entry["time"]))
 
 
 # -- devices -----------------------------------------------------------------------------------------------------------

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import random
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,13 @@ def test_missing_file_is_empty(tmp_path: Path) -> None:
     assert ledger.read(str(tmp_path / "none")) == []
     assert ledger.append(str(tmp_path / "none"), []) == 0
     assert not (tmp_path / "none").exists()
+
+
+def test_what_is_no_line_is_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "ledger"
+    lines = [entry(2, "b"), entry(1, "a"), {"host": "c"}, {"time": "2026-11-28"}, ["d"], 5]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    assert [line["host"] for line in ledger.read(str(file))] == ["a", "b"]
 
 
 @pytest.mark.parametrize("cut", [1, 20, 100])
@@ -107,16 +114,22 @@ def test_rebuild_keeps_what_no_device_remembers(tmp_path: Path) -> None:
     assert file.stat() == before, "nothing was written"
 
 
-def _append(arguments: tuple[str, int]) -> None:
-    file, number = arguments
-    for second in range(10):
-        ledger.append(file, [entry(second, f"h{number}"), entry(second, "all")])
+#: Appends lines of a host of its own, and the same lines as all others.
+APPEND = """
+import sys
+from ansible_collections.edgeml.fleet.plugins.plugin_utils import ledger
+file, own = sys.argv[1:]
+for second in range(10):
+    time = f"2026-11-28T06:00:{second:02}Z"
+    ledger.append(file, [ledger.line(host, "active", time=time) for host in (own, "all")])
+"""
 
 
 def test_controllers_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
     file = tmp_path / "ledger"
-    with multiprocessing.get_context("spawn").Pool(4) as pool:
-        pool.map(_append, [(str(file), number) for number in range(4)])
+    commands = [[sys.executable, "-c", APPEND, str(file), f"h{number}"] for number in range(4)]
+    controllers = [subprocess.Popen(command) for command in commands]
+    assert [controller.wait(60) for controller in controllers] == [0] * 4
     assert len(file.read_text().splitlines()) == 50
 
 

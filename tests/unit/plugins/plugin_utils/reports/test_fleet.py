@@ -7,12 +7,11 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.expected import expected_models
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.fleet import collect, read_ledger
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.fleet import collect
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.problems import grouped
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.summary import table
 from ansible_collections.edgeml.fleet.tests.support.reported_fleet import (
@@ -250,17 +249,10 @@ def test_metrics_are_scraped_where_they_can_be_reached(address: str, changes: di
 def test_ledger_and_histories_make_one_list_of_events() -> None:
     release = active(wanted("digits", "file_type"))
     line = {"host": "host", "site": "berlin", **entry(release, "active", "2026-11-20T04:30:00Z"), "rollout": "r1"}
-    events = report({"host": device("berlin")}, [line])["ledger"]
+    step = {"host": "", "outcome": "rollout_started", "time": "2026-11-20T04:00:00Z", "rollout": "r1"}
+    events = report({"host": device("berlin")}, [step, line])["ledger"]
     assert [(event["host"], event["outcome"]) for event in events] == [("host", "active")]
     assert len(report({f"h{n}": device("berlin") for n in range(90)})["ledger"]) == 50
-
-
-def test_ledger_may_be_missing_or_torn(tmp_path: Path) -> None:
-    path = tmp_path / "fleet.ledger.jsonl"
-    assert read_ledger(str(path)) == []
-    lines = [{"time": "2026-01-02", "host": "b"}, {"time": "2026-01-01", "host": "a"}, {"host": "c"}, ["d"]]
-    path.write_text("\n".join(json.dumps(line) for line in lines) + '\n{"time": "2026-')
-    assert [line["host"] for line in read_ledger(str(path))] == ["a", "b"]
 
 
 def test_models_are_expected_with_their_objectives_and_nothing_secret() -> None:
