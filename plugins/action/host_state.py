@@ -37,7 +37,9 @@ class ActionModule(ActionBase):
         try:
             result: dict[str, Any] = self._execute_module(module_args=arguments, task_vars=variables)
         except AnsibleConnectionFailure as error:  # preflight says so, in its table
-            return self._pending({"host": [f"it cannot be reached: {error}"]})
+            group = str(self._task.args["group"])
+            pending = self._pending({"host": [f"it cannot be reached: {error}"]})
+            return {**pending, "add_group": f"{group}_unreached", "parent_groups": [group]}
         if "drift" not in result:
             if re.search("Unsupported parameters|of the following are missing", result.get("msg", "")):
                 return result

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
@@ -28,7 +29,7 @@ class ActionModule(ActionBase):
         path = str(self._task.args.get("path", ""))
         variables = task_vars or {}
         hosts = variables["ansible_play_hosts_all"]
-        findings = collect(variables["hostvars"], hosts)
+        findings = collect(variables["hostvars"], hosts, boolean(self._task.args.get("waits", False)))
         hosts_refused = refused(findings)
         if path:
             report = {"hosts": len(hosts), "refused": hosts_refused, "findings": findings}

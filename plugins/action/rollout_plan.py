@@ -10,9 +10,14 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.plugin_utils import ledger
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.preflight import collect, waiting
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout import events
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.plan import make_plan, table
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.settings import check_agreement, read_settings
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.told import told_lines
+
+#: Where the playbook keeps what devices told of a run that was cut short.
+_TOLD = "edgeml_rollout_told"
 
 
 class ActionModule(ActionBase):
@@ -34,24 +39,40 @@ class ActionModule(ActionBase):
                 return {**result, "changed": False}
             serial, path = int(options["serial"]), str(options["ledger"])
             known = ledger.read(path)
-            plan = make_plan(hostvars, hosts, variables["groups"], settings, events.progress(known, serial))
+            cut_short = events.interrupted(known, serial)
+            if options.get("state") == "resumed":
+                return {**result, "changed": False, "interrupted": bool(cut_short)}
+            told = told_lines(hostvars, hosts, _TOLD, serial=serial, rollout=cut_short) if cut_short else []
+            lines = ledger.missing(known, told)
+            known = ledger.merge(known, lines)
+            waits = waiting(collect(hostvars, hosts, waits=True))
+            plan = make_plan(hostvars, hosts, variables["groups"], settings, events.progress(known, serial), waits)
+            lines += _news(plan, known, serial, bool(cut_short))
             if not variables.get("ansible_check_mode"):
-                self._note(plan, known, serial, path)
+                _note(lines, path)
         except FleetError as error:
             return {**result, "failed": True, **error.as_result()}
         Display().display("\n" + table(plan, settings.canary) + "\n")
         return {**result, "changed": False, **plan}
 
-    def _note(self, plan: dict[str, Any], known: list[dict[str, Any]], serial: int, path: str) -> None:
-        """Have the ledger know which hosts newly have to wait."""
-        common = {"serial": serial, "rollout": plan["rollout"]}
-        before = events.is_pending(known, serial)
-        lines = [
-            ledger.line(host, "pending", site=plan["sites"][host], reason=f"It cannot be reached: {reason}", **common)
-            for host, reason in plan["pending"].items()
-            if host not in before
-        ]
-        try:
-            ledger.append(path, lines)
-        except FleetError as error:  # the devices know all of it
-            Display().warning(str(error))
+
+def _news(plan: dict[str, Any], known: list[dict[str, Any]], serial: int, cut_short: bool) -> list[dict[str, Any]]:
+    """Return what the ledger lacks: hosts that newly have to wait, and the end of a rollout that nobody told."""
+    common = {"serial": serial, "rollout": plan["rollout"]}
+    before = events.is_pending(known, serial)
+    lines = [
+        ledger.line(host, "pending", site=plan["sites"][host], reason=reason, **common)
+        for host, reason in plan["pending"].items()
+        if host not in before
+    ]
+    if cut_short and not plan["order"]:
+        reason = f"Rollout {plan['rollout']}: its hosts went on by themselves, {plan['done']} done"
+        lines.append(ledger.line("", events.FINISHED, reason=reason, **common))
+    return lines
+
+
+def _note(lines: list[dict[str, Any]], path: str) -> None:
+    try:
+        ledger.append(path, lines)
+    except FleetError as error:  # the devices know all of it
+        Display().warning(str(error))

@@ -31,7 +31,9 @@ options:
     type: dict
     default: {}
   group:
-    description: For V(compared), the group for hosts that differ. Hosts that cannot be asked are put there too.
+    description:
+      - For V(compared), the group for hosts that differ. Hosts that cannot be asked are put there too.
+      - Those that cannot be reached are in its child group, the same name and C(_unreached).
     type: str
   force:
     description: For V(compared), whether every host counts as different. Nothing is asked then.

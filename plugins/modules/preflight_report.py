@@ -23,6 +23,12 @@ options:
     description: File on the controller to which the findings are written as JSON. None if empty.
     type: path
     default: ""
+  waits:
+    description:
+      - Whether a device that lacks something and whose mirror does not have it, or is not there, waits (severity
+        C(wait)) instead of being refused. The playbook C(edgeml.fleet.rollout) leaves those devices out.
+    type: bool
+    default: false
 attributes:
   check_mode:
     description: The report is shown and written as well.

@@ -15,7 +15,8 @@ author:
 description:
   - Checks the settings, and refuses them with the file, the value and what is allowed.
   - Plans the waves from what M(edgeml.fleet.host_state) answered for each host. Hosts that are what they are meant to
-    be are in none. Hosts that cannot be reached are pending, and told to the ledger.
+    be are in none. Hosts that cannot be reached, and those that need their mirror while it is not there, are pending,
+        and told to the ledger.
   - A rollout that was cut short goes on with the size of wave that it had reached, which the ledger tells.
   - Used by the playbook C(edgeml.fleet.rollout). Runs once, on the controller.
 options:
@@ -27,15 +28,16 @@ options:
   state:
     description:
       - V(checked) only checks the settings, which all hosts of the play must share, before any of them is asked.
+      - V(resumed) tells whether an earlier run was cut short, so that devices can be asked what they have done since.
       - V(planned) makes the plan and shows it.
     type: str
-    choices: [checked, planned]
+    choices: [checked, resumed, planned]
     default: planned
   serial:
-    description: The lock's serial. Required for V(planned).
+    description: The lock's serial. Required unless V(state=checked).
     type: int
   ledger:
-    description: The fleet's ledger. Required for V(planned).
+    description: The fleet's ledger. Required unless V(state=checked).
     type: path
 attributes:
   check_mode:
@@ -90,11 +92,16 @@ sites:
   returned: when planned
   type: dict
   sample: {camera-1: berlin, camera-2: berlin, camera-3: berlin}
+interrupted:
+  description: Whether the last run of this rollout ended without a word, as when its controller was killed.
+  returned: when resumed
+  type: bool
+  sample: false
 pending:
-  description: Hosts that cannot be reached, with the reason.
+  description: Hosts that cannot be reached, or lack their mirror, with the reason.
   returned: when planned
   type: dict
-  sample: {camera-4: "Connection timed out"}
+  sample: {camera-4: "It cannot be reached: Connection timed out"}
 unchanged:
   description: How many devices are what they are meant to be.
   returned: when planned

@@ -112,13 +112,18 @@ def append(path: str, lines: Sequence[Mapping[str, Any]]) -> int:
         return 0
     try:
         with _locked(path):
-            known = {_identity(entry) for entry in read(path)}
-            missing = [entry for entry in wanted if _identity(entry) not in known]
-            if missing:
-                _write(path, missing)
+            lacking = missing(read(path), wanted)
+            if lacking:
+                _write(path, lacking)
     except OSError as error:
         raise _unusable(path, error) from error
-    return len(missing)
+    return len(lacking)
+
+
+def missing(known: Iterable[Mapping[str, Any]], lines: Iterable[Mapping[str, Any]]) -> list[Line]:
+    """Return those of the lines whose events are not among the known ones."""
+    events = {_identity(entry) for entry in known}
+    return [dict(entry) for entry in lines if _identity(entry) not in events]
 
 
 def _write(path: str, lines: Sequence[Line]) -> None:

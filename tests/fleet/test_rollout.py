@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,29 @@ def released(fleet: Fleet) -> dict[str, str]:
     }
 
 
+@contextmanager
+def going_on(fleet: Fleet, output: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the rollout while the test interferes; what it says goes to the file `output`."""
+    command = [str(Path(sys.executable).with_name("ansible-playbook")), *fleet.arguments, "edgeml.fleet.rollout"]
+    with (
+        output.open("wb") as file,
+        subprocess.Popen([*command, *arguments], cwd=ROOT, stdout=file, stderr=file, start_new_session=True) as process,
+    ):
+        yield process
+
+
+def wait_until(happened: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 240
+    while not happened():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.2)
+
+
+def changes(fleet: Fleet, host: str) -> bool:
+    """Tell whether a release is being made active on a host at this moment."""
+    return bool(fleet.lab.run(host, "pgrep -f '[_]release.agent'").stdout)
+
+
 def serves(fleet: Fleet, host: str) -> None:
     assert fleet.check(host, ["digits"], wait=60) == {"https digits": DIGITS, "grpcs digits": DIGITS}
 
@@ -84,13 +108,9 @@ def test_the_first_release_goes_out_in_waves(fleet: Fleet) -> None:
     run = fleet.playbook("edgeml.fleet.rollout", *settings(canary="rollout-3", first=3)).must_succeed()
     assert "Wave 1 of 2, canary: 1 done" in run.output
     assert "Wave 2 of 2: 3 done" in run.output
-    assert len(set(released(fleet).values())) >= 1
     serves(fleet, "rollout-3")
     assert sorted(events(fleet, "1.1", "active")) == [(host, "active") for host in DEVICES]
-    assert events(fleet, "1.1")[-1] == ("", "rollout_wave") or ("", "rollout_finished") in events(fleet, "1.1")
-    again = fleet.playbook("edgeml.fleet.rollout").must_succeed()
-    assert "0 hosts to do in 0 waves, 4 unchanged" in again.output
-    assert set(again.changed.values()) == {0}
+    assert ("", "rollout_finished") in events(fleet, "1.1")
 
 
 def test_check_mode_tells_the_waves_of_a_slice(fleet: Fleet, tmp_path: Path) -> None:
@@ -150,77 +170,91 @@ def test_a_wave_that_fails_ends_the_rollout_and_says_why(fleet: Fleet, tmp_path:
     assert released(fleet) == after
 
 
-def test_a_host_without_power_is_pending_and_in_nobodys_way(fleet: Fleet) -> None:
+def test_hosts_without_power_are_pending_and_in_nobodys_way(fleet: Fleet, tmp_path: Path) -> None:
+    """One is not there when the rollout begins, one is lost in its wave."""
     before = released(fleet)
     fleet.lab.power_cut("rollout-4")
     try:
-        run = fleet.playbook("edgeml.fleet.rollout", *level("error"), *settings(first=3)).must_succeed()
-        assert "3 hosts to do in 1 waves, 0 unchanged, 1 pending" in run.output
-        # It still is when a later release comes.
-        run = fleet.playbook("edgeml.fleet.rollout", *level("debug"), *settings(first=3)).must_succeed()
-        assert "1 pending" in run.output
+        with going_on(fleet, tmp_path / "output", *level("error"), *settings(first=3)) as run:
+            wait_until(lambda: changes(fleet, "rollout-2"), "rollout-2 gets no release")
+            fleet.lab.power_cut("rollout-2")
+        output = (tmp_path / "output").read_text()
+        assert run.returncode == 0, output[-8000:]
     finally:
+        fleet.lab.power_on("rollout-2")
         fleet.lab.power_on("rollout-4")
-    pending = [line for line in ledger(fleet) if line["outcome"] == "pending"]
-    assert [line["host"] for line in pending] == ["rollout-4"], "said once for each lock"
-    assert "cannot be reached" in pending[0]["reason"]
-    run = fleet.playbook("edgeml.fleet.rollout", *level("debug"), "--limit", "rollout-4").must_succeed()
-    assert "1 hosts to do in 1 waves" in run.output
+    assert "3 hosts to do in 1 waves, 0 unchanged, 1 pending" in output
+    assert "Wave 1 of 1: 2 done, 1 pending" in output
+    assert "pending: rollout-2: It was lost in its wave" in output
+    assert output.count("[rollout-2]: UNREACHABLE!") == 1, "one attempt to connect, not one for each task"
+    pending = {line["host"]: line["reason"] for line in ledger(fleet) if line["outcome"] == "pending"}
+    assert sorted(pending) == ["rollout-2", "rollout-4"]
+    assert "cannot be reached" in pending["rollout-4"]
+    again = fleet.playbook("edgeml.fleet.rollout", *level("error"), "--limit", "rollout-2,rollout-4").must_succeed()
+    assert "2 hosts to do in 2 waves" in again.output
     after = released(fleet)
     assert all(after[host] != before[host] for host in DEVICES)
+    serves(fleet, "rollout-2")
     serves(fleet, "rollout-4")
 
 
-def test_a_device_goes_back_without_mirror(fleet: Fleet) -> None:
+def test_devices_whose_mirror_is_gone_go_back_or_wait(fleet: Fleet) -> None:
     before = released(fleet)
     fleet.lab.power_cut("rollout-mirror")
     try:
         started = time.monotonic()
         run = fleet.playbook("edgeml.fleet.rollback", "--limit", "rollout-1,rollout-2").must_succeed()
         print(f"two devices went back in {time.monotonic() - started:.1f} s")
+        assert "went back to release" in " ".join(run.output.split())
+        after = released(fleet)
+        assert [after[host] != before[host] for host in DEVICES] == [True, True, False, False]
+        serves(fleet, "rollout-1")
+        told = [line["host"] for line in ledger(fleet) if (line["outcome"], line["by"]) == ("rolled_back", "operator")]
+        assert told[-2:] == ["rollout-1", "rollout-2"]
+
+        # Who has lost content waits for the mirror; who needs none does not.
+        fleet.lab.run("rollout-3", "sudo sh -c 'rm -r /var/lib/edgeml/models/*'", check=True)
+        run = fleet.playbook(
+            "edgeml.fleet.rollout", *level("debug"), "--limit", "rollout-3,rollout-4,rollout-mirror"
+        ).must_succeed()
     finally:
         fleet.lab.power_on("rollout-mirror")
-    assert "went back to release" in " ".join(run.output.split())
-    after = released(fleet)
-    assert [after[host] != before[host] for host in DEVICES] == [True, True, False, False]
-    serves(fleet, "rollout-1")
-    assert [line["host"] for line in ledger(fleet) if (line["outcome"], line["by"]) == ("rolled_back", "operator")] == [
-        "rollout-1",
-        "rollout-2",
-    ]
-    # What it left is not brought back by the next run, unless that is forced.
-    run = fleet.playbook("edgeml.fleet.rollout", *level("debug"), "--limit", "rollout-1,rollout-2")
-    assert run.code != 0
-    assert "This release was rolled back here" in " ".join(run.output.split())
-    assert released(fleet) == after
+    assert "1 hosts to do in 1 waves, 0 unchanged, 1 pending" in run.output
+    assert "pending: rollout-3: registry.edgeml.internal:5443" in run.output
+    assert [line["host"] for line in ledger(fleet) if line["outcome"] == "pending"][-1] == "rollout-3"
+    assert released(fleet)["rollout-3"] == before["rollout-3"]
+    assert released(fleet)["rollout-4"] != before["rollout-4"]
 
 
-def test_a_controller_that_is_killed_in_a_wave_harms_nothing(fleet: Fleet) -> None:
+def test_a_controller_that_is_killed_in_a_wave_harms_nothing(fleet: Fleet, tmp_path: Path) -> None:
     before = released(fleet)
-    program = str(Path(sys.executable).with_name("ansible-playbook"))
-    command = [program, *fleet.arguments, "edgeml.fleet.rollout", *level("critical"), *settings(first=1)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
-        assert process.stdout
-        waves = 0
-        for line in process.stdout:
-            waves += line.startswith("Wave 1 of 2")
-            if waves and "Make the release of each runtime active" in line:
-                break
-        time.sleep(2)  # into the transactions of the second wave
-        os.killpg(process.pid, signal.SIGKILL)
+    arguments = (*level("debug"), *settings(first=1))
+    output = tmp_path / "output"
+    with going_on(fleet, output, *arguments) as run:
+        wait_until(lambda: "\nWave 1 of 2: 1 done" in output.read_text(), "the first wave does not end")
+        wait_until(lambda: changes(fleet, "rollout-2"), "rollout-2 gets no release")
+        os.killpg(run.pid, signal.SIGKILL)
+    rollout = ledger(fleet)[-1]["rollout"]
+    assert ("rollout-2", "active") not in events(fleet, rollout)
+    # The device goes on by itself, and the next run learns of it.
+    wait_until(
+        lambda: released(fleet)["rollout-2"] != before["rollout-2"] and not changes(fleet, "rollout-2"), "no end"
+    )
     for host in DEVICES:
         serves(fleet, host)
-    run = fleet.playbook("edgeml.fleet.rollout", *level("critical"), *settings(first=1)).must_succeed()
-    assert "done in earlier runs" in run.output
+    again = fleet.playbook("edgeml.fleet.rollout", *arguments).must_succeed()
+    assert "done in earlier runs" in again.output
+    assert ("rollout-2", "active") in events(fleet, rollout)
+    assert ("", "rollout_finished") in events(fleet, rollout)
     after = released(fleet)
-    assert all(after[host] != before[host] for host in DEVICES)
-    run = fleet.playbook("edgeml.fleet.rollout", *level("critical")).must_succeed()
-    assert "0 hosts to do in 0 waves, 4 unchanged" in run.output
-    assert set(run.changed.values()) == {0}
+    assert [after[host] != before[host] for host in DEVICES] == [True, True, True, False]
+    again = fleet.playbook("edgeml.fleet.rollout", *level("debug")).must_succeed()
+    assert "0 hosts to do in 0 waves, 4 unchanged" in again.output
+    assert set(again.changed.values()) == {0}
 
 
 def test_verify_judges_and_the_ledger_comes_back(fleet: Fleet, tmp_path: Path) -> None:
-    fleet.playbook("edgeml.fleet.verify", *level("critical"), "-e", f"edgeml_verify_report={tmp_path}").must_succeed()
+    fleet.playbook("edgeml.fleet.verify", *level("debug"), "-e", f"edgeml_verify_report={tmp_path}").must_succeed()
     report = json.loads((tmp_path / "verify.json").read_text())
     assert report["totals"] == {"passed": 4, "failed": 0}
     assert {
@@ -228,7 +262,7 @@ def test_verify_judges_and_the_ledger_comes_back(fleet: Fleet, tmp_path: Path) -
     } == {("digits", 10, 10)}
     fleet.lab.run("rollout-2", "sudo docker stop edgeml-runtime", check=True)
     short = ("-e", "inference_runtime_start_timeout=2")
-    run = fleet.playbook("edgeml.fleet.verify", *level("critical"), *short, "-e", f"edgeml_verify_report={tmp_path}")
+    run = fleet.playbook("edgeml.fleet.verify", *level("debug"), *short, "-e", f"edgeml_verify_report={tmp_path}")
     assert run.code == 2
     report = json.loads((tmp_path / "verify.json").read_text())
     (failed,) = (host for host in report["hosts"] if not host["passed"])

@@ -14,15 +14,21 @@ MIRROR = "site_mirror_preflight"
 RESULTS = (MIRROR, "inference_runtime_preflight", "model_store_preflight")
 #: Findings about a mirror, which a run that brings the mirror up to date may cure.
 CURED_BY_MIRROR = frozenset({"registry", "registry_tls", "content"})
+#: Findings for which a device of a rollout waits: it, or the mirror of its site, is not there.
+WAITED_FOR = frozenset({"unreachable", "registry", "content"})
+WAIT = "wait"
 COLUMNS = ("host", "severity", "name", "value", "need", "remedy")
 WIDEST = 60  # characters of a column that others follow
 
 
-def collect(hostvars: Mapping[str, Mapping[str, Any]], hosts: Sequence[str]) -> list[dict[str, str]]:
+def collect(
+    hostvars: Mapping[str, Mapping[str, Any]], hosts: Sequence[str], waits: bool = False
+) -> list[dict[str, str]]:
     """Return the findings of all hosts, each {"host", "severity", "name", "value", "need", "remedy"}.
 
     Those that refuse come first. A device's findings about its mirror only warn if a mirror of its site (equal
-    edgeml_site) is among the hosts, since it is brought up to date first.
+    edgeml_site) is among the hosts, since it is brought up to date first. With `waits` a device that lacks its mirror
+    waits, and a mirror that cannot be reached is none.
     """
     results: dict[str, dict[str, Any]] = {}
     sites: dict[str, str] = {}
@@ -31,7 +37,9 @@ def collect(hostvars: Mapping[str, Mapping[str, Any]], hosts: Sequence[str]) -> 
         found = {name: variables[name] for name in RESULTS if name in variables}
         results[host] = {name: result for name, result in found.items() if not result.get("skipped")}
         sites[host] = str(variables.get("edgeml_site", ""))
-    mirrored_sites = {sites[host] for host, found in results.items() if MIRROR in found}
+    mirrored_sites = {
+        sites[host] for host, found in results.items() if MIRROR in found and not (waits and _is_away(found[MIRROR]))
+    }
     findings: list[dict[str, str]] = []
     for host, found in results.items():
         rows: dict[tuple[str, ...], dict[str, str]] = {}  # what two roles found on one host is shown once
@@ -41,9 +49,16 @@ def collect(hostvars: Mapping[str, Mapping[str, Any]], hosts: Sequence[str]) -> 
                 if finding["name"] in CURED_BY_MIRROR and variable != MIRROR and sites[host] in mirrored_sites:
                     entry["severity"] = WARN
                     entry["remedy"] = f"nothing if a mirror of this site is brought up first, else {finding['remedy']}"
+                elif waits and finding["name"] in WAITED_FOR and variable != MIRROR:
+                    entry["severity"] = WAIT
+                    entry["remedy"] = f"the device waits for the next run; {finding['remedy']}"
                 rows[tuple(entry.values())] = entry
         findings += rows.values()
     return sorted(findings, key=lambda entry: entry["severity"] != REFUSE)
+
+
+def _is_away(result: Mapping[str, Any]) -> bool:
+    return any(finding["name"] == "unreachable" for finding in _findings(result))
 
 
 def _findings(result: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -66,6 +81,11 @@ def _findings(result: Mapping[str, Any]) -> list[dict[str, str]]:
 def refused(findings: Sequence[Mapping[str, str]]) -> list[str]:
     """Return the hosts that are refused."""
     return sorted({entry["host"] for entry in findings if entry["severity"] == REFUSE})
+
+
+def waiting(findings: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return the devices that wait, with the reason."""
+    return {entry["host"]: entry["value"] for entry in findings if entry["severity"] == WAIT}
 
 
 def table(findings: Sequence[Mapping[str, str]]) -> str:

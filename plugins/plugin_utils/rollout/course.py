@@ -156,16 +156,14 @@ class Course:
         stop: Mapping[str, Any] = {}
         begun = 0
         for wave in self.plan["waves"]:
-            # Steps tell those hosts of a wave that have not failed before it.
-            variables = next((known for host in wave["hosts"] if OPENED in (known := self.hostvars[host])), {})
             # After the pause, else after the wave, else before it.
-            answers = [variables.get(name) for name in (WATCHED, JUDGED, OPENED)]
-            answer = next((one for one in answers if isinstance(one, Mapping) and "stop" in one), None)
+            answers = [self._answer(wave, name) for name in (WATCHED, JUDGED, OPENED)]
+            answer = next((one for one in answers if one), None)
             if answer is None:
                 continue
-            if isinstance(variables.get(JUDGED), Mapping):
+            if answers[1]:
                 begun += 1
-                outcomes += self._outcomes(wave, watched=answer is answers[0])
+                outcomes += self._outcomes(wave, watched=bool(answers[0]))
             if answer["stop"]:
                 stop = answer
                 break
@@ -192,6 +190,11 @@ class Course:
             "reason": stop.get("reason", ""),
         }
         return Step(text, result, lines)
+
+    def _answer(self, wave: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+        """Return what a step told the hosts of a wave. It tells none that failed before it, or was lost in the wave."""
+        answers = (self.hostvars[host].get(name) for host in wave["hosts"])
+        return next((answer for answer in answers if isinstance(answer, Mapping) and "stop" in answer), {})
 
     def _going_back(self, outcomes: Sequence[HostOutcome]) -> dict[str, list[dict[str, str]]]:
         """Return by host the runtimes that this run has changed, with the release that each had before."""

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,17 @@ def progress(ledger: Iterable[Mapping[str, Any]], serial: int) -> Progress:
     if not last or name in finished:
         return Progress(f"{serial}.{last + 1}")
     return Progress(name, frozenset(done.get(name, ())), waves.get(name, 0))
+
+
+def interrupted(ledger: Sequence[Mapping[str, Any]], serial: int) -> str:
+    """Return the rollout whose last run ended without a word, as when its controller was killed; "" if none did."""
+    rollout = progress(ledger, serial).rollout
+    steps = [entry for entry in ledger if entry.get("rollout") == rollout and not entry.get("host")]
+
+    def last(*outcomes: str) -> str:
+        return max((str(entry["time"]) for entry in steps if entry.get("outcome") in outcomes), default="")
+
+    return rollout if last(STARTED) > last(STOPPED, FINISHED) else ""
 
 
 def _wave(entry: Mapping[str, Any]) -> int:

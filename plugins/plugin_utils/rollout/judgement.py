@@ -54,6 +54,8 @@ def outcome_of(host: str, variables: Mapping[str, Any], watched: bool = False) -
         state, reason = "pending", f"It was lost in its wave: {unframed(after.get('msg'))}"
     elif failure:
         state, reason = "failed", failure_reason(failure)
+    elif not after:  # it left the play at the task that could not reach it
+        state, reason = "pending", "It was lost in its wave"
     elif after.get("failed"):
         state, reason = "failed", f"It cannot tell what it runs: {unframed(after.get('msg'))}"
     elif watched and last.get("unreachable"):

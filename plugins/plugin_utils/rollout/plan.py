@@ -38,10 +38,12 @@ def make_plan(
     groups: Mapping[str, Sequence[str]],
     settings: Settings,
     progress: Progress,
+    waiting: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Return the plan, plain data: ``rollout``, ``waves`` ({"number", "name", "hosts"}), ``order`` (their hosts),
     ``sizes``, ``sites`` (by host), ``pending`` (reason by host), ``unchanged`` (how many), ``done`` (in earlier runs of
-    this rollout) and ``mirrors`` (those to bring up to date).
+    this rollout) and ``mirrors`` (those to bring up to date). `waiting` are devices that preflight found to lack their
+    mirror, or to be away, with the reason.
     """
     to_do, mirrors, unchanged = [], [], []
     pending: dict[str, str] = {}
@@ -60,7 +62,9 @@ def make_plan(
         if answer.get("unchanged"):
             unchanged.append(host)
         elif reason := _unreached(answer):
-            pending[host] = reason
+            pending[host] = f"It cannot be reached: {reason}"
+        elif host in (waiting or {}):
+            pending[host] = (waiting or {})[host]
         else:
             to_do.append(host)
     canaries = matching(settings.canary, groups)

@@ -16,6 +16,7 @@ def told_lines(
     hosts: Sequence[str],
     variable: str,
     serial: int | None = None,
+    rollout: str = "",
     removed: bool = False,
 ) -> list[dict[str, Any]]:
     """Return the histories that the hosts' `variable` holds (an answer of runtime_release_info).
@@ -24,6 +25,8 @@ def told_lines(
     ----------
     serial : int or None
         Serial of the lock, for the last entry of each runtime: nobody knows it of those before.
+    rollout : str
+        Name of the rollout that has made the last entry of each runtime.
     removed : bool
         Whether each host's runtimes have been removed since it was asked.
     """
@@ -35,7 +38,7 @@ def told_lines(
         for runtime in runtimes or ():
             of_runtime = ledger.lines_of_history(host, site, [runtime])
             if of_runtime and serial is not None:
-                of_runtime[-1]["serial"] = int(serial)
+                of_runtime[-1] |= {"serial": int(serial), "rollout": rollout}
             lines += of_runtime
             active = runtime.get("active")
             if removed and active:

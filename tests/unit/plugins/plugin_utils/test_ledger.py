@@ -36,6 +36,11 @@ def test_what_is_known_is_not_written_again(tmp_path: Path) -> None:
     assert [line["rollout"] for line in ledger.read(file)] == ["7.1", ""]
 
 
+def test_missing_lines_are_those_of_other_events() -> None:
+    known = [entry(1, rollout="7.1"), entry(2)]
+    assert ledger.missing(known, [entry(1), entry(3)]) == [entry(3)]
+
+
 def test_missing_file_is_empty(tmp_path: Path) -> None:
     assert ledger.read(str(tmp_path / "none")) == []
     assert ledger.append(str(tmp_path / "none"), []) == 0

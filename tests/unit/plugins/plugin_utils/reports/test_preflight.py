@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.preflight import collect, refused, table
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.preflight import collect, refused, table, waiting
 
 
 def finding(name: str, severity: str = "refuse", value: str = "seen") -> dict[str, str]:
@@ -49,6 +49,22 @@ def test_a_mirror_that_is_brought_up_first_is_no_obstacle() -> None:
     assert severities == {"registry": "warn", "content": "warn", "port": "refuse"}
     hostvars["mirror"]["edgeml_site"] = "paris"
     assert {entry["severity"] for entry in collect(hostvars, list(hostvars))} == {"refuse"}
+
+
+def test_devices_of_a_rollout_wait_for_their_mirror() -> None:
+    device = {"inference_runtime_preflight": result(finding("registry", value="no route"), finding("clock", "warn"))}
+    away = {"site_mirror_preflight": result(finding("unreachable", "warn"))}
+    hostvars = {"device": device | {"edgeml_site": "berlin"}, "mirror": away | {"edgeml_site": "berlin"}}
+    for hosts in (["device"], ["device", "mirror"]):
+        found = collect(hostvars, hosts, waits=True)
+        assert waiting(found) == {"device": "no route"}
+        assert refused(found) == []
+    # One that is brought up first is not waited for, and waiting excuses nothing else.
+    hostvars["mirror"]["site_mirror_preflight"] = result()
+    assert waiting(collect(hostvars, list(hostvars), waits=True)) == {}
+    device["inference_runtime_preflight"] = result(finding("content"), finding("port"))
+    assert refused(collect({"device": device}, ["device"], waits=True)) == ["device"]
+    assert waiting(collect(hostvars | {"device": device}, ["device"])) == {}
 
 
 def test_a_store_that_a_mirror_cannot_reach_is_an_obstacle() -> None:

@@ -131,6 +131,21 @@ def test_hosts_that_are_not_there_are_pending() -> None:
     assert "Connection timed out" in step.text
 
 
+def test_a_host_that_left_the_play_in_its_wave_is_pending() -> None:
+    """Ansible drops a host at the task that does not reach it: nobody asked or told it anything since."""
+    rollout = run(
+        {"a": {**DONE, **OPEN}, "b": {BEFORE: told("o", OLD), OPENED: {"stop": False}}, "c": {**DONE, **OPEN}}
+    )
+    step = rollout.judge(rollout.wave("b"))
+    assert not step.result["stop"]
+    assert [(line["host"], line["outcome"]) for line in step.lines if line["rollout"]] == [
+        ("b", "pending"),
+        ("c", "active"),
+        ("", "rollout_wave"),
+    ]
+    assert "2 of 3 waves, 2 done, 0 failed, 1 not begun, 1 pending" in rollout.sum_up().text
+
+
 def test_what_fails_outside_of_the_release_is_told_to_the_ledger_too() -> None:
     failure = {"task": "Install packages", "hidden": False, "result": {"msg": "no space left"}}
     secret = {"task": "Write certificate, key and token", "hidden": True, "result": {}}

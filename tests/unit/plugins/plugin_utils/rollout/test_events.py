@@ -11,6 +11,7 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.events import
     STOPPED,
     WAVE,
     Progress,
+    interrupted,
     is_pending,
     progress,
 )
@@ -52,6 +53,22 @@ def test_one_that_is_finished_is_followed_by_another() -> None:
     assert progress([*known, step(STARTED, "7.2")], 7) == Progress("7.2")
     # Within a second the order of lines is not that of the steps.
     assert progress(merge(known), 7) == progress(known[::-1], 7) == Progress("7.2")
+
+
+def test_a_run_that_ended_without_a_word_was_interrupted() -> None:
+    def at(second: int, outcome: str) -> dict[str, Any]:
+        return step(outcome, "7.1", time=f"2026-11-28T06:00:{second:02}Z")
+
+    run = [at(1, STARTED), host("a", "active", "7.1"), at(2, WAVE)]
+    assert interrupted([], 7) == ""
+    assert interrupted(run, 7) == "7.1"
+    # The steps of one second have no order.
+    for end in (STOPPED, FINISHED):
+        ended = merge([*run, at(2, end)])
+        assert interrupted(ended, 7) == ""
+    again = [*run, at(2, STOPPED), at(5, STARTED)]
+    assert interrupted(again, 7) == "7.1"
+    assert interrupted(again, 8) == ""
 
 
 def test_pending_is_what_the_last_line_says() -> None:

@@ -40,12 +40,18 @@ def test_plan_of_a_fleet() -> None:
     assert [(wave["name"], wave["hosts"]) for wave in plan["waves"]] == [("canary", ["b", "c"]), ("", ["a", "f"])]
     assert plan["order"] == ["b", "c", "a", "f"]
     assert plan["sizes"] == [2, 2]
-    assert plan["pending"] == {"d": "Task failed: Connection timed out"}
+    assert plan["pending"] == {"d": "It cannot be reached: Task failed: Connection timed out"}
     assert plan["unchanged"] == 1
     assert plan["mirrors"] == ["m"]
     text = table(plan)
     assert "Rollout 7.1: 4 hosts to do in 2 waves, 1 unchanged, 1 pending" in text
-    assert "pending: d: Task failed: Connection timed out" in text
+    assert "pending: d: It cannot be reached: Task failed: Connection timed out" in text
+
+
+def test_a_device_that_lacks_its_mirror_is_pending() -> None:
+    reason = "registry.edgeml.internal:5443: no route to host"
+    plan = make_plan({"a": DIFFERS, "b": DIFFERS}, ["a", "b"], GROUPS, Settings(), Progress("7.1"), {"b": reason})
+    assert (plan["order"], plan["pending"]) == (["a"], {"b": reason})
 
 
 def test_a_machine_may_be_mirror_and_device() -> None:

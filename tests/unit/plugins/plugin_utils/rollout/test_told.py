@@ -28,6 +28,14 @@ def test_the_serial_belongs_to_the_last_try_only() -> None:
     ]
 
 
+def test_a_rollout_has_made_the_last_try_only() -> None:
+    lines = told_lines({"a": host(entry("r1", 1), entry("r2", 2))}, ["a"], "told", 7, "7.1")
+    assert [(line["release"], line["rollout"], line["serial"]) for line in lines] == [
+        ("r1", "", None),
+        ("r2", "7.1", 7),
+    ]
+
+
 def test_what_was_removed_is_told_after_all_else() -> None:
     lines = told_lines({"a": host(entry("r1", 1)), "b": host()}, ["a", "b"], "told", removed=True)
     assert [(line["host"], line["outcome"], line["release"], line["by"]) for line in lines] == [
