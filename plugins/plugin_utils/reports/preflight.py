@@ -15,7 +15,7 @@ RESULTS = (MIRROR, "inference_runtime_preflight", "model_store_preflight")
 #: Findings about a mirror, which a run that brings the mirror up to date may cure.
 CURED_BY_MIRROR = frozenset({"registry", "registry_tls", "content"})
 #: Findings for which a device of a rollout waits: it, or the mirror of its site, is not there.
-WAITED_FOR = frozenset({"unreachable", "registry", "content"})
+WAITED_FOR = frozenset({"unreachable", "name_resolution", "registry", "content"})
 WAIT = "wait"
 COLUMNS = ("host", "severity", "name", "value", "need", "remedy")
 WIDEST = 60  # characters of a column that others follow
