@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.failures import TransientError
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
     IMAGE_INDEX,
     IMAGE_MANIFEST,
@@ -100,9 +101,13 @@ def read_signatures(registry: Registry, repository: str, digest: str, signer: Si
         return (registry.find_manifest(repository, reference) or (None,))[0]
 
     def read_blob(blob_digest: str) -> bytes | None:
-        check_digest(blob_digest, f"a signature of {repository}@{digest}")
-        with registry.open_blob(repository, blob_digest) as response:
-            data = response.read_all(MAX_SIGNATURE + 1)
+        try:
+            with registry.open_blob(repository, blob_digest) as response:
+                data = response.read_all(MAX_SIGNATURE + 1)
+        except TransientError:
+            raise
+        except FleetError:  # a signature that leads nowhere hides no other
+            return None
         return data if len(data) <= MAX_SIGNATURE and sha256_digest(data) == blob_digest else None
 
     index = registry_referrers(registry, repository, digest)
@@ -129,7 +134,7 @@ def listed(index: bytes | None) -> list[str]:
     try:
         manifests: list[dict[str, Any]] = json.loads(index)["manifests"] if index else []
         return [check_digest(manifest["digest"], "a list of referrers") for manifest in manifests]
-    except (ValueError, LookupError, TypeError, AttributeError, FleetError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, FleetError):
         return []
 
 
