@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.tests.lab import guises
 from ansible_collections.edgeml.fleet.tests.lab.images import USER, image_name, recipe
 from ansible_collections.edgeml.fleet.tests.lab.machine import run
 from ansible_collections.edgeml.fleet.tests.lab.network import LABEL, connect, endpoint, labelled, network_name
@@ -152,6 +153,8 @@ def wait_until_booted(access: Access, host: Host) -> set[str]:
     """
     deadline = time.monotonic() + BOOT_SECONDS
     question = "systemctl is-system-running --wait; systemctl --failed --plain --no-legend"
+    if host.guise == guises.FOREIGN:
+        question = "echo foreign"  # nothing there tells when it has booted but that it answers
     while True:
         remaining = deadline - time.monotonic()
         seen = f"nothing within {BOOT_SECONDS} s"
@@ -160,6 +163,8 @@ def wait_until_booted(access: Access, host: Host) -> set[str]:
                 [*access.command(host), question], capture_output=True, text=True, timeout=max(remaining, 1)
             )
             lines = answer.stdout.split("\n")
+            if host.guise == guises.FOREIGN and lines[0] == "foreign":
+                return set()
             if lines[0] in ("running", "degraded"):
                 return {line.split()[0] for line in lines[1:] if line}
             seen = (answer.stdout + answer.stderr).strip() or f"SSH ended with {answer.returncode}"
@@ -228,7 +233,7 @@ def _create(
     )
     created = client.api.create_container(
         image_name(topology.name, host.base),
-        ["/sbin/init"],
+        guises.command(host.guise),
         name=container_name(host),
         hostname=host.name,
         labels={**labels, HOST_LABEL: host.name, DESCRIPTION_LABEL: description},
@@ -239,7 +244,9 @@ def _create(
     container = client.containers.get(created["Id"])
     for leg in host.legs[1:]:
         connect(client, host, leg, container)
-    container.put_archive("/", _archive(access.files(host)))
+    container.put_archive("/", _archive([*access.files(host), *guises.files(host.guise)]))
+    if host.guise == guises.FOREIGN:
+        container.put_archive("/", guises.python_archive())
     return container
 
 

@@ -71,7 +71,7 @@ class Lab:
                     seen=", ".join(sorted(failed)),
                     remedy=f"look at `docker exec {hosts.container_name(host)} journalctl -b`",
                 )
-            say(f"{host.name}: up at {host.address}, Debian {host.debian}")
+            say(f"{host.name}: up at {host.address}, {host.guise or f'Debian {host.debian}'}")
         say(f"lab {self.topology.name}: up after {time.monotonic() - started:.0f} s")
 
     def down(self, *, purge: bool = False) -> None:

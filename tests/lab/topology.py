@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.tests.lab import guises
 
 TOPOLOGIES = Path(__file__).resolve().parent / "topologies"
 SUITES = {12: "bookworm", 13: "trixie"}
@@ -30,7 +31,8 @@ class Host:
     """One host.
 
     `disk_mb` is the size of /var/lib/edgeml in MiB; None keeps it on the root file system. `engine` tells whether a
-    Docker Engine and what else the roles install is there from the start.
+    Docker Engine and what else the roles install is there from the start. `guise` is what the host looks like, one of
+    `guises.GUISES`.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Host:
     legs: tuple[Leg, ...]
     disk_mb: int | None
     engine: bool = False
+    guise: str = guises.NONE
 
     @property
     def address(self) -> str:
@@ -122,10 +125,13 @@ class Topology:
 
 
 def _host(name: str, entry: dict[str, Any]) -> Host:
-    unknown = set(entry) - {"debian", "legs", "disk_mb", "engine"}
+    unknown = set(entry) - {"debian", "legs", "disk_mb", "engine", "guise"}
     if unknown:
         raise ValueError(f"{name}: unknown keys {sorted(unknown)}")
     if entry["debian"] not in SUITES:
         raise ValueError(f"{name}: debian must be one of {sorted(SUITES)}, not {entry['debian']!r}")
+    if entry.get("guise", guises.NONE) not in guises.GUISES:
+        raise ValueError(f"{name}: guise must be one of {sorted(guises.GUISES)}, not {entry['guise']!r}")
     legs = tuple(Leg(network, leg["address"], tuple(leg.get("names", ()))) for network, leg in entry["legs"].items())
-    return Host(name, entry["debian"], legs, entry.get("disk_mb"), entry.get("engine", False))
+    disk_mb, engine, guise = entry.get("disk_mb"), entry.get("engine", False), entry.get("guise", guises.NONE)
+    return Host(name, entry["debian"], legs, disk_mb, engine, guise)

@@ -1,0 +1,83 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Devices that need SSH, Python 3.8 and an engine: one like Ubuntu, one like Raspberry Pi OS, one without a package
+manager and systemd. Nothing is installed on any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .conftest import Fleet, running_lab
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(1200)]
+
+DEVICES = ("any-ubuntu", "any-pi", "any-foreign")
+DIGITS = [str(digit) for digit in range(10)]
+# What installs packages is taken away, and says if somebody asks for it.
+TRAP = r"""sudo sh -c 'for name in apt-get apt-mark dpkg; do
+printf "#!/bin/sh\necho \$0 \$@ >> /var/tmp/asked\nexit 100\n" > /usr/bin/$name; chmod 755 /usr/bin/$name; done'"""
+
+
+@pytest.fixture(scope="module")
+def fleet(request: pytest.FixtureRequest) -> Iterator[Fleet]:
+    """The lab, with everything published."""
+    with running_lab(request, "any_host") as lab:
+        fleet = Fleet(lab, (Path(__file__).with_name("any_host_lab"),))
+        if not fleet.lock_file.exists():
+            for host in ("any-ubuntu", "any-pi"):
+                lab.run(host, TRAP, check=True)
+            for name in ("certificates", "store", "publish"):
+                fleet.playbook(f"edgeml.fleet.{name}").must_succeed()
+        yield fleet
+
+
+@pytest.fixture(scope="module")
+def in_use(fleet: Fleet) -> Fleet:
+    """The same, converged."""
+    if not all(map(fleet.converged, DEVICES)):
+        fleet.playbook("edgeml.fleet.site").must_succeed()
+    return fleet
+
+
+def test_every_device_serves(in_use: Fleet) -> None:
+    for host in DEVICES:
+        assert in_use.check(host, ["digits"]) == {"https digits": DIGITS, "grpcs digits": DIGITS}
+
+
+def test_nothing_was_installed(in_use: Fleet) -> None:
+    for host in ("any-ubuntu", "any-pi"):
+        assert in_use.lab.run(host, "cat /var/tmp/asked").stdout == ""
+    seen = in_use.lab.run("any-foreign", "command -v apt-get dpkg dnf systemctl python3; /opt/python/bin/python3.8 -V")
+    assert seen.stdout.split() == ["Python", seen.stdout.split()[-1]]
+    assert seen.stdout.startswith("Python 3.8.")
+
+
+def test_the_second_run_changes_nothing(in_use: Fleet) -> None:
+    run = in_use.playbook("edgeml.fleet.site").must_succeed()
+    assert {host: run.changed[host] for host in DEVICES} == dict.fromkeys(DEVICES, 0)
+    assert {host: run.tasks[host] for host in DEVICES} == dict.fromkeys(DEVICES, 1), run.output[-3000:]
+
+
+def test_the_host_itself_is_asked_over_grpc(in_use: Fleet) -> None:
+    """Health and latency by the modules, with the Python of the host and nothing beside it."""
+    told = in_use.told("edgeml.fleet.verify")
+    for host in DEVICES:
+        assert told[host, "inference_health"]["models"][0]["golden"]
+        assert told[host, "inference_latency"]["endpoint" if False else "invocation"]["module_args"][
+            "endpoint"
+        ].startswith("grpcs://")
+
+
+def test_a_configuration_that_the_engine_does_not_take_is_put_back(in_use: Fleet) -> None:
+    """On a host with systemd and on one without: what serves serves again, and the file is as it was."""
+    for host in ("any-ubuntu", "any-foreign"):
+        before = in_use.lab.run(host, "cat /etc/docker/daemon.json", check=True).stdout
+        options = '{"docker_engine_configuration": {"log-driver": "journald", "log-opts": {"max-file": "3"}}}'
+        run = in_use.playbook("edgeml.fleet.site", "--limit", f"controllers,any-gate,{host}", "-e", options)
+        assert run.code != 0
+        assert "taken back" in run.output, run.output[-4000:]
+        assert in_use.lab.run(host, "cat /etc/docker/daemon.json", check=True).stdout == before
+        assert in_use.check(host, ["digits"], wait=60)["https digits"] == DIGITS
