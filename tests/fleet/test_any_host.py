@@ -5,6 +5,7 @@ manager and systemd. Nothing is installed on any of them."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,10 @@ TRAP = r"""sudo sh -c 'for name in apt-get apt-mark dpkg; do
 printf "#!/bin/sh\necho \$0 \$@ >> /var/tmp/asked\nexit 100\n" > /usr/bin/$name; chmod 755 /usr/bin/$name; done'"""
 
 
+# What a user's own hardening guide may have asked for.
+HARDENED = {"userns-remap": "default", "no-new-privileges": True, "icc": False}
+
+
 @pytest.fixture(scope="module")
 def fleet(request: pytest.FixtureRequest) -> Iterator[Fleet]:
     """The lab, with everything published."""
@@ -29,6 +34,10 @@ def fleet(request: pytest.FixtureRequest) -> Iterator[Fleet]:
         if not fleet.lock_file.exists():
             for host in ("any-ubuntu", "any-pi"):
                 lab.run(host, TRAP, check=True)
+            harden = (
+                f"echo '{json.dumps(HARDENED)}' | sudo tee /etc/docker/daemon.json && sudo systemctl restart docker"
+            )
+            lab.run("any-pi", harden, check=True)
             for name in ("certificates", "store", "publish"):
                 fleet.playbook(f"edgeml.fleet.{name}").must_succeed()
         yield fleet
@@ -65,10 +74,16 @@ def test_the_host_itself_is_asked_over_grpc(in_use: Fleet) -> None:
     """Health and latency by the modules, with the Python of the host and nothing beside it."""
     told = in_use.told("edgeml.fleet.verify")
     for host in DEVICES:
-        assert told[host, "inference_health"]["models"][0]["golden"]
-        assert told[host, "inference_latency"]["endpoint" if False else "invocation"]["module_args"][
-            "endpoint"
-        ].startswith("grpcs://")
+        last = {module: told[host, module] for module in ("inference_health", "inference_latency")}
+        assert all(answer["invocation"]["module_args"]["endpoint"].startswith("grpcs://") for answer in last.values())
+        assert last["inference_health"]["models"][0]["golden"]
+        assert last["inference_latency"]["models"][0]["samples"] >= 5
+
+
+def test_hardened_defaults_of_the_engine_stay(in_use: Fleet) -> None:
+    configuration = json.loads(in_use.lab.run("any-pi", "cat /etc/docker/daemon.json", check=True).stdout)
+    assert HARDENED.items() < configuration.items()
+    assert "userns" in in_use.lab.run("any-pi", "sudo docker info --format '{{.SecurityOptions}}'", check=True).stdout
 
 
 def test_a_configuration_that_the_engine_does_not_take_is_put_back(in_use: Fleet) -> None:

@@ -36,6 +36,8 @@ if [ -e /usr/bin/dpkg ]; then
     rm -rf /usr/bin/apt* /usr/bin/dpkg* /var/lib/dpkg /var/lib/apt /etc/apt /usr/lib/apt /usr/bin/systemctl \
         /usr/bin/journalctl /usr/bin/systemd* /usr/lib/systemd /etc/systemd /usr/sbin/start-stop-daemon /sbin/init \
         /usr/bin/python3* /usr/lib/python3* /etc/init.d /usr/sbin/update-rc.d /usr/sbin/service
+    echo /opt/python/lib > /etc/ld.so.conf.d/python.conf
+    ldconfig
 fi
 mkdir -p /run/sshd /run/lock
 /usr/sbin/sshd

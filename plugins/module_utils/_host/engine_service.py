@@ -169,20 +169,23 @@ class EngineService:
     def _start(self, seconds: float) -> bool:
         if self._has_unit():
             self._systemctl("reset-failed", "docker.service", "docker.socket")
-            self._systemctl("restart", "docker")
+            if self._systemctl("restart", "docker") != 0:
+                return False
+            process = None
         else:
             self.stop()
             (self._root / LOG).parent.mkdir(parents=True, exist_ok=True)
             with (self._root / LOG).open("ab") as log:
                 # In a session of its own, so that it outlives the connection.
-                subprocess.Popen(
+                process = subprocess.Popen(
                     [str(self._program("dockerd") or "dockerd")],
                     stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/",
                     env={**os.environ, "PATH": os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"},
                 )  # fmt: skip
         end = time.monotonic() + seconds
         while not self.is_running():
-            if time.monotonic() > end:
+            ended = process is not None and process.poll() is not None
+            if ended or time.monotonic() > end:
                 return False
             time.sleep(POLL_SECONDS)
         return True

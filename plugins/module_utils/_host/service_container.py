@@ -21,6 +21,7 @@ LABEL = "io.edgeml.made-of"
 HARDENED = (
     "--restart", "always",
     "--user", f"{SERVICE_USER}:{SERVICE_USER}",
+    "--userns", "host",  # files of the host are the service user's by number, whatever the engine remaps
     "--read-only",
     "--cap-drop", "ALL",
     "--security-opt", "no-new-privileges",

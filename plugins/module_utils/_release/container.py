@@ -74,6 +74,7 @@ class Container:
             "--cap-drop", "ALL",
             "--security-opt", "no-new-privileges",
             "--restart", "no",
+            "--userns", "host",  # files of the host are the service user's by number, whatever the engine remaps
             "--tmpfs", "/tmp:rw,noexec,nosuid,nodev,size=64m",  # noqa: S108 - inside the container
             *_limit_options(desired.limits),
             *_device_options(desired.devices),

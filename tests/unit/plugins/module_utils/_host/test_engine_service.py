@@ -42,6 +42,7 @@ class Machine:
         if words[:2] == ["systemctl", "restart"]:
             self.starts += 1
             self.running = not self.hates & self.configuration().keys()
+            return (0 if self.running else 1), "", ""
         if words[0] == "journalctl":
             return 0, "unknown log opt\n", ""
         if words == ["dockerd", "--help"]:
