@@ -226,7 +226,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine, NoEngine
-from ansible_collections.edgeml.fleet.plugins.module_utils._module import run
+from ansible_collections.edgeml.fleet.plugins.module_utils._module import command_runner, run
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.agent import (
     Transaction,
     forget,
@@ -242,7 +242,7 @@ def converge(module: AnsibleModule) -> dict[str, Any]:
     options = module.params
     root, runtime = Path(options["root"]), options["name"]
     has_engine = module.get_bin_path("docker") is not None
-    engine = NoEngine() if module.check_mode and not has_engine else DockerEngine(module.run_command)
+    engine = NoEngine() if module.check_mode and not has_engine else DockerEngine(command_runner(module))
     if options["state"] == "absent":
         result = release_of(options, engine).remove(module.check_mode, has_engine)
         if not module.check_mode:

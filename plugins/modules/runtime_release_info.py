@@ -92,14 +92,14 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine, NoEngine
-from ansible_collections.edgeml.fleet.plugins.module_utils._module import run
+from ansible_collections.edgeml.fleet.plugins.module_utils._module import command_runner, run
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.information import runtimes
 
 
 def tell(module: AnsibleModule) -> dict[str, Any]:
     """Return what the host knows."""
     has_engine = module.get_bin_path("docker") is not None
-    engine = DockerEngine(module.run_command) if has_engine else NoEngine()
+    engine = DockerEngine(command_runner(module)) if has_engine else NoEngine()
     return {"runtimes": runtimes(engine, Path(module.params["root"]), module.params["history"])}
 
 

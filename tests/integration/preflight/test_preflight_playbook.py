@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import ssl
 import subprocess
@@ -160,7 +161,7 @@ def report(tmp_path_factory: pytest.TempPathFactory, full_disk: Path) -> Iterato
         done = subprocess.run(
             [str(Path(sys.executable).with_name("ansible-playbook")), *arguments,
              "-e", f"edgeml_preflight_report={directory}/report.json"],
-            cwd=ROOT, capture_output=True, text=True,
+            cwd=ROOT, capture_output=True, text=True, env={**os.environ, "ANSIBLE_STRATEGY": "free"},
         )  # fmt: skip
     stop()
     text = (directory / "report.json").read_text() if (directory / "report.json").exists() else "{}"

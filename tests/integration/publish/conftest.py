@@ -96,7 +96,8 @@ class Project:
         (self.root / "inventory/group_vars").mkdir(parents=True, exist_ok=True)
         hosts = {"controllers": {"hosts": {"controller": {"ansible_connection": "local"}}}}
         (self.root / "inventory/hosts.yml").write_text(yaml.safe_dump(hosts))
-        variables = {"edgeml_catalogue": catalogue, "edgeml_runtimes": runtimes}
+        # As many inventories say it of all hosts; the controller may have no sudo.
+        variables = {"edgeml_catalogue": catalogue, "edgeml_runtimes": runtimes, "ansible_become": True}
         (self.root / "inventory/group_vars/all.yml").write_text(yaml.safe_dump(variables))
 
 
