@@ -221,7 +221,7 @@ def _options(box: Box, address: str, ca_file: str, lock: dict[str, Any], factor:
     image = lock["images"][f"runtime{factor}"]
     platform = image["platforms"][ARCHITECTURE]
     entry = lock["models"]["multiply"][f"{factor}.0.0"]["variants"]["default"]
-    model = {name: option.get("default") for name, option in ARGUMENT_SPEC["models"]["options"].items()} | {
+    model = _defaults(ARGUMENT_SPEC["models"]["options"]) | {
         "name": "multiply",
         "version": f"{factor}.0.0",
         "repository": entry["repository"],
@@ -232,15 +232,25 @@ def _options(box: Box, address: str, ca_file: str, lock: dict[str, Any], factor:
     }
     private = {protocol: [f"unix:/run/edgeml/{protocol}.sock"] for protocol in ("rest", "grpc")}
     listen = {"rest": [f"127.0.0.1:{rest_port}", *private["rest"]], "grpc": private["grpc"], "metrics": []}
-    limits = {name: option["default"] for name, option in ARGUMENT_SPEC["limits"]["options"].items()}
-    return {name: option.get("default") for name, option in ARGUMENT_SPEC.items()} | {
+    defaults = _defaults(ARGUMENT_SPEC)
+    return defaults | {
         "root": str(box.root),
         "image": f"{address}/{image['repository']}@{platform['digest']}",
         "image_size": platform["size"],
         "models": [model],
         "configuration": {"listen": listen, "log_level": "info"},
-        "limits": limits,
+        "signatures": defaults["signatures"] | {"mode": "ignored"},
         "ca_file": ca_file,
+    }
+
+
+def _defaults(specification: dict[str, Any]) -> dict[str, Any]:
+    """Return what Ansible makes of options that are not given."""
+    return {
+        name: _defaults(option["options"])
+        if option.get("default") == {} and "options" in option
+        else option.get("default")
+        for name, option in specification.items()
     }
 
 
