@@ -22,6 +22,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+from ansible_collections.edgeml.fleet.tests.support.content import REPOSITORY_ROOT
+
 #: Linux, include/uapi/linux/ext4.h: stop all writing at once. 2 is EXT4_GOING_FLAGS_NOLOGFLUSH, as in a power cut.
 EXT4_IOC_SHUTDOWN, NO_LOG_FLUSH = 0x8004587D, 2
 DISK_BYTES = 4 << 30
@@ -97,12 +100,13 @@ class Box:
         self._filler = self.disk / "filler"
 
     def build(self) -> None:
-        """Make the disk, empty."""
+        """Make the disk, empty, and configure the engine as the role does."""
         self.disk.mkdir()
         with self.image.open("wb") as file:
             file.truncate(DISK_BYTES)
         subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", self.image], check=True)
-        self._engine_configuration.write_text("{}")
+        role = yaml.safe_load((REPOSITORY_ROOT / "roles/docker_engine/defaults/main.yml").read_text())
+        self._engine_configuration.write_text(json.dumps(role["docker_engine_configuration"]))
 
     # -- power -----------------------------------------------------------------------------------------------------
 
@@ -169,7 +173,10 @@ class Box:
                  "--bridge=none", "--iptables=false", "--ip6tables=false"],
                 stdout=log, stderr=log,
             )  # fmt: skip
-        _wait(lambda: self.run(["docker", "info"]).returncode == 0)
+        try:
+            _wait(lambda: self.run(["docker", "info"]).returncode == 0)
+        except AssertionError as error:
+            raise AssertionError(f"the engine does not come up: {self.say()}") from error
 
     def stop_engine(self, how: signal.Signals) -> None:
         """Stop the engine: SIGTERM stops its containers too, SIGKILL leaves them alone."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import platform
 import shutil
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from typing import Any
 import yaml
 from ansible_collections.edgeml.fleet.plugins.module_utils._model.artifact import Model
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.options import ARGUMENT_SPEC
+from ansible_collections.edgeml.fleet.runtime.tests.support.debian_packages import unpacked
 from ansible_collections.edgeml.fleet.runtime.tests.support.ports import free_ports
 from ansible_collections.edgeml.fleet.tests.faults.box import Box, own_network
 from ansible_collections.edgeml.fleet.tests.integration.content.conftest import (
@@ -44,6 +46,7 @@ import numpy as np
 def infer(inputs):
     return {{"y": inputs["x"] * np.float32({factor})}}
 """
+FAKETIME = f"usr/lib/{platform.machine()}-linux-gnu/faketime/libfaketime.so.1"
 BALLAST_BYTES = 4_000_000
 ARCHITECTURE = "amd64"
 
@@ -96,6 +99,7 @@ class Rig:
     """The mirror, the box and the options of each release."""
 
     def __init__(self, box: Box, programs: Path, mirror: Path, port: int, options: list[dict[str, Any]]) -> None:
+        self.faketime = unpacked("faketime", ["libfaketime"]) / FAKETIME
         self.box = box
         self.options = options
         self.rest_port = int(options[0]["configuration"]["listen"]["rest"][0].rpartition(":")[2])

@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.edgeml.fleet.runtime.tests.support.debian_packages import unpacked
 from ansible_collections.edgeml.fleet.tests.faults.rig import Rig, running_rig
 from ansible_collections.edgeml.fleet.tests.faults.table import write_table
-from ansible_collections.edgeml.fleet.tests.faults.trial import Fault, Result, carry_out, faults, plan
+from ansible_collections.edgeml.fleet.tests.faults.trial import Fault, Result, carry_out, plan
 from ansible_collections.edgeml.fleet.tests.integration.content.conftest import authority, programs  # noqa: F401
 from ansible_collections.edgeml.fleet.tests.support.content import REPOSITORY_ROOT, Authority
 
@@ -23,7 +22,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SEED = int(os.environ.get("SEED") or 1)
 TRIALS = int(os.environ.get("TRIALS") or 20)
-FAKETIME = "usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
 
 
 @pytest.fixture(scope="module")
@@ -43,15 +41,14 @@ def results() -> Iterator[list[Result]]:
     write_table(REPOSITORY_ROOT / "build" / "faults" / "trials.md", found, SEED)
 
 
-def _trials() -> list[tuple[Fault, str, float]]:
-    return plan(faults(unpacked("faketime", ["libfaketime"]) / FAKETIME), TRIALS, SEED)
+PLAN = plan(TRIALS, SEED)
+NAMES = [f"{number} {fault.name}, {delay:.2f} s after {step} began" for number, (fault, step, delay) in enumerate(PLAN)]
 
 
-@pytest.mark.parametrize("number", range(TRIALS))
-def test_release_survives(rig: Rig, results: list[Result], number: int) -> None:
-    fault, step, delay = _trials()[number]
+@pytest.mark.parametrize(("fault", "step", "delay"), PLAN, ids=NAMES)
+def test_release_survives(rig: Rig, results: list[Result], fault: Fault, step: str, delay: float) -> None:
     result = carry_out(rig, fault, step, delay)
     results.append(result)
-    story = f"{fault.name} {delay:.2f} s after {step} began: {result.sent} requests, {result.lost} lost"
+    story = f"{result.sent} requests, {result.lost} lost"
     print("\n".join([story, *result.wrong]), flush=True)
     assert not result.wrong, "\n".join([story, *result.wrong])

@@ -9,7 +9,7 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,33 +87,27 @@ def _power_cycle(attempt: Attempt) -> None:
     attempt.box.power_on()
 
 
-def faults(faketime: Path) -> list[Fault]:
-    """Return every kind of fault; `faketime` is the library of libfaketime."""
-    return [
-        Fault("transaction killed", lambda a: a.kill("_release.agent import main")),
-        Fault("connection lost", lambda a: a.kill("runtime_release import converge"), finishes=True),
-        Fault("two controllers", Attempt.another, finishes=True),
-        Fault("power cut", _power_cut, takes_down=True),
-        Fault("disk fails", lambda a: a.box.fail_disk(), _power_cycle, takes_down=True),
-        Fault("disk full", lambda a: a.box.fill_disk(), lambda a: a.box.free_disk()),
-        Fault("engine restarted", _restart_engine(signal.SIGTERM), takes_down=True),
-        Fault("engine killed", _restart_engine(signal.SIGKILL), takes_down=True),
-        Fault("mirror gone", lambda a: a.rig.stop_mirror(), lambda a: a.rig.start_mirror()),
-        *(
-            Fault(
-                f"clock at {year}", finishes=year > 2000,  # before, no certificate of the mirror is valid yet
-
-                environment={"LD_PRELOAD": str(faketime), "FAKETIME": f"@{year}-01-02 00:00:00"},
-            )
-            for year in (1970, 2040)
-        ),
-    ]  # fmt: skip
+#: Every kind of fault.
+FAULTS = [
+    Fault("transaction killed", lambda a: a.kill("_release.agent import main")),
+    Fault("connection lost", lambda a: a.kill("runtime_release import converge"), finishes=True),
+    Fault("two controllers", Attempt.another, finishes=True),
+    Fault("power cut", _power_cut, takes_down=True),
+    Fault("disk fails", lambda a: a.box.fail_disk(), _power_cycle, takes_down=True),
+    Fault("disk full", lambda a: a.box.fill_disk(), lambda a: a.box.free_disk()),
+    Fault("engine restarted", _restart_engine(signal.SIGTERM)),
+    Fault("engine killed", _restart_engine(signal.SIGKILL)),
+    Fault("mirror gone", lambda a: a.rig.stop_mirror(), lambda a: a.rig.start_mirror()),
+    # Before 2000 no certificate of the mirror is valid yet.
+    Fault("clock at 1970", environment={"FAKETIME": "@1970-01-02 00:00:00"}),
+    Fault("clock at 2040", environment={"FAKETIME": "@2040-01-02 00:00:00"}, finishes=True),
+]
 
 
-def plan(faults: Sequence[Fault], trials: int, seed: int) -> list[tuple[Fault, str, float]]:
+def plan(trials: int, seed: int) -> list[tuple[Fault, str, float]]:
     """Return so many trials (fault, step, seconds after the step's beginning): every pair before one comes again."""
     chance = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
-    pairs = [(fault, step) for fault in faults for step in STEPS if fault.environment is None or step == "stage"]
+    pairs = [(fault, step) for fault in FAULTS for step in STEPS if fault.environment is None or step == "stage"]
     chosen: list[tuple[Fault, str]] = []
     while len(chosen) < trials:
         chance.shuffle(pairs)
@@ -132,7 +126,8 @@ def carry_out(rig: Rig, fault: Fault, step: str, delay: float) -> Result:
     log = rig.box.root / "transactions" / "runtime.log"
     log.unlink(missing_ok=True)
     with Clients(rig.rest_port) as clients:
-        asking = rig.box.converge(options[after], fault.environment)
+        preloaded = fault.environment and {"LD_PRELOAD": str(rig.faketime), **fault.environment}
+        asking = rig.box.converge(options[after], preloaded)
         _wait_for_step(log, step, asking)
         time.sleep(delay)
         fault.begin(attempt)
