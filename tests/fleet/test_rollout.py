@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(3600)]
 
 LAB = Path(__file__).with_name("rollout_lab")
 DEVICES = ("rollout-1", "rollout-2", "rollout-3", "rollout-4")
+MAKE_ACTIVE = "Make the release of each runtime active"
 DIGITS = [str(digit) for digit in range(10)]
 
 
@@ -88,7 +89,7 @@ def wait_until(happened: Callable[[], bool], what: str) -> None:
 
 def changes(fleet: Fleet, host: str) -> bool:
     """Tell whether a release is being made active on a host at this moment."""
-    return bool(fleet.lab.run(host, "pgrep -f '[_]release.agent'").stdout)
+    return bool(fleet.lab.run(host, "pgrep -f '[ ]transaction /var/lib/edgeml'").stdout)
 
 
 def serves(fleet: Fleet, host: str) -> None:
@@ -170,6 +171,7 @@ def test_hosts_without_power_are_pending_and_in_nobodys_way(fleet: Fleet, tmp_pa
     fleet.lab.power_cut("rollout-4")
     try:
         with going_on(fleet, tmp_path / "output", *level("error"), *settings(first=3)) as run:
+            wait_until(lambda: MAKE_ACTIVE in (tmp_path / "output").read_text(), "the wave gets no release")
             wait_until(lambda: changes(fleet, "rollout-2"), "rollout-2 gets no release")
             fleet.lab.power_cut("rollout-2")
         output = (tmp_path / "output").read_text()
@@ -225,7 +227,8 @@ def test_a_controller_that_is_killed_in_a_wave_harms_nothing(fleet: Fleet, tmp_p
     arguments = (*level("debug"), *settings(first=1))
     output = tmp_path / "output"
     with going_on(fleet, output, *arguments) as run:
-        wait_until(lambda: "\nWave 1 of 2: 1 done" in output.read_text(), "the first wave does not end")
+        wave = "\nWave 1 of 2: 1 done"
+        wait_until(lambda: MAKE_ACTIVE in output.read_text().partition(wave)[2], "the second wave gets no release")
         wait_until(lambda: changes(fleet, "rollout-2"), "rollout-2 gets no release")
         os.killpg(run.pid, signal.SIGKILL)
     rollout = ledger(fleet)[-1]["rollout"]
