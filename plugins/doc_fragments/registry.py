@@ -39,7 +39,6 @@ options:
   store:
     description: The registry that is the model store.
     type: dict
-    required: true
     suboptions:
       address:
         description: Host, or host and port, without scheme and path. TLS is always used.

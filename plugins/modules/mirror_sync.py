@@ -8,7 +8,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: mirror_sync
-short_description: Copy what a lock names from the model store to a site mirror
+short_description: Copy what a lock names from the model store, or from a bundle, to a site mirror
 version_added: 0.1.0
 description:
   - Makes a directory tree hold exactly the images and models that C(fleet.lock.yml) names, for the site's
@@ -40,6 +40,12 @@ options:
     description: Directory of the tree. It is made if it does not exist.
     type: path
     required: true
+  bundle:
+    description:
+      - Directory on this host that M(edgeml.fleet.content_bundle) has written, such as one on a USB stick. All is read
+        from there, and verified as if it came from a store.
+      - Exactly one of O(store) and O(bundle) is given.
+    type: path
   lock:
     description:
       - Content of C(fleet.lock.yml).
@@ -71,6 +77,15 @@ EXAMPLES = r"""
       username: mirror
       password: "{{ store_password }}"
       ca_file: /etc/edgeml/tls/ca.crt
+
+- name: Copy it from a stick, where there is no uplink
+  edgeml.fleet.mirror_sync:
+    root: /var/lib/edgeml/mirror
+    bundle: /media/stick/bundle
+    lock: "{{ lookup('ansible.builtin.file', 'fleet.lock.yml') | from_yaml }}"
+    signatures:
+      trusted_keys: ["{{ lookup('ansible.builtin.file', 'keys/release.pub') }}"]
+      lock_signature: "{{ lookup('ansible.builtin.file', 'fleet.lock.yml.sig') }}"
 """
 
 RETURN = r"""
@@ -143,6 +158,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.bundle import Bundle
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.sync import synchronize
 from ansible_collections.edgeml.fleet.plugins.module_utils._module import run
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import REGISTRY_ARGUMENT, Registry
@@ -150,7 +166,8 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._signature.lock impor
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "root": {"type": "path", "required": True},
-    "store": REGISTRY_ARGUMENT,
+    "store": {**REGISTRY_ARGUMENT, "required": False},
+    "bundle": {"type": "path"},
     "lock": {"type": "dict", "required": True},
     "architectures": {
         "type": "list",
@@ -168,7 +185,7 @@ def mirror(module: AnsibleModule) -> dict[str, Any]:
     options = module.params
     summary = synchronize(
         Path(options["root"]),
-        Registry.from_options(options["store"]),
+        Registry.from_options(options["store"]) if options["store"] else Bundle(Path(options["bundle"])).open(),
         options["lock"],
         options["architectures"],
         options["keep_generations"],
@@ -182,7 +199,7 @@ def mirror(module: AnsibleModule) -> dict[str, Any]:
 
 def main() -> None:
     """Run the module."""
-    run(ARGUMENT_SPEC, mirror)
+    run(ARGUMENT_SPEC, mirror, required_one_of=[("store", "bundle")], mutually_exclusive=[("store", "bundle")])
 
 
 if __name__ == "__main__":

@@ -139,6 +139,25 @@ def test_report_tells_what_runs_and_what_drifted(output: str, tmp_path: Path) ->
     assert after != before
 
 
+def test_mirror_is_filled_from_a_bundle(output: str, tmp_path: Path) -> None:
+    """The store is away, and the mirror has lost what it had."""
+    del output
+    bundle = f"-eedgeml_bundle={tmp_path}/bundle"
+    play("edgeml.fleet.bundle_export", bundle)
+    tree = Path("/var/lib/edgeml/mirror")
+    before = {path.name for path in (tree / "cas/sha256").iterdir()}
+    subprocess.run(["docker", "stop", "edgeml-store"], check=True, capture_output=True)
+    try:
+        for path in (tree / "cas/sha256").iterdir():
+            path.unlink()
+        (tree / "current").unlink()
+        play("edgeml.fleet.mirror", bundle)
+    finally:
+        subprocess.run(["docker", "start", "edgeml-store"], check=True, capture_output=True)
+    assert {path.name for path in (tree / "cas/sha256").iterdir()} == before
+    assert (tree / "current").is_dir()
+
+
 class Clients:
     """Clients that never pause, each counting its answers: REST on kept and on new connections, gRPC."""
 

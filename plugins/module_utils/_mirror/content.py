@@ -26,7 +26,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
     IMAGE_MANIFEST,
     check_repository,
 )
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.source import Source
 
 EXTENSIONS = {
     IMAGE_INDEX: "oci-index",
@@ -83,7 +83,7 @@ def referrers_path(repository: str, digest: str) -> str:
 
 
 def resolve(
-    local: Mapping[str, tuple[bytes, str]], store: Registry, lock: Mapping[str, Any], architectures: Sequence[str]
+    local: Mapping[str, tuple[bytes, str]], store: Source, lock: Mapping[str, Any], architectures: Sequence[str]
 ) -> MirrorContent:
     """Return what the lock names; a manifest that is not in `local` (by digest) is read from the store."""
     content = MirrorContent()

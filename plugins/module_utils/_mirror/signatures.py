@@ -5,12 +5,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.content import Blob, MirrorContent, referrers_path
-from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.tree import Tree
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.failures import TransientError
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import IMAGE_MANIFEST, sha256_digest
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.source import Source
 from ansible_collections.edgeml.fleet.plugins.module_utils._signature.attached import (
     MAX_SIGNATURE,
     Signatures,
@@ -29,6 +29,18 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._signature.formats im
 from ansible_collections.edgeml.fleet.plugins.module_utils._signature.keys import Signer
 
 
+class Known(Protocol):
+    """What holds some signatures already: a mirror's tree, or a bundle."""
+
+    def read_served(self, path: str) -> bytes | None:
+        """Return a file of the served generation, None if there is none."""
+        ...
+
+    def read_blob(self, digest: str, limit: int) -> bytes | None:
+        """Return an intact blob of at most `limit` bytes, None if there is none."""
+        ...
+
+
 class SignatureCopy:
     """Finds the signatures of each manifest in the tree or, where it lacks them, in the store.
 
@@ -40,7 +52,7 @@ class SignatureCopy:
         Verifies with the trusted keys.
     """
 
-    def __init__(self, tree: Tree, local: Mapping[str, tuple[bytes, str]], store: Registry, signer: Signer) -> None:
+    def __init__(self, tree: Known, local: Mapping[str, tuple[bytes, str]], store: Source, signer: Signer) -> None:
         self._tree = tree
         self._local = local
         self._store = store

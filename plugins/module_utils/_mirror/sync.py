@@ -16,7 +16,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.content impor
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.lock import integer
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.signatures import SignatureCopy
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.tree import Tree
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.source import Source
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.store import fetch_blob, holds
 from ansible_collections.edgeml.fleet.plugins.module_utils._signature.lock import IGNORED, Trust
 
@@ -50,7 +50,7 @@ class Summary:
 
 def synchronize(
     root: Path,
-    store: Registry,
+    store: Source,
     lock: Mapping[str, Any],
     architectures: Sequence[str],
     keep_generations: int,
@@ -92,7 +92,7 @@ def synchronize(
 
 def _synchronize(
     tree: Tree,
-    store: Registry,
+    store: Source,
     lock: Mapping[str, Any],
     architectures: Sequence[str],
     keep: int,

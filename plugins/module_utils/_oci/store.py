@@ -14,12 +14,12 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._host.disk import FUL
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import make_directory, sync_directory
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.failures import ATTEMPTS, TransientError
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import check_digest
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.source import Source
 
 READ_BLOCK = 64 << 10  # bytes; at most this much of a broken transfer is fetched twice
 
 
-def fetch_blob(registry: Registry, repository: str, digest: str, size: int, destination: Path, partial: Path) -> int:
+def fetch_blob(registry: Source, repository: str, digest: str, size: int, destination: Path, partial: Path) -> int:
     """Make `destination` the blob with this digest and size, and return the number of bytes transferred for it.
 
     Data go to `partial`, on the same file system, which a later call continues after an interruption of any kind.
@@ -63,10 +63,10 @@ def fetch_blob(registry: Registry, repository: str, digest: str, size: int, dest
     except _WrongContentError as error:
         partial.unlink(missing_ok=True)
         raise FleetError(
-            "The registry delivered a blob that is not what its digest says",
+            "A blob is not what its digest says",
             where=f"{registry.address}/{repository}@{digest}",
             seen=str(error),
-            remedy="the registry's storage is damaged: remove the blob there and publish it again",
+            remedy="what it was read from is damaged: remove the blob there, and publish or export it again",
         ) from error
     return transferred
 
@@ -80,7 +80,7 @@ class _WrongContentError(Exception):
     """The data have another size or digest than asked for."""
 
 
-def _complete(file: BinaryIO, registry: Registry, repository: str, digest: str, size: int) -> int:
+def _complete(file: BinaryIO, registry: Source, repository: str, digest: str, size: int) -> int:
     """Continue `file` until it holds the blob; return the bytes transferred, raise _WrongContentError."""
     sha256 = hashlib.sha256()
     while block := file.read(READ_BLOCK):

@@ -19,7 +19,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
     descriptor,
     sha256_digest,
 )
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.source import Source
 from ansible_collections.edgeml.fleet.plugins.module_utils._signature.formats import (
     BUNDLE,
     SignedText,
@@ -94,7 +94,7 @@ def _why_not(data: bytes | None, name: str | None) -> str:
     return f"one of {name} {OTHER_CONTENT}" if name else "one by a key that is not trusted, or altered"
 
 
-def read_signatures(registry: Registry, repository: str, digest: str, signer: Signer) -> Signatures:
+def read_signatures(registry: Source, repository: str, digest: str, signer: Signer) -> Signatures:
     """Return the signatures of a manifest that a registry holds."""
 
     def read_manifest(reference: str) -> bytes | None:
@@ -114,7 +114,7 @@ def read_signatures(registry: Registry, repository: str, digest: str, signer: Si
     return judge(digest, read_manifest, listed(index), read_blob, signer)
 
 
-def registry_referrers(registry: Registry, repository: str, digest: str) -> bytes | None:
+def registry_referrers(registry: Source, repository: str, digest: str) -> bytes | None:
     """Return the index of what refers to a manifest, by the registry's API or under the tag that stands for it."""
     index = registry.find_referrers(repository, digest)
     if index is None:

@@ -199,7 +199,7 @@ def test_a_corrupted_blob_in_the_store_is_never_served(store: Store, mirror: Sit
 
     lock = lock_of(2, {"runtime": image.entry})
     failed = run_module("mirror_sync", parameters(mirror, store, lock), fails=True)
-    assert failed["what"] == "The registry delivered a blob that is not what its digest says"
+    assert failed["what"] == "A blob is not what its digest says"
     assert failed["where"] == f"{store.address}/edgeml/damaged@{image.layers['amd64']}"
     assert failed["seen"] == sha256_digest(bytes(content))
     assert mirror.served() == "1"

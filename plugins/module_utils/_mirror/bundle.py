@@ -1,0 +1,246 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a lock names as a directory that people carry: an OCI image layout (image specification 1.1) with the lock.
+
+::
+
+    oci-layout
+    index.json               each manifest, named REPOSITORY@DIGEST or REPOSITORY:TAG
+    blobs/sha256/<hex>       manifests and blobs, complete and verified
+    fleet.lock.json          the lock in its canonical form, which is what its signatures are over
+    fleet.lock.json.sig
+    staging/                 unfinished work, continued by the next export
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
+from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.disk import check_space
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import make_directory, replace_file
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.content import MirrorContent, resolve
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.lock import integer
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.signatures import SignatureCopy
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
+    IMAGE_INDEX,
+    IMAGE_MANIFEST,
+    check_digest,
+    descriptor,
+    sha256_digest,
+)
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.store import fetch_blob, holds
+from ansible_collections.edgeml.fleet.plugins.module_utils._signature.formats import referrers_tag
+from ansible_collections.edgeml.fleet.plugins.module_utils._signature.lock import IGNORED, Trust
+
+LAYOUT, INDEX, LOCK = "oci-layout", "index.json", "fleet.lock.json"
+REFERENCE = "org.opencontainers.image.ref.name"
+EXPORT_AGAIN = "export it again with the playbook edgeml.fleet.bundle_export, from the same lock"
+
+
+class Bundle:
+    """A bundle below `root`, read as a registry is read (`Source`)."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.address = str(root)
+        self.blobs = root / "blobs" / "sha256"
+        self.staging = root / "staging"
+        self._media_types: dict[str, str] = {}
+        self._named: dict[str, str] = {}
+
+    def blob(self, digest: str) -> Path:
+        """Return where a manifest or blob is."""
+        return self.blobs / digest.partition(":")[2]
+
+    def open(self) -> Bundle:
+        """Read the bundle's index and return the bundle; raise FleetError if there is none."""
+        try:
+            index = json.loads((self.root / INDEX).read_text())
+            for entry in index["manifests"]:
+                self._media_types[entry["digest"]] = entry["mediaType"]
+                self._named[entry["annotations"][REFERENCE]] = check_digest(entry["digest"], str(self.root / INDEX))
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise FleetError(
+                "This directory is no bundle, or not a whole one",
+                where=str(self.root / INDEX),
+                seen=str(error),
+                remedy=f"give the directory that was exported, as this host sees it; or {EXPORT_AGAIN}",
+            ) from error
+        return self
+
+    def manifests(self) -> dict[str, tuple[bytes, str]]:
+        """Return each intact manifest and its media type, by digest."""
+        found = {}
+        for digest, media_type in self._media_types.items():
+            data = self._read(digest)
+            if data is not None:
+                found[digest] = (data, media_type)
+        return found
+
+    # -- as a registry is read -------------------------------------------------------------------------------------
+
+    def get_manifest(self, repository: str, reference: str) -> tuple[bytes, str]:
+        """Return a manifest's bytes and its media type, by tag or digest; damaged ones raise FleetError."""
+        found = self.find_manifest(repository, reference)
+        if found is None:
+            raise self._lacks(f"{repository} {reference}")
+        return found
+
+    def find_manifest(self, repository: str, reference: str) -> tuple[bytes, str] | None:
+        """Return what `get_manifest` returns, None if the bundle does not name it."""
+        digest = self._named.get(_name(repository, reference))
+        if digest is None:
+            return None
+        data = self._read(digest)
+        if data is None:
+            raise self._lacks(digest)
+        return data, self._media_types[digest]
+
+    def find_referrers(self, repository: str, digest: str) -> bytes | None:
+        """Return None: what refers to a manifest is under a tag."""
+        return None
+
+    def open_blob(self, repository: str, digest: str, offset: int = 0) -> FileBlob:
+        """Start to read a blob from byte `offset`."""
+        try:
+            return FileBlob(self.blob(check_digest(digest, self.address)), offset)
+        except OSError as error:
+            raise self._lacks(digest) from error
+
+    def read_served(self, path: str) -> bytes | None:
+        """Return None: signatures are always taken from where a bundle is exported from."""
+        return None
+
+    def read_blob(self, digest: str, limit: int) -> bytes | None:
+        """Return None, as `read_served` does."""
+        return None
+
+    def _read(self, digest: str) -> bytes | None:
+        try:
+            data = self.blob(digest).read_bytes()
+        except OSError:
+            return None
+        return data if sha256_digest(data) == digest else None
+
+    def _lacks(self, what: str) -> FleetError:
+        return FleetError(
+            "The bundle does not hold, or no longer holds whole, what the lock names",
+            where=self.address,
+            seen=what,
+            remedy=EXPORT_AGAIN,
+        )
+
+
+class FileBlob:
+    """A blob in a file, from byte `offset` on."""
+
+    def __init__(self, path: Path, offset: int) -> None:
+        self.offset = offset
+        self._file = path.open("rb")
+        self._file.seek(offset)
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes, at most `size`; none at the end."""
+        return self._file.read(size)
+
+    def read_all(self, limit: int) -> bytes:
+        """Return what is left, at most `limit` bytes."""
+        return self._file.read(limit)
+
+    def __enter__(self) -> FileBlob:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+
+def export(
+    root: Path,
+    store: Registry,
+    lock: Mapping[str, Any],
+    architectures: Sequence[str],
+    *,
+    write: bool,
+    trust: Trust = IGNORED,
+) -> dict[str, Any]:
+    """Make `root` a bundle of exactly what `lock` names for `architectures`, its signatures included.
+
+    What an earlier or interrupted export has left is not fetched again. The index is written last. Returns what the
+    module content_bundle returns; without `write` nothing is changed. Raises FleetError as `synchronize` does.
+    """
+    trust.check(lock)
+    bundle = Bundle(root)
+    known = bundle.open().manifests() if (root / INDEX).exists() else {}
+    content = resolve(known, store, lock, architectures)
+    if trust.keys is not None:
+        SignatureCopy(bundle, known, store, trust.keys.signer).add(content)
+    files, index = _manifests(content)
+    files.update(content.at_hand)
+    whole = {LAYOUT: canonical_json({"imageLayoutVersion": "1.0.0"}), LOCK: canonical_json(dict(lock))}
+    whole[f"{LOCK}.sig"] = trust.lock_signature.encode()
+    to_fetch = [
+        blob
+        for blob in content.blobs.values()
+        if blob.digest not in files and not holds(bundle.blob(blob.digest), blob.size)
+    ]
+    to_write = {digest: data for digest, data in files.items() if not holds(bundle.blob(digest), len(data))}
+    stale = {name: data for name, data in {**whole, INDEX: index}.items() if _content(root / name) != data}
+    used = {digest.partition(":")[2] for digest in (*files, *content.blobs)}
+    garbage = [path for path in bundle.blobs.glob("*") if path.name not in used]
+    size = sum(blob.size for blob in to_fetch)
+    if write and (to_fetch or to_write or stale or garbage):
+        make_directory(bundle.blobs)
+        check_space(root, size)
+        for blob in to_fetch:
+            partial = bundle.staging / f"{blob.digest.partition(':')[2]}.part"
+            fetch_blob(store, blob.repository, blob.digest, blob.size, bundle.blob(blob.digest), partial)
+        for digest, data in to_write.items():
+            replace_file(bundle.blob(digest), data)
+        for name, data in stale.items():
+            replace_file(root / name, data)
+        for path in garbage:
+            path.unlink()
+        shutil.rmtree(bundle.staging, ignore_errors=True)
+    return {
+        "changed": bool(to_fetch or to_write or stale or garbage),
+        "generation": integer(lock, "serial", "fleet.lock.yml", at_least=1),
+        "blobs_fetched": len(to_fetch),
+        "bytes_fetched": size,
+        "bytes_total": sum(blob.size for blob in content.blobs.values()),
+    }
+
+
+def _manifests(content: MirrorContent) -> tuple[dict[str, bytes], bytes]:
+    """Return the manifests by digest, and the index that names them."""
+    named = {
+        **{_name(*key): (media_type, data) for key, (media_type, data) in content.manifests.items()},
+        **{_name(*key): (IMAGE_MANIFEST, data) for key, data in content.tagged.items()},
+        **{_name(key[0], referrers_tag(key[1])): (IMAGE_INDEX, data) for key, data in content.referrers.items()},
+    }
+    entries = [
+        descriptor(media_type, data, annotations={REFERENCE: name})
+        for name, (media_type, data) in sorted(named.items())
+    ]
+    index = canonical_json({"schemaVersion": 2, "mediaType": IMAGE_INDEX, "manifests": entries})
+    return {sha256_digest(data): data for _media_type, data in named.values()}, index
+
+
+def _name(repository: str, reference: str) -> str:
+    return f"{repository}@{reference}" if ":" in reference else f"{repository}:{reference}"
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None

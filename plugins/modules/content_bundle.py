@@ -1,0 +1,154 @@
+#!/usr/bin/python
+# Copyright (c) edgeml.fleet contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Write what a lock names to a directory that people carry to a site."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: content_bundle
+short_description: Write what a lock names to a directory that people carry to a site
+version_added: 0.1.0
+description:
+  - Makes a directory hold exactly the images and models that C(fleet.lock.yml) names, with their signatures and the
+    lock, each verified by its digest. M(edgeml.fleet.mirror_sync) reads it where there is no uplink.
+  - The directory is an OCI image layout, which other tools such as skopeo and oras read as well. It has no links, and
+    names that any file system takes; a file system for it has to take files as large as the largest model (FAT32 ends
+    at 4 GiB).
+  - An interrupted run is continued by the next one. What is there already is not fetched again.
+author: edgeml.fleet contributors (@edgeml)
+requirements:
+  - Python 3.8 or newer
+extends_documentation_fragment:
+  - edgeml.fleet.registry.store
+  - edgeml.fleet.signatures
+attributes:
+  check_mode:
+    description: Can run in check mode and return changed status without modifying the target.
+    details: Manifests that the bundle lacks are read from the store.
+    support: full
+  diff_mode:
+    description: Returns nothing but what changed.
+    support: none
+  idempotent:
+    description: Does nothing if the directory holds what the lock names.
+    support: full
+options:
+  path:
+    description: The directory, made if it does not exist. What the lock does not name is removed from its C(blobs).
+    type: path
+    required: true
+  lock:
+    description: Content of C(fleet.lock.yml).
+    type: dict
+    required: true
+  architectures:
+    description: Architectures of the site's hosts, named as in OCI.
+    type: list
+    elements: str
+    choices: [amd64, arm64]
+    default: [amd64, arm64]
+"""
+
+EXAMPLES = r"""
+- name: Write all that the fleet's lock names to a stick
+  edgeml.fleet.content_bundle:
+    path: /media/stick/bundle
+    lock: "{{ lookup('ansible.builtin.file', 'fleet.lock.yml') | from_yaml }}"
+    signatures:
+      trusted_keys: ["{{ lookup('ansible.builtin.file', 'keys/release.pub') }}"]
+      lock_signature: "{{ lookup('ansible.builtin.file', 'fleet.lock.yml.sig') }}"
+    store:
+      address: store.edgeml.internal:5000
+      username: mirror
+      password: "{{ store_password }}"
+      ca_file: /etc/edgeml/tls/ca.crt
+"""
+
+RETURN = r"""
+generation:
+  description: Serial of the lock.
+  returned: success
+  type: int
+  sample: 3
+blobs_fetched:
+  description: Number of blobs read from the store, or in check mode to be read.
+  returned: success
+  type: int
+  sample: 4
+bytes_fetched:
+  description: Their bytes.
+  returned: success
+  type: int
+  sample: 61203441
+bytes_total:
+  description: Bytes of all blobs of the bundle.
+  returned: success
+  type: int
+  sample: 131072000
+what:
+  description: What went wrong.
+  returned: failure
+  type: str
+  sample: The lock is not signed
+where:
+  description: The file or address that it concerns.
+  returned: failure
+  type: str
+  sample: fleet.lock.yml.sig
+seen:
+  description: What was seen there.
+  returned: failure
+  type: str
+  sample: no signature
+remedy:
+  description: What to do.
+  returned: failure
+  type: str
+  sample: sign it with the playbook edgeml.fleet.sign
+"""
+
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.bundle import export
+from ansible_collections.edgeml.fleet.plugins.module_utils._module import run
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import REGISTRY_ARGUMENT, Registry
+from ansible_collections.edgeml.fleet.plugins.module_utils._signature.lock import SIGNATURES_ARGUMENT, Trust
+
+ARGUMENT_SPEC: dict[str, Any] = {
+    "path": {"type": "path", "required": True},
+    "store": {**REGISTRY_ARGUMENT, "required": False},
+    "lock": {"type": "dict", "required": True},
+    "architectures": {
+        "type": "list",
+        "elements": "str",
+        "choices": ["amd64", "arm64"],
+        "default": ["amd64", "arm64"],
+    },
+    "signatures": SIGNATURES_ARGUMENT,
+}
+
+
+def write(module: AnsibleModule) -> dict[str, Any]:
+    """Bring the bundle to the lock's content."""
+    options = module.params
+    return export(
+        Path(options["path"]),
+        Registry.from_options(options["store"]),
+        options["lock"],
+        options["architectures"],
+        write=not module.check_mode,
+        trust=Trust.from_options(options["signatures"]),
+    )
+
+
+def main() -> None:
+    """Run the module."""
+    run(ARGUMENT_SPEC, write, required_one_of=[("store",)])
+
+
+if __name__ == "__main__":
+    main()
