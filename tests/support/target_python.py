@@ -16,13 +16,18 @@ PACKAGE = "ansible_collections.edgeml.fleet."
 FLOOR = (3, 8)
 #: Modules that run on the controller only, or have their work done by an action plugin.
 CONTROLLER_MODULES = {
+    "content_bundle",
     "fleet_report",
+    "ledger",
     "lock_signature",
     "model_artifact",
     "model_source",
     "oci_image",
     "plan_report",
     "preflight_report",
+    "rollout_plan",
+    "rollout_wave",
+    "verify_report",
 }
 TARGET_MODULES = sorted({path.stem for path in (ROOT / "plugins/modules").glob("*.py")} - CONTROLLER_MODULES)
 
