@@ -39,6 +39,7 @@ options:
   store:
     description: The registry that is the model store.
     type: dict
+    required: true
     suboptions:
       address:
         description: Host, or host and port, without scheme and path. TLS is always used.
@@ -60,3 +61,5 @@ options:
         description: Where to connect to, if no name service knows the name in C(address).
         type: str
 """
+
+    OPTIONAL_STORE = STORE.replace("    required: true\n", "", 1)

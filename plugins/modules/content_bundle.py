@@ -120,7 +120,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._signature.lock impor
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "path": {"type": "path", "required": True},
-    "store": {**REGISTRY_ARGUMENT, "required": False},
+    "store": REGISTRY_ARGUMENT,
     "lock": {"type": "dict", "required": True},
     "architectures": {
         "type": "list",
@@ -147,7 +147,7 @@ def write(module: AnsibleModule) -> dict[str, Any]:
 
 def main() -> None:
     """Run the module."""
-    run(ARGUMENT_SPEC, write, required_one_of=[("store",)])
+    run(ARGUMENT_SPEC, write)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ requirements:
   - The lock has to be signed by a key in O(signatures.trusted_keys), and each manifest that it leads to as well, in one
     of cosign's formats. The mirror serves these signatures too, so that C(cosign verify --key) works at the site.
 extends_documentation_fragment:
-  - edgeml.fleet.registry.store
+  - edgeml.fleet.registry.optional_store
   - edgeml.fleet.signatures
 attributes:
   check_mode:
