@@ -62,4 +62,30 @@ options:
         type: str
 """
 
-    OPTIONAL_STORE = STORE.replace("    required: true\n", "", 1)
+    # ansible-test reads literals only.
+    OPTIONAL_STORE = r"""
+options:
+  store:
+    description: The registry that is the model store.
+    type: dict
+    suboptions:
+      address:
+        description: Host, or host and port, without scheme and path. TLS is always used.
+        type: str
+        required: true
+      username:
+        description: User name. Without it the registry is used anonymously.
+        type: str
+      password:
+        description: Password of the user.
+        type: str
+      ca_file:
+        description: PEM file of the certificate authorities to trust, where the module runs. By default the system's.
+        type: path
+      ca_certificate:
+        description: Text of the PEM file, instead of C(ca_file), for a host that does not have the file yet.
+        type: str
+      ip_address:
+        description: Where to connect to, if no name service knows the name in C(address).
+        type: str
+"""
