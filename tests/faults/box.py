@@ -46,7 +46,10 @@ try:
         result = perform(options, DockerEngine(run_program), say=lambda text: print(text, file=sys.stderr, flush=True))
     else:
         module = SimpleNamespace(
-            params=options, check_mode=False, get_bin_path=shutil.which, run_command=run_program
+            params=options,
+            check_mode=False,
+            get_bin_path=lambda name, **options: shutil.which(name),
+            run_command=run_program,
         )
         result = converge(module)
 except FleetError as error:
