@@ -80,6 +80,12 @@ def going_on(fleet: Fleet, output: Path, *arguments: str) -> Iterator[subprocess
         yield process
 
 
+def family(process: int) -> list[int]:
+    """Return a process and all that it started; those that Ansible starts are in sessions of their own."""
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [process, *(each for child in children for each in family(int(child)))]
+
+
 def wait_until(happened: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + 240
     while not happened():
@@ -230,7 +236,8 @@ def test_a_controller_that_is_killed_in_a_wave_harms_nothing(fleet: Fleet, tmp_p
         wave = "\nWave 1 of 2: 1 done"
         wait_until(lambda: MAKE_ACTIVE in output.read_text().partition(wave)[2], "the second wave gets no release")
         wait_until(lambda: changes(fleet, "rollout-2"), "rollout-2 gets no release")
-        os.killpg(run.pid, signal.SIGKILL)
+        for process in family(run.pid):
+            os.kill(process, signal.SIGKILL)
     rollout = ledger(fleet)[-1]["rollout"]
     assert ("rollout-2", "active") not in events(fleet, rollout)
     # The device goes on by itself, and the next run learns of it.
