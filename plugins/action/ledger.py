@@ -32,11 +32,8 @@ class ActionModule(ActionBase):
         if variables.get("ansible_check_mode"):
             return {**result, "changed": False, "lines": 0}
         try:
-            gained = ledger.rebuild(path, lines) if rebuild else ledger.append(path, lines)
+            gained = ledger.rebuild(path, lines) if rebuild else ledger.note(path, lines, Display().warning)
         except FleetError as error:
-            if rebuild:
-                return {**result, "failed": True, **error.as_result()}
-            Display().warning(str(error))  # the devices know all of it
-            gained = 0
+            return {**result, "failed": True, **error.as_result()}
         # A log of what the hosts are is not a change of theirs.
         return {**result, "changed": rebuild and gained > 0, "lines": gained}

@@ -49,7 +49,7 @@ class ActionModule(ActionBase):
             plan = make_plan(hostvars, hosts, variables["groups"], settings, events.progress(known, serial), waits)
             lines += _news(plan, known, serial, bool(cut_short))
             if not variables.get("ansible_check_mode"):
-                _note(lines, path)
+                ledger.note(path, lines, Display().warning)
         except FleetError as error:
             return {**result, "failed": True, **error.as_result()}
         Display().display("\n" + table(plan, settings.canary) + "\n")
@@ -69,10 +69,3 @@ def _news(plan: dict[str, Any], known: list[dict[str, Any]], serial: int, cut_sh
         reason = f"Rollout {plan['rollout']}: its hosts went on by themselves, {plan['done']} done"
         lines.append(ledger.line("", events.FINISHED, reason=reason, **common))
     return lines
-
-
-def _note(lines: list[dict[str, Any]], path: str) -> None:
-    try:
-        ledger.append(path, lines)
-    except FleetError as error:  # the devices know all of it
-        Display().warning(str(error))

@@ -46,10 +46,7 @@ class ActionModule(ActionBase):
         if found.text:
             Display().display("\n" + found.text + "\n")
         if not check_mode:
-            try:
-                ledger.append(str(options["ledger"]), found.lines)
-            except FleetError as error:  # the devices know all of it
-                Display().warning(str(error))
+            ledger.note(str(options["ledger"]), found.lines, Display().warning)
             time.sleep(found.pause)
         return {**result, "changed": False, **found.result}
 

@@ -16,7 +16,7 @@ description:
   - Checks the settings, and refuses them with the file, the value and what is allowed.
   - Plans the waves from what M(edgeml.fleet.host_state) answered for each host. Hosts that are what they are meant to
     be are in none. Hosts that cannot be reached, and those that need their mirror while it is not there, are pending,
-        and told to the ledger.
+    and told to the ledger.
   - A rollout that was cut short goes on with the size of wave that it had reached, which the ledger tells.
   - Used by the playbook C(edgeml.fleet.rollout). Runs once, on the controller.
 options:

@@ -12,7 +12,7 @@ import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -118,6 +118,15 @@ def append(path: str, lines: Sequence[Mapping[str, Any]]) -> int:
     except OSError as error:
         raise _unusable(path, error) from error
     return len(lacking)
+
+
+def note(path: str, lines: Sequence[Mapping[str, Any]], warn: Callable[[str], object]) -> int:
+    """Do what `append` does, but only `warn` where the ledger cannot be written: the devices know all of it."""
+    try:
+        return append(path, lines)
+    except FleetError as error:
+        warn(str(error))
+        return 0
 
 
 def missing(known: Iterable[Mapping[str, Any]], lines: Iterable[Mapping[str, Any]]) -> list[Line]:

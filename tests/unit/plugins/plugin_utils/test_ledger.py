@@ -157,3 +157,13 @@ def test_a_path_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(FleetError, match="edgeml_ledger_file"):
         ledger.append(str(tmp_path / "file" / "ledger"), [entry(1)])
+
+
+def test_a_ledger_that_cannot_be_written_is_a_warning_where_devices_know_all_of_it(tmp_path: Path) -> None:
+    warnings: list[str] = []
+    (tmp_path / "file").write_text("")
+    lines = [ledger.line("camera-1", "removed")]
+    assert ledger.note(str(tmp_path / "file" / "ledger.jsonl"), lines, warnings.append) == 0
+    assert len(warnings) == 1
+    assert ledger.note(str(tmp_path / "ledger.jsonl"), lines, warnings.append) == 1
+    assert len(warnings) == 1
