@@ -20,6 +20,11 @@ def test_htpasswd_changes_only_with_user_or_password() -> None:
     assert htpasswd("edgeml", "one", "edgeml:plain").startswith("edgeml:$2b$")
 
 
+def test_htpasswd_replaces_a_hash_that_takes_a_registry_long() -> None:
+    slow = "edgeml:$2b$10$MHbc3ydgLzSvCqHcW20OK.fDrYjW9YJWyUhrTvdlNyGOmrpzCItUi\n"
+    assert htpasswd("edgeml", "one", slow).startswith("edgeml:$2b$05$")
+
+
 def test_validity_of_a_certificate(tmp_path: Path) -> None:
     end = datetime(2031, 2, 3, 4, 5, tzinfo=UTC)
     path = tmp_path / "server.crt"
