@@ -213,6 +213,10 @@ def test_connections_over_the_limit_are_closed(start_server: Any) -> None:
             lambda number: http2.call(number, INFER, BODY[:-1], 0) + http2.frame(http2.RST_STREAM, 0, number, bytes(4)),
             id="resets",
         ),
+        pytest.param(
+            lambda number: http2.call(number, INFER, BODY[:-1], 0) + http2.frame(8, 0, number, bytes(4)),
+            id="resets that the client provokes",
+        ),
         pytest.param(lambda _: http2.frame(http2.WINDOW_UPDATE, 0, 0, b"\0\0\0\1"), id="windows"),
     ],
 )

@@ -157,10 +157,8 @@ class Receiving(Windows):
         if stream is not None:  # trailers
             if stream.ended:
                 raise Violation(STREAM_CLOSED, "HEADERS after the end of the stream")
-            if not flags & END_STREAM:
-                raise Violation(PROTOCOL_ERROR, "trailers must end the stream")
-            if headers is None or b":method" in headers:
-                self._reset(number, stream, PROTOCOL_ERROR)
+            if not flags & END_STREAM or headers is None or b":method" in headers:
+                self._stream_error(number, stream, PROTOCOL_ERROR)
                 return
             self._hand_over(stream, b"", ended=True)
             return
@@ -175,12 +173,10 @@ class Receiving(Windows):
             self._note_reset(number)
             return  # the client has been told that these are not answered, and asks elsewhere
         if headers is None:
-            self._lose_patience()
-            self._reset(number, None, PROTOCOL_ERROR)
+            self._stream_error(number, None, PROTOCOL_ERROR)
             return
         if len(self.streams) >= self._limits.connections:
-            self._lose_patience()
-            self._reset(number, None, REFUSED_STREAM)
+            self._stream_error(number, None, REFUSED_STREAM)
             return
         stream = self._shared.open_stream(self, number, headers)
         stream.send_window = self._first_window
@@ -188,7 +184,9 @@ class Receiving(Windows):
         self.streams[number] = stream
         self._hand_over(stream, b"", ended=bool(flags & END_STREAM))
 
-    def _reset(self, number: int, stream: Stream | None, code: int) -> None:
+    def _stream_error(self, number: int, stream: Stream | None, code: int) -> None:
+        # Clients that provoke resets make as much work as those that reset themselves.
+        self._lose_patience()
         self.write(frame(RST_STREAM, 0, number, struct.pack(">L", code)))
         self._reset_here.append(number)
         if stream is not None:
@@ -224,9 +222,10 @@ class Receiving(Windows):
         if stream is None:
             if number == 0 or number > self._highest:
                 raise Violation(PROTOCOL_ERROR, "DATA on an idle stream")
-            self._lose_patience()
-            if number not in self._reset_here:
-                self._reset(number, None, STREAM_CLOSED)
+            if number in self._reset_here:
+                self._lose_patience()
+            else:
+                self._stream_error(number, None, STREAM_CLOSED)
             return
         if stream.ended:
             raise Violation(STREAM_CLOSED, "DATA after the end of the stream")
@@ -248,11 +247,11 @@ class Receiving(Windows):
         if len(payload) != 4:
             raise Violation(FRAME_SIZE_ERROR, "WINDOW_UPDATE has 4 bytes")
         increment = int.from_bytes(payload, "big") & LARGEST_WINDOW
-        if increment == 0:
-            raise Violation(PROTOCOL_ERROR, "WINDOW_UPDATE with an increment of 0")
         if not self._blocked:
             self._lose_patience()
         if number == 0:
+            if increment == 0:
+                raise Violation(PROTOCOL_ERROR, "WINDOW_UPDATE with an increment of 0")
             self.send_window += increment
             if self.send_window > LARGEST_WINDOW:
                 raise Violation(FLOW_CONTROL_ERROR, "the window of the connection is too large")
@@ -264,8 +263,9 @@ class Receiving(Windows):
                 raise Violation(PROTOCOL_ERROR, "WINDOW_UPDATE on an idle stream")
             return
         stream.send_window += increment
-        if stream.send_window > LARGEST_WINDOW:
-            raise Violation(FLOW_CONTROL_ERROR, "the window of a stream is too large")
+        if increment == 0 or stream.send_window > LARGEST_WINDOW:
+            self._stream_error(number, stream, FLOW_CONTROL_ERROR if increment else PROTOCOL_ERROR)
+            return
         if stream in self._blocked:
             stream.pump()
 
