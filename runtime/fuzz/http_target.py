@@ -13,7 +13,7 @@ from signatures import Broken
 from wire import FakeEngine, Wire, config
 
 # 500 is not among them: nothing that a client sends may make the server fail.
-STATUSES = {100, 200, 400, 404, 405, 408, 413, 414, 415, 429, 431}
+STATUSES = {100, 200, 400, 404, 405, 408, 413, 414, 415, 429, 431, 501, 505}
 _DATE = re.compile(rb"date: [^\r]*\r\n")
 
 

@@ -192,6 +192,7 @@ class Connection(Intake):
         if not self._in_head:  # a trailer
             return
         name = name.lower()
+        value = value.rstrip(b" \t")  # the parser strips what is before the value alone
         headers = self._headers
         if name == b"host" and name in headers:
             raise self._refusing(*error_answer(400, "there is more than one header Host"))
@@ -204,14 +205,24 @@ class Connection(Intake):
         parser = self._parser
         if self._head_bytes + len(self._url) > self._limits.header_bytes:
             raise self._refusing(*self._head_too_large())
+        version = parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            raise self._refusing(*error_answer(505, f"version {version} of HTTP is not supported, 1.0 and 1.1 are"))
+        coding = headers.get(b"transfer-encoding")
+        if coding is not None:
+            # Any doubt about where the body ends would let requests be smuggled (RFC 9112, sections 6.1 and 11.2).
+            if version == "1.0":
+                raise self._refusing(*error_answer(400, "HTTP/1.0 has no header Transfer-Encoding"))
+            if coding.lower() != b"chunked":
+                raise self._refusing(*error_answer(501, "of transfer codings, chunked alone is supported"))
         if parser.should_upgrade():
             if parser.get_method() == b"CONNECT":
                 raise self._refusing(*error_answer(405, "method CONNECT is not allowed"))
-            self._upgraded = (parser.get_method(), self._url, parser.get_http_version().encode())
+            self._upgraded = (parser.get_method(), self._url, version.encode())
             return
         request = Request(parser.get_method(), self._url, headers, self._client, self._certificate_name)
         request.keep_alive = parser.should_keep_alive()
-        request.takes_interim = parser.get_http_version() == "1.1"
+        request.takes_interim = version == "1.1"
         if b"host" not in headers or b"connection" in headers:
             if not request.takes_interim:
                 request.keep_alive = False
@@ -226,7 +237,7 @@ class Connection(Intake):
         if refusal is None and length > self._limits.body_bytes:
             raise self._refusing(*error_answer(413, self._body_message()))
         self._length = length
-        self._is_chunked = b"transfer-encoding" in headers
+        self._is_chunked = coding is not None
         self._chunked_received = 0
         expects = b"expect" in headers and headers[b"expect"].lower() == b"100-continue"
         if refusal is not None:
@@ -237,7 +248,7 @@ class Connection(Intake):
         elif expects and self._answering is None and request.takes_interim:
             self._transport.write(CONTINUE)
         is_ordinary = refusal is None and request.keep_alive and not expects
-        if begins_in is not None and is_ordinary and b"transfer-encoding" not in headers:
+        if begins_in is not None and is_ordinary and coding is None:
             self._shared.remember(begins_in, request, length)
 
     def on_body(self, part: bytes) -> None:
