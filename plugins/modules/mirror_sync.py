@@ -16,6 +16,8 @@ description:
   - What is served moves to the new content in one step when all of it is there. After any failure the mirror serves
     what it served before.
   - An interrupted download is continued by the next run. If nothing is missing, the store is not asked.
+  - Several blobs come at a time; what images and models share comes once. O(limits) says how much of the uplink all of
+    them together may take.
 author: edgeml.fleet contributors (@edgeml)
 requirements:
   - Python 3.8 or newer
@@ -59,9 +61,69 @@ options:
     choices: [amd64, arm64]
     default: [amd64, arm64]
   keep_generations:
-    description: How many generations to keep, the served one included. Content of others is removed.
+    description:
+      - How many generations to keep, the served one included. Content of others is removed.
+      - Where the disk lacks room for what is to come, those that are not kept go first.
     type: int
     default: 2
+  fallbacks:
+    description:
+      - Where the same content can be read if the store fails, in this order. The mirror of a neighbour site will do,
+        for what both sites need.
+      - What is read there is verified like what comes from the store.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      address:
+        description: Host, or host and port, without scheme and path. TLS is always used.
+        type: str
+        required: true
+      username:
+        description: User name. Without it the registry is used anonymously.
+        type: str
+      password:
+        description: Password of the user.
+        type: str
+      ca_file:
+        description: PEM file of the certificate authorities to trust, where the module runs. By default the system's.
+        type: path
+      ca_certificate:
+        description: Text of the PEM file, instead of C(ca_file), for a host that does not have the file yet.
+        type: str
+      ip_address:
+        description: Where to connect to, if no name service knows the name in C(address).
+        type: str
+  limits:
+    description:
+      - What the uplink may be used for. Manifests and signatures, some kB each, are read whatever the limits say.
+      - The account of the day's bytes is kept in the tree.
+    type: dict
+    default: {}
+    suboptions:
+      mbit:
+        description: Mbit/s (10^6 bits) over all transfers; 0 for no limit.
+        type: float
+        default: 0
+      hours:
+        description:
+          - Spans of the day, such as C(22:00-05:00), in the host's local time; empty for the whole day.
+          - Outside of them nothing is moved.
+        type: list
+        elements: str
+        default: []
+      bytes_per_day:
+        description: Bytes that a day may move, 0 for any number. What a day leaves may be moved in the next seven.
+        type: int
+        default: 0
+      urgent:
+        description: Whether this content may pass all limits.
+        type: bool
+        default: false
+  parallel:
+    description: How many blobs are fetched at a time.
+    type: int
+    default: 4
 """
 
 EXAMPLES = r"""
@@ -103,9 +165,17 @@ plan:
   description:
     - What was changed, or in check mode would be. C(action) is C(none) or C(sync).
     - C(bytes) are those that cross the uplink, each blob counted once and without what an interrupted copy has left.
+    - C(bill) says what they take at O(limits). C(seconds) of traffic, spread over C(days) in which something is moved;
+      null where no limit tells. C(mbit) and C(hours) are the limits.
   returned: success
   type: dict
-  sample: {action: sync, generation: {before: 2, after: 3}, blobs: 4, bytes: 61203441, removed_blobs: 0}
+  sample:
+    action: sync
+    generation: {before: 2, after: 3}
+    blobs: 4
+    bytes: 61203441
+    removed_blobs: 0
+    bill: {seconds: 490, days: 1, mbit: 1.0, hours: ["22:00-05:00"]}
 blobs_fetched:
   description: Number of blobs copied.
   returned: success
@@ -159,7 +229,9 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.bundle import Bundle
-from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.sync import synchronize
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.sync import Course, synchronize
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.transfer import PARALLEL
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.uplink import LIMITS_ARGUMENT, Limits
 from ansible_collections.edgeml.fleet.plugins.module_utils._module import run
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import REGISTRY_ARGUMENT, Registry
 from ansible_collections.edgeml.fleet.plugins.module_utils._signature.lock import SIGNATURES_ARGUMENT, Trust
@@ -176,6 +248,14 @@ ARGUMENT_SPEC: dict[str, Any] = {
         "default": ["amd64", "arm64"],
     },
     "keep_generations": {"type": "int", "default": 2},
+    "fallbacks": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        **{key: value for key, value in REGISTRY_ARGUMENT.items() if key not in ("type", "required")},
+    },
+    "limits": LIMITS_ARGUMENT,
+    "parallel": {"type": "int", "default": PARALLEL},
     "signatures": SIGNATURES_ARGUMENT,
 }
 
@@ -191,8 +271,14 @@ def mirror(module: AnsibleModule) -> dict[str, Any]:
         options["keep_generations"],
         write=not module.check_mode,
         trust=Trust.from_options(options["signatures"]),
+        course=Course(
+            [Registry.from_options(fallback) for fallback in options["fallbacks"]],
+            Limits.from_options(options["limits"]),
+            parallel=options["parallel"],
+        ),
     )
     result = {**asdict(summary), "plan": summary.plan()}
+    del result["bill"]  # the plan has it
     diff = {"before": "\n".join(result.pop("before")) + "\n", "after": "\n".join(result.pop("after")) + "\n"}
     return {"diff": diff, **result}
 

@@ -18,16 +18,20 @@ UNPACK_FACTOR = 4
 SPARE_BYTES = 64 << 20
 
 
+class StorageError(FleetError):
+    """This host's own disk failed, or is full."""
+
+
 def check_space(directory: Path, needed: int) -> None:
     """Raise FleetError if the file system of `directory` has fewer than `needed` bytes free."""
     if _free(directory) < needed:
         raise full_disk(directory, needed)
 
 
-def full_disk(directory: Path, needed: int | None, seen: str = "") -> FleetError:
+def full_disk(directory: Path, needed: int | None, seen: str = "") -> StorageError:
     """Return the error that says how many bytes are free and, if known, how many are needed."""
     figures = [seen, f"{_free(directory)} bytes free", "" if needed is None else f"{needed} bytes needed"]
-    return FleetError(
+    return StorageError(
         "The disk is full",
         where=str(directory),
         seen=", ".join(filter(None, figures)),

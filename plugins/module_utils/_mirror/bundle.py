@@ -85,6 +85,13 @@ class Bundle:
                 found[digest] = (data, media_type)
         return found
 
+    def another(self, ahead: int = 0) -> Bundle:
+        """Return this bundle: any number of threads may read it."""
+        return self
+
+    def close(self) -> None:
+        """Do nothing: nothing stays open."""
+
     # -- as a registry is read -------------------------------------------------------------------------------------
 
     def get_manifest(self, repository: str, reference: str) -> tuple[bytes, str]:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
@@ -33,6 +33,53 @@ def models(lock: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str]]:
     for versions, model in _children(mapping(lock, "models", "fleet.lock.yml"), "fleet.lock.yml: models"):
         for version, place in _children(versions, model):
             yield from _children(mapping(version, "variants", place), f"{place}.variants")
+
+
+def part_of(lock: Mapping[str, Any], needed: Mapping[str, Any], in_use: Collection[str] = ()) -> dict[str, Any]:
+    """Return the lock with nothing but what is `needed`, and what has one of the digests that are `in_use`.
+
+    `needed` is ``{"images": [NAME], "models": {NAME: {VERSION: [VARIANT]}}}``; no variant means all of them. Raises
+    FleetError for what the lock does not have.
+    """
+    names = set(needed.get("images") or ())
+    wanted = needed.get("models") or {}
+    known_images = mapping(lock, "images", "fleet.lock.yml")
+    known_models = mapping(lock, "models", "fleet.lock.yml")
+    missing = [f"image {name}" for name in sorted(names - set(known_images))]
+    found: dict[str, Any] = {}
+    for name in known_models:
+        for version, entry in mapping(known_models, name, "fleet.lock.yml: models").items():
+            variants = mapping(entry, "variants", f"fleet.lock.yml: models.{name}.{version}")
+            asked = wanted.get(name, {}).get(version)
+            kept = {
+                variant: content
+                for variant, content in variants.items()
+                if (asked is not None and (not asked or variant in asked))
+                or not {content.get("digest"), content.get("blob", {}).get("digest")}.isdisjoint(in_use)
+            }
+            missing += [f"model {name} {version} {variant}" for variant in asked or () if variant not in variants]
+            if kept:
+                found.setdefault(name, {})[version] = {**entry, "variants": kept}
+    missing += [
+        f"model {name} {version}"
+        for name, versions in wanted.items()
+        for version in versions
+        if version not in known_models.get(name, {})
+    ]
+    if missing:
+        raise FleetError(
+            "The lock does not have what the site needs",
+            where="fleet.lock.yml",
+            seen=", ".join(missing),
+            remedy="publish it, or correct the placement or site_mirror_pinned",
+        )
+
+    def runs(entry: Mapping[str, Any]) -> bool:
+        platforms = entry.get("platforms", {}).values()
+        return not {entry.get("digest"), *(platform.get("digest") for platform in platforms)}.isdisjoint(in_use)
+
+    chosen = {name: entry for name, entry in known_images.items() if name in names or runs(entry)}
+    return {**lock, "images": chosen, "models": found}
 
 
 def _children(parent: Mapping[str, Any], where: str) -> Iterator[tuple[Mapping[str, Any], str]]:

@@ -6,6 +6,7 @@ The tree, which a web server delivers as a read-only registry::
 
     cas/sha256/<hex>                                                       blobs, complete and verified
     staging/                                                               unfinished work, continued by the next run
+    sync/                                                                  progress, the uplink's account
     generations/<serial>/v2/<repository>/manifests/<digest>.oci-manifest   or another of EXTENSIONS
     generations/<serial>/v2/<repository>/manifests/sha256-<hex>.sig.oci-manifest
     generations/<serial>/v2/<repository>/referrers/<digest>.oci-index
@@ -19,7 +20,7 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
@@ -43,6 +44,8 @@ class Tree:
         self.generations = root / "generations"
         self.staging = root / "staging"
         self.cas = root / "cas" / "sha256"
+        self.status_file = root / "sync" / "status.json"
+        self.account_file = root / "sync" / "uplink.json"
 
     def blob(self, digest: str) -> Path:
         """Return where a blob is served from."""
@@ -164,20 +167,43 @@ class Tree:
             path.rename(doomed)
             _remove_tree(doomed)
 
-    def garbage(self, serial: int, content: MirrorContent, keep: int) -> tuple[list[Path], list[Path], list[Path]]:
-        """Return the generations, blobs and leftovers that are of no use once `serial` is served."""
-        others = [path for path in self.generations.glob("*") if path.name != str(serial)]
+    def garbage(
+        self, serial: int | None, content: MirrorContent, keep: int, in_use: Collection[str] = ()
+    ) -> tuple[list[Path], list[Path], list[Path]]:
+        """Return the generations, blobs and leftovers that are of no use once `serial` is served with `content`.
+
+        `keep` generations are kept, the served one included, and those that alone have a manifest or blob that is
+        `in_use`. With serial None `content` is not there yet: what is served stays, and what was begun.
+        """
+        current = self.current_target()
+        others = [path for path in self.generations.glob("*") if serial is None or path.name != str(serial)]
         # "3.new" is what an interrupted switch left behind.
-        others.sort(key=lambda path: (path.name.isdigit(), serial_of(path.name)), reverse=True)
+        others.sort(
+            key=lambda path: (serial is None and path.name == current, path.name.isdigit(), serial_of(path.name)),
+            reverse=True,
+        )
         used = set(content.blobs)
+        missing = set(in_use) - used - {digest for _repository, digest in content.manifests}
         kept: list[Path] = []
+        room = max(keep - 1, 1 if serial is None else 0)
         for generation in others:
-            if len(kept) < keep - 1 and generation.name.isdigit():
-                with contextlib.suppress(FleetError):  # a damaged generation is of no use
-                    used.update(_blobs_of_generation(generation))
+            if not generation.name.isdigit() and not (serial is None and generation.name == current):
+                continue
+            with contextlib.suppress(FleetError):  # a damaged generation is of no use
+                blobs, manifests = _content_of_generation(generation)
+                if room > 0 or missing & (blobs | manifests):
+                    room -= 1
+                    used |= blobs
+                    missing -= blobs | manifests
                     kept.append(generation)
-        blobs = [path for path in self.cas.glob("*") if f"sha256:{path.name}" not in used]
-        return [path for path in others if path not in kept], blobs, list(self.staging.glob("*"))
+        staged = list(self.staging.glob("*"))
+        if serial is None:
+            if current and not any(path.name == current for path in kept):
+                return [], [], []  # the served generation is damaged: nobody can say what it needs
+            begun = {self.partial(digest) for digest in content.blobs}
+            staged = [path for path in staged if path not in begun]
+        blobs_left = [path for path in self.cas.glob("*") if f"sha256:{path.name}" not in used]
+        return [path for path in others if path not in kept], blobs_left, staged
 
     def remove(self, generations: Sequence[Path], blobs: Sequence[Path], leftovers: Sequence[Path]) -> None:
         """Remove what `garbage` returned."""
@@ -196,12 +222,16 @@ def serial_of(name: str) -> int:
     return int(digits) if digits.isdigit() else 0
 
 
-def _blobs_of_generation(generation: Path) -> set[str]:
-    digests: set[str] = set()
-    for path in generation.glob("v2/**/manifests/*-manifest"):
-        document = document_of(path.read_bytes(), str(path))
-        digests.update(blob.digest for blob in blobs_of(document, "", str(path)))
-    return digests
+def _content_of_generation(generation: Path) -> tuple[set[str], set[str]]:
+    """Return the digests of a generation's blobs and of its manifests."""
+    blobs: set[str] = set()
+    manifests: set[str] = set()
+    for path in generation.glob("v2/**/manifests/*"):
+        manifests.add(path.name.partition(".")[0])
+        if path.name.endswith("-manifest"):
+            document = document_of(path.read_bytes(), str(path))
+            blobs.update(blob.digest for blob in blobs_of(document, "", str(path)))
+    return blobs, manifests
 
 
 def _remove_tree(path: Path) -> None:

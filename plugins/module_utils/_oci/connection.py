@@ -95,18 +95,19 @@ class Response:
 class _Connection(http.client.HTTPSConnection):
     """A connection to a host of which the IP address may be known without a name service."""
 
-    def __init__(self, address: str, ip_address: str, tls: ssl.SSLContext, timeout: float) -> None:
+    def __init__(self, address: str, ip_address: str, tls: ssl.SSLContext, timeout: float, ahead: int) -> None:
         super().__init__(address, timeout=timeout, context=tls, blocksize=SEND_BLOCK)
         self._ip_address = ip_address
         self._tls = tls
+        self._ahead = ahead
 
     def connect(self) -> None:
         """Connect to the IP address, and ask for the host's name there."""
-        if not self._ip_address:
-            super().connect()
-            return
-        connected = socket.create_connection((self._ip_address, self.port), self.timeout)
+        connected = socket.create_connection((self._ip_address or self.host, self.port), self.timeout)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._ahead:
+            # Else the system takes megabytes at the line's full rate before anybody reads them.
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._ahead)
         self.sock = self._tls.wrap_socket(connected, server_hostname=self.host)
 
 
@@ -116,12 +117,17 @@ class Connections:
     An instance serves one thread at a time.
     """
 
-    def __init__(self, address: str, ip_address: str, tls: ssl.SSLContext, timeout: float) -> None:
+    def __init__(self, address: str, ip_address: str, tls: ssl.SSLContext, timeout: float, ahead: int = 0) -> None:
+        self._ahead = ahead
         self._address = address
         self._ip_address = ip_address
         self._tls = tls
         self._timeout = timeout
         self._idle: dict[str, list[http.client.HTTPSConnection]] = {}
+
+    def another(self, ahead: int = 0) -> Connections:
+        """Return the same without a connection yet, for another thread; `ahead` as Source.another takes it."""
+        return Connections(self._address, self._ip_address, self._tls, self._timeout, ahead)
 
     def close(self) -> None:
         """Close the connections that are kept between requests."""
@@ -178,4 +184,4 @@ class Connections:
 
     def _connect(self, address: str) -> http.client.HTTPSConnection:
         ip_address = self._ip_address if address.lower() == self._address.lower() else ""
-        return _Connection(address, ip_address, self._tls, self._timeout)
+        return _Connection(address, ip_address, self._tls, self._timeout, self._ahead)

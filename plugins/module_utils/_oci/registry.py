@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import copy
 import json
 import re
 import ssl
@@ -122,6 +123,13 @@ class Registry:
             ip_address=options.get("ip_address") or "",
             patient=patient,
         )
+
+    def another(self, ahead: int = 0) -> Registry:
+        """Return a client of the same registry for another thread, as Source.another says."""
+        other = copy.copy(self)
+        other._tokens = dict(self._tokens)
+        other._connections = self._connections.another(ahead)
+        return other
 
     def close(self) -> None:
         """Close the connections that are kept between calls."""

@@ -40,6 +40,17 @@ class Source(Protocol):
 
     address: str
 
+    def another(self, ahead: int = 0) -> Source:
+        """Return a source of the same content for another thread: an instance serves one at a time.
+
+        `ahead` limits the bytes that come before they are read, 0 leaves that to the system.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close what is kept open between calls."""
+        ...
+
     def get_manifest(self, repository: str, reference: str) -> tuple[bytes, str]:
         """Return a manifest's bytes and its media type, by tag or digest."""
         ...

@@ -6,11 +6,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._host.disk import FULL_DISK, check_space, full_disk
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.disk import (
+    FULL_DISK,
+    StorageError,
+    check_space,
+    full_disk,
+)
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import make_directory, sync_directory
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.failures import ATTEMPTS, TransientError
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import check_digest
@@ -19,7 +25,15 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._oci.source import So
 READ_BLOCK = 64 << 10  # bytes; at most this much of a broken transfer is fetched twice
 
 
-def fetch_blob(registry: Source, repository: str, digest: str, size: int, destination: Path, partial: Path) -> int:
+def fetch_blob(
+    registry: Source,
+    repository: str,
+    digest: str,
+    size: int,
+    destination: Path,
+    partial: Path,
+    spend: Callable[[int, bool], object] = lambda size, more: None,
+) -> int:
     """Make `destination` the blob with this digest and size, and return the number of bytes transferred for it.
 
     Data go to `partial`, on the same file system, which a later call continues after an interruption of any kind.
@@ -30,6 +44,9 @@ def fetch_blob(registry: Source, repository: str, digest: str, size: int, destin
     ----------
     size : int
         Bytes of the whole blob.
+    spend : callable
+        Is told the bytes of each piece that came, and whether more are to come. What it raises ends the transfer, which
+        a later call continues.
 
     Raises
     ------
@@ -45,7 +62,7 @@ def fetch_blob(registry: Source, repository: str, digest: str, size: int, destin
         have = partial.stat().st_size if partial.exists() else 0
         check_space(partial.parent, max(0, size - have))
         with partial.open("r+b" if have else "w+b") as file:
-            transferred = _complete(file, registry, repository, digest, size)
+            transferred = _complete(file, registry, repository, digest, size, spend)
             os.fchmod(file.fileno(), 0o644)
             os.fsync(file.fileno())
         partial.replace(destination)
@@ -54,7 +71,7 @@ def fetch_blob(registry: Source, repository: str, digest: str, size: int, destin
         if error.errno in FULL_DISK:
             partial.unlink(missing_ok=True)
             raise full_disk(partial.parent, size, str(error)) from error
-        raise FleetError(
+        raise StorageError(
             "A blob cannot be stored",
             where=str(partial),
             seen=str(error),
@@ -80,7 +97,9 @@ class _WrongContentError(Exception):
     """The data have another size or digest than asked for."""
 
 
-def _complete(file: BinaryIO, registry: Source, repository: str, digest: str, size: int) -> int:
+def _complete(
+    file: BinaryIO, registry: Source, repository: str, digest: str, size: int, spend: Callable[[int, bool], object]
+) -> int:
     """Continue `file` until it holds the blob; return the bytes transferred, raise _WrongContentError."""
     sha256 = hashlib.sha256()
     while block := file.read(READ_BLOCK):
@@ -106,6 +125,7 @@ def _complete(file: BinaryIO, registry: Source, repository: str, digest: str, si
                     file.write(block)
                     sha256.update(block)
                     transferred += len(block)
+                    spend(len(block), have < size)
                 if have < size:
                     raise _WrongContentError(f"{have} bytes instead of {size}")
         except TransientError:

@@ -190,7 +190,7 @@ def _rows(host: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
             f" come, {mirror['removed_blobs']} go" if mirror["removed_blobs"] else ""
         )
         before = "none" if serial["before"] is None else f"serial {serial['before']}"
-        rows.append(("content", before, what, _moves("uplink", mirror["bytes"])))
+        rows.append(("content", before, what, _moves("uplink", mirror["bytes"]) + bill(mirror.get("bill") or {})))
     if server and server["action"] != "none":
         rows.append(
             ("mirror", _image(server["before"]), f"{_image(server['after'])}, {server['action']}",
@@ -270,6 +270,18 @@ def _value(value: Any) -> str:
 
 def _moves(link: str, size: int) -> str:
     return f"{_LINKS[link]} {readable_size(size)}" if size else ""
+
+
+def bill(of: Mapping[str, Any]) -> str:
+    """Return what a mirror's limits make of its bytes, such as ", 2 nights at 1 Mbit/s from 22:00"."""
+    if not of.get("days"):
+        return ""
+    hours = of["hours"]
+    word = "night" if hours and all(span[:5] > span[6:] for span in hours) else "day"
+    text = f", {of['days']} {word}{'s' if of['days'] > 1 else ''}"
+    if of["mbit"]:
+        text += f" at {of['mbit']:g} Mbit/s"
+    return text + (f" from {' and '.join(span[:5] for span in hours)}" if hours else "")
 
 
 _LINKS = {"uplink": "uplink", "lan": "LAN"}

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.plan import (
+    bill,
     collect,
     markdown,
     readable_size,
@@ -244,3 +245,19 @@ def test_readable_sizes(size: float, text: str) -> None:
 )
 def test_readable_times(seconds: float, text: str) -> None:
     assert readable_time(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("of", "expected"),
+    [
+        ({}, ""),
+        ({"days": 0, "mbit": 1.0, "hours": []}, ""),
+        ({"days": 2, "mbit": 1.0, "hours": ["22:00-05:00"]}, ", 2 nights at 1 Mbit/s from 22:00"),
+        ({"days": 1, "mbit": 0.5, "hours": ["12:30-13:00"]}, ", 1 day at 0.5 Mbit/s from 12:30"),
+        ({"days": 4, "mbit": None, "hours": []}, ", 4 days"),
+    ],
+)
+def test_the_bill_of_a_mirror(of: dict[str, Any], expected: str) -> None:
+    assert bill(of) == expected
+    mirror = {"plan": {**MIRROR["plan"], "bill": of}}
+    assert f"uplink 25.0 MB{expected}" in table(collect({"m": {"site_mirror_result": mirror}}, ["m"]))
