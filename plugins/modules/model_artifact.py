@@ -83,6 +83,27 @@ options:
   golden:
     description: Directory that becomes C(golden) in the model, if O(source) holds none.
     type: path
+  trial:
+    description:
+      - Try the model before it is published, in the runtime that will serve it - it loads, and its golden cases are
+        answered over REST and gRPC. Nothing is pushed unless it does.
+      - The image is unpacked and started on the host that runs the module, without a container engine. An image of
+        another server than the collection's runtime is not started.
+      - Golden cases are read and checked for their form in any case.
+    type: dict
+    suboptions:
+      image:
+        description: The runtime's image in the same registry, C(REPOSITORY@sha256:DIGEST) of its index.
+        type: str
+        required: true
+      cache:
+        description: Directory of the module M(edgeml.fleet.oci_image) for what is fetched and unpacked.
+        type: path
+        required: true
+      limits:
+        description: Limits of the runtime's configuration on the devices.
+        type: dict
+        default: {}
   repository:
     description: Repository in the registry.
     type: str
@@ -143,6 +164,11 @@ golden_cases:
   returned: success
   type: int
   sample: 10
+untried:
+  description: Why the model was not tried; empty if it was, or was before.
+  returned: success
+  type: str
+  sample: ""
 what:
   description: What went wrong.
   returned: failure
@@ -180,6 +206,11 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._model.artifact impor
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._module import run
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import REGISTRY_ARGUMENT, Registry
+from ansible_collections.edgeml.fleet.plugins.module_utils._trial.trial import (
+    check_golden,
+    check_version_is_free,
+    try_before_publication,
+)
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "source": {"type": "path", "required": True},
@@ -196,6 +227,14 @@ ARGUMENT_SPEC: dict[str, Any] = {
         },
     },
     "golden": {"type": "path"},
+    "trial": {
+        "type": "dict",
+        "options": {
+            "image": {"type": "str", "required": True},
+            "cache": {"type": "path", "required": True},
+            "limits": {"type": "dict", "default": {}},
+        },
+    },
     "repository": {"type": "str", "required": True},
     "registry": REGISTRY_ARGUMENT,
     "architectures": {
@@ -222,16 +261,23 @@ def publish(module: AnsibleModule) -> dict[str, Any]:
     )
     send = not module.check_mode
     entry, content = describe_model(model, options["architectures"], options["repository"])
+    check_golden(model)
     try:
         registry = Registry.from_options(options["registry"], patient=send)
-        changed, before = push_model(model, entry, content, registry, send=send)
+        changed, before = push_model(model, entry, content, registry, send=False)
     except FleetError as error:
         if send:
             raise
         module.warn(f"What the registry lacks is not known. {error}")
         changed, before = True, {}
+    check_version_is_free(model, entry, before.get(model.tag))
+    untried = try_before_publication(
+        model, entry["digest"], options["trial"], options["registry"], check_mode=module.check_mode
+    )
+    if send:
+        push_model(model, entry, content, registry, send=True)
     after = {model.tag: entry["digest"], f"{model.tag}-image": entry["index"]}
-    return {"changed": changed, "diff": {"before": _lines(before), "after": _lines(after)}, **entry}
+    return {"changed": changed, "diff": {"before": _lines(before), "after": _lines(after)}, "untried": untried, **entry}
 
 
 def _lines(tags: Mapping[str, str | None]) -> str:

@@ -261,6 +261,7 @@ ROOMS = {
     "_image": {*GROUND, "_host", "_oci"},
     "_model": {*GROUND, "_host", "_oci"},
     "_signature": {*GROUND, "_host", "_oci"},
+    "_trial": {*GROUND, "_image", "_inference", "_model"},
     "_mirror": {*GROUND, "_host", "_oci", "_signature"},
     "_preflight": {*GROUND, "_host", "_oci"},
     "_release": {*GROUND, "_host", "_inference", "_oci", "_signature"},

@@ -234,7 +234,9 @@ def write_model(directory: Path) -> Path:
     (directory / "golden").mkdir(parents=True)
     (directory / "model.onnx").write_bytes(os.urandom(50_000))
     (directory / "labels.txt").write_text("zero\none\n")
-    (directory / "golden" / "seven.json").write_text("{}")
+    (directory / "golden" / "seven.json").write_text(
+        '{"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [7]}]}'
+    )
     return directory
 
 

@@ -4,6 +4,7 @@
 
 ``blobs/<hex>`` holds content by digest, ``layers/<key>.json`` says which blob a build gave, ``work/`` is where builds
 happen. A layer's JSON appears last and in one step, so an interrupted build leaves nothing that is taken for a result.
+``roots/`` holds unpacked images, ``trials/`` the names of what has passed in them (_trial/trial.py).
 """
 
 from __future__ import annotations
@@ -65,6 +66,8 @@ class LayerCache:
     def __init__(self, directory: Path, *, rebuild: bool = False, build: bool = True) -> None:
         self.blobs = directory / "blobs"
         self.partial = directory / "partial"
+        self.roots = directory / "roots"
+        self.trials = directory / "trials"
         self._layers = directory / "layers"
         self._work = directory / "work"
         self._lock = directory / "lock"
@@ -77,7 +80,7 @@ class LayerCache:
     def locked(self) -> Iterator[None]:
         """Hold the cache for this process alone, waiting for another that does; clear what a killed one left."""
         try:
-            for directory in (self.blobs, self._layers, self._work):
+            for directory in (self.blobs, self.roots, self.trials, self._layers, self._work):
                 directory.mkdir(parents=True, exist_ok=True)
             file = self._lock.open("a")
         except OSError as error:

@@ -109,14 +109,15 @@ class Interpreter:
         prefix = found[0].parent.parent
         triplet = f"{MACHINES[architecture]}-linux-gnu"
         libraries = [resolve(root, path) for path in (f"usr/lib/{triplet}", f"lib/{triplet}", "usr/lib", "lib")]
-        self._command = [
+        #: What starts it, and the environment that it needs.
+        self.command = [
             str(loader),
             "--library-path",
             ":".join(map(str, [prefix / "lib", *libraries])),
             str(found[0]),
-            *("-S", "-s", "-P", "-c"),
+            *("-s", "-P"),
         ]
-        self._environment = {"PYTHONHOME": str(prefix), "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+        self.environment = {"PYTHONHOME": str(prefix), "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
         self.standard_library = (prefix / "lib" / f"python{version}").relative_to(root).as_posix()
         self.full_version = self._run("import platform; print(platform.python_version())").strip()
 
@@ -125,10 +126,10 @@ class Interpreter:
         self._run(COMPILE, str(root), *directories)
 
     def _run(self, program: str, *arguments: str) -> str:
-        command = [*self._command, program, *arguments]
+        command = [*self.command, "-S", "-c", program, *arguments]
         try:
             run = subprocess.run(
-                command, env=self._environment, check=False, capture_output=True, text=True, timeout=TIMEOUT
+                command, env=self.environment, check=False, capture_output=True, text=True, timeout=TIMEOUT
             )
             seen = run.stderr.strip()[-SHOWN_OUTPUT:]
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -140,7 +141,7 @@ class Interpreter:
     def _failed(self, seen: str) -> FleetError:
         return FleetError(
             "The image's Python cannot compile its modules",
-            where=self._command[-5],
+            where=self.command[-3],
             seen=seen,
             remedy="keep the cache on a file system that allows programs, and the packages that Python needs in the"
             " recipe; a module that is no Python can be removed by python.remove",

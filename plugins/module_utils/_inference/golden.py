@@ -83,7 +83,7 @@ def load_cases(directory: str | Path) -> list[GoldenCase]:
             seen="no file *.json" if Path(directory).is_dir() else "no such directory",
             remedy="give the directory of the model's golden cases on the host where the module runs",
         )
-    return [_load_case(path) for path in paths]
+    return [load_case(path) for path in paths]
 
 
 def load_labels(path: str | Path) -> list[str]:
@@ -146,16 +146,18 @@ def check_case(
     )
 
 
-def _load_case(path: Path) -> GoldenCase:
+def load_case(path: Path) -> GoldenCase:
+    """Return the case in a file; raise FleetError if it is none."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(document, dict):
             raise ValueError("it is not a JSON object")
         if unknown := sorted(document.keys() - KEYS):
             raise ValueError(f"it has the unknown key '{unknown[0]}'; known are {', '.join(sorted(KEYS))}")
-        for key in ("inputs", "outputs"):
-            if not isinstance(document.get(key), list) or not document[key]:
-                raise ValueError(f"'{key}' is not a list of at least one tensor")
+        if not isinstance(document.get("inputs"), list) or not document["inputs"]:
+            raise ValueError("'inputs' is not a list of at least one tensor")
+        if not isinstance(document.setdefault("outputs", []), list):
+            raise ValueError("'outputs' is not a list of tensors")
         label = document.get("label")
         if not isinstance(label, (str, type(None))):
             raise ValueError(f"'label' is {label!r}, not a string")

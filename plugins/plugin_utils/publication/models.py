@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import ARCHITECTURES, DEFAULT_RUNTIME
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import (
     InventoryError,
     Problem,
@@ -20,6 +22,9 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.catalogue i
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.images import address_of
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.lock import read_lock
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.plan import Plan
+
+#: Platforms whose models are programs.
+CODE = ("python", "pipeline")
 
 
 def plan_model(plan: Plan, model: Mapping[str, Any], place: Place) -> None:
@@ -58,11 +63,16 @@ def plan_model(plan: Plan, model: Mapping[str, Any], place: Place) -> None:
             "file": variant["file"],
             "others": [file for file in files if file != variant["file"]],
         }
-        _plan_artifact(plan, model, place, directory, form)
+        _plan_artifact(plan, model, place, directory, form, (variant or {}).get("when", {}).get("arch"))
 
 
 def _plan_artifact(
-    plan: Plan, model: Mapping[str, Any], place: Place, directory: Path, form: Mapping[str, Any] | None
+    plan: Plan,
+    model: Mapping[str, Any],
+    place: Place,
+    directory: Path,
+    form: Mapping[str, Any] | None,
+    architecture: str | None = None,
 ) -> None:
     golden = model.get("golden")
     plan.artifacts.append(
@@ -71,11 +81,24 @@ def _plan_artifact(
             "version": model["version"],
             "variant": form["name"] if form else DEFAULT_VARIANT,
             "platform": model["platform"],
+            "runtime": model.get("runtime", DEFAULT_RUNTIME),
+            "untried": _untried(model, architecture),
             "directory": str(directory),
             "form": dict(form) if form else None,
             "golden": str(plan.path(golden, (*place, "golden"), directory=True)) if golden else None,
         }
     )
+
+
+def _untried(model: Mapping[str, Any], architecture: str | None) -> str:
+    """Return why a model is not tried on the controller before it is published; empty if it can be."""
+    if model.get("requires", {}).get("devices"):
+        return "it requires devices, which only its hosts have"
+    if architecture not in (None, ARCHITECTURES.get(platform.machine())):
+        return f"it is for {architecture} alone"
+    if not isinstance(model["source"], str) and model["platform"] in CODE:
+        return "it is code that others made, which is not run on the controller"
+    return ""
 
 
 def _plan_build(plan: Plan, model: Mapping[str, Any], source: Path, place: Place) -> Path:

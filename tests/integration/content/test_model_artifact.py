@@ -57,13 +57,16 @@ def test_check_push_and_push_again(store: Store, tmp_path: Path) -> None:
     assert not again["changed"]
     assert again["digest"] == first["digest"]
 
-    # A changed file changes the digest and moves the tags.
+    # A changed file changes the digest, and a version is not published twice with other content.
     (tmp_path / "digits" / "labels.txt").write_text("zero\none\ntwo\n")
-    changed = run_module("model_artifact", options)
+    for check in (True, False):
+        refused = run_module("model_artifact", options, check=check, fails=True)
+        assert first["digest"] in refused["seen"]
+        assert "new version" in refused["remedy"]
+    assert registry.manifest_digest(repository, "1.0.0") == first["digest"]
+    changed = run_module("model_artifact", {**options, "version": "1.0.1"})
     assert changed["changed"]
-    assert changed["digest"] != first["digest"]
-    assert f"1.0.0: {first['digest']}\n" in changed["diff"]["before"]
-    assert f"1.0.0: {changed['digest']}\n" in changed["diff"]["after"]
+    assert f"1.0.1: {changed['digest']}\n" in changed["diff"]["after"]
 
 
 def test_what_the_registry_then_holds(store: Store, tmp_path: Path) -> None:

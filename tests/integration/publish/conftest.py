@@ -76,6 +76,7 @@ class Project:
             "edgeml_ca_certificate_file": self.store.ca_file,
             "edgeml_lock_file": str(self.lock_file),
             "edgeml_registry": REGISTRY,
+            "model_store_try_models": False,  # the models of these tests are bytes that nothing loads
             "edgeml_store_address": self.store.address,
             "edgeml_store_username": self.store.username,
             "edgeml_store_password": self.store.password,

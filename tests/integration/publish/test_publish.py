@@ -187,9 +187,14 @@ def test_again_changes_nothing(project: Project) -> None:
     assert project.lock_file.read_bytes() == before
 
 
-def test_check_mode_shows_the_lock_to_come(project: Project) -> None:
+def test_check_mode_shows_the_lock_to_come(project: Project, source: Source) -> None:
     """What it shows is what the next publication writes, down to the digests."""
     (project.root / "models/digits/labels.txt").write_text("zero\none\ntwo\n")
+    run = project.publish("--check")
+    assert run.code != 0
+    assert "Version 1.1.0-int8 of model digits is published with other content" in " ".join(run.output.split())
+    digits, *rest = source[1]
+    project.describe([{**digits, "version": "1.1.1"}, *rest], source[2])
     before = project.lock_file.read_bytes()
     run = project.publish("--check", "--diff")
     assert run.code == 0, run.output
@@ -198,7 +203,7 @@ def test_check_mode_shows_the_lock_to_come(project: Project) -> None:
     lock = project.lock()
     assert lock["serial"] == 2
     for name in ("int8", "fp32"):
-        entry = variant(project, "digits", "1.1.0", name)
+        entry = variant(project, "digits", "1.1.1", name)
         for digest in (entry["digest"], entry["index"], entry["blob"]["digest"]):
             assert digest in run.output
     assert variant(project, "vibration", "2.0.1")["digest"] not in run.output, "it stays as it is"

@@ -123,13 +123,21 @@ def test_cases_are_loaded_in_the_order_of_their_names(tmp_path: Path) -> None:
     assert first.inputs == (tensor("FP32", 0.1, name="x"),)
 
 
+def test_a_case_may_expect_nothing(tmp_path: Path) -> None:
+    """It warms a model up; the runtime takes such a case too."""
+    write(tmp_path, "a", {key: value for key, value in DOCUMENT.items() if key != "outputs"})
+    write(tmp_path, "b", DOCUMENT | {"outputs": []})
+    assert [case.outputs for case in load_cases(tmp_path)] == [(), ()]
+
+
 @pytest.mark.parametrize(
     ("document", "seen"),
     [
         ("{", "Expecting property name"),
         ([], "not a JSON object"),
         (DOCUMENT | {"tolerence": {}}, "unknown key 'tolerence'"),
-        (DOCUMENT | {"outputs": []}, "'outputs' is not a list of at least one tensor"),
+        (DOCUMENT | {"inputs": []}, "'inputs' is not a list of at least one tensor"),
+        (DOCUMENT | {"outputs": {}}, "'outputs' is not a list of tensors"),
         (DOCUMENT | {"inputs": [{"name": "x"}]}, "no valid 'datatype'"),
         (DOCUMENT | {"tolerance": {"absolute": -1}}, "absolute tolerance is -1"),
         (DOCUMENT | {"tolerance": {"absolute": True}}, "absolute tolerance is True"),
