@@ -47,9 +47,9 @@ options:
     default: []
     suboptions:
       finding:
-        description: Name of the finding; V(unsigned) only warns.
+        description: Name of the finding; V(unsigned) and V(unchecked) only warn.
         type: str
-        choices: [inventory, signature, unsigned]
+        choices: [inventory, signature, unsigned, unchecked]
         default: inventory
       what:
         description: What is wrong, one clause.

@@ -28,6 +28,7 @@ PROBLEMS = {
     "inventory": (REFUSE, "a valid inventory"),
     "signature": (REFUSE, "a lock that trusted keys have signed"),
     "unsigned": (WARN, "signatures that are required"),
+    "unchecked": (WARN, "golden cases in each model"),
 }
 STEP_SECONDS = 5.0  # for each step of a conversation over the network
 

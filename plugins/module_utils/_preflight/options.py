@@ -19,7 +19,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "architecture": {"type": "str", "choices": ["amd64", "arm64"]},
     "demand": {"type": "dict", "default": {}},  # the action plugin gives its items to the options of their names
     "problems": _list_of(
-        finding={"type": "str", "choices": ["inventory", "signature", "unsigned"], "default": "inventory"},
+        finding={"type": "str", "choices": ["inventory", "signature", "unsigned", "unchecked"], "default": "inventory"},
         what=_REQUIRED,
         where=_TEXT,
         seen=_TEXT,

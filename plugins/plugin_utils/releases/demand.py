@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
@@ -47,6 +47,7 @@ def runtime_demand(
         releases = host_releases(placed, lock, runtimes, architecture, host, settings)
     except InventoryError as error:
         return {**demand, "problems": [problem.as_mapping() for problem in error.errors]}
+    demand["problems"] = _unchecked(releases)
     for release in releases:
         repository, _separator, digest = release["image"].partition("/")[2].partition("@")
         image = {"kind": "image", "name": f"image {release['name']}", "repository": repository, "digest": digest}
@@ -63,6 +64,20 @@ def runtime_demand(
         asked = sum(int(model["requires"].get("memory_mb", 0)) for model in served)
         demand["memory_mb"][release["name"]] = release["limits"]["memory_mb"] or int(settings["base_memory_mb"]) + asked
     return demand
+
+
+def _unchecked(releases: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Return the finding that nothing checks the answers of some models, if that is so."""
+    names = [
+        f"{model['name']} {model['version']}"
+        for release in releases
+        for model in release["models"]
+        if not model["golden_cases"]
+    ]
+    if not names:
+        return []
+    remedy = "record inputs with the right outputs in the model's directory golden, under a new version"
+    return [{"finding": "unchecked", "what": f"Nothing checks the answers of {', '.join(names)}", "remedy": remedy}]
 
 
 def with_demand(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -173,6 +173,15 @@ def table(report: Mapping[str, Any]) -> str:
         f"{report['totals']['failed']} did not",
         *("  " + text for text in aligned(rows)),
     ]
+    unchecked: dict[str, list[str]] = {}
+    for host in report["hosts"]:
+        for model in host["models"]:
+            if model.get("cases") == 0 and host["name"] not in unchecked.setdefault(model["name"], []):
+                unchecked[model["name"]].append(host["name"])
+    lines += [
+        f"  note: {listed(hosts, _NAMED)}: nothing checks the answers of {name}: it has no golden cases"
+        for name, hosts in sorted(unchecked.items())
+    ]
     by_text: dict[tuple[str, str], list[str]] = {}
     for host in report["hosts"]:
         for finding in host["findings"]:

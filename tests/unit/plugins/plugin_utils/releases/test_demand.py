@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.demand import mirror_demand, runtime_demand
@@ -118,3 +119,14 @@ def test_demand_of_a_mirror() -> None:
         ("mirrored", "image runtime for arm64", "2", 90),
         ("mirrored", "model digits 1.0.0", "3", 10),
     ]
+
+
+def test_a_model_whose_answers_nothing_checks() -> None:
+    lock = json.loads(json.dumps(LOCK).replace('"golden_cases": 2', '"golden_cases": 0'))
+    for known, found in ((LOCK, []), (lock, ["Nothing checks the answers of digits 1.0.0"])):
+        demand = runtime_demand(
+            [{"name": "digits"}], CATALOGUE, {"inventory_hostname": "a"}, {}, None, known, "amd64", SETTINGS
+        )
+        assert [problem["what"] for problem in demand["problems"]] == found
+        assert {problem["finding"] for problem in demand["problems"]} <= {"unchecked"}
+        assert demand["content"], "it is served nevertheless"

@@ -107,3 +107,13 @@ def test_the_same_fault_of_many_hosts_is_one_line() -> None:
     hosts = {f"h{number}": device(edgeml_verify_releases=releases(OTHER)) for number in range(30)}
     text = table(collect(hosts, list(hosts)))
     assert "digests: h0, h1, h2, h3, h4, h5 and 24 more: digits 1.1.0" in text
+
+
+def test_what_nothing_checks_is_said_and_passes() -> None:
+    health = {
+        "item": {"endpoint": "grpcs://127.0.0.1:8001"},
+        "models": [{"name": "digits", "ready": True, "golden": []}],
+    }
+    report = collect({"a": device(inference_runtime_health={"results": [health]}), "b": device()}, ["a", "b"])
+    assert report["passed"]
+    assert "note: a: nothing checks the answers of digits: it has no golden cases" in table(report)
