@@ -82,6 +82,10 @@ class Fleet:
         changed, tasks = ({match[1]: int(match[group]) for match in recaps} for group in (3, 2))
         return Run(done.returncode, output, changed, tasks)
 
+    def publish(self, *arguments: str) -> Run:
+        """Make certificates, store and lock in one run, as the quickstart does."""
+        return self.playbook("edgeml.fleet.certificates", "edgeml.fleet.store", "edgeml.fleet.publish", *arguments)
+
     def told(self, name: str, *arguments: str) -> dict[tuple[str, str], dict[str, Any]]:
         """Run a playbook that succeeds; return what each module of the collection answered last, by host and module."""
         command = [str(Path(sys.executable).with_name("ansible-playbook")), *self.arguments, name, *arguments]

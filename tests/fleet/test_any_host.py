@@ -38,8 +38,7 @@ def fleet(request: pytest.FixtureRequest) -> Iterator[Fleet]:
                 f"echo '{json.dumps(HARDENED)}' | sudo tee /etc/docker/daemon.json && sudo systemctl restart docker"
             )
             lab.run("any-pi", harden, check=True)
-            for name in ("certificates", "store", "publish"):
-                fleet.playbook(f"edgeml.fleet.{name}").must_succeed()
+            fleet.publish().must_succeed()
         yield fleet
 
 

@@ -44,8 +44,7 @@ def hosts(request: pytest.FixtureRequest) -> Iterator[Fleet]:
 def published(hosts: Fleet) -> Fleet:
     """The same with a lock: nothing is on its mirror and devices yet."""
     if not hosts.lock_file.exists():
-        for name in ("certificates", "store", "publish"):
-            hosts.playbook(f"edgeml.fleet.{name}").must_succeed()
+        hosts.publish().must_succeed()
     return hosts
 
 

@@ -43,8 +43,7 @@ def fleet(request: pytest.FixtureRequest) -> Iterator[Fleet]:
     """A site that is published and not there yet."""
     with running_lab(request, "rollout") as lab:
         fleet = Fleet(lab, (LAB,))
-        for name in ("certificates", "store", "publish"):
-            fleet.playbook(f"edgeml.fleet.{name}").must_succeed()
+        fleet.publish().must_succeed()
         yield fleet
 
 
