@@ -5,6 +5,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,34 @@ def test_candidate_that_cannot_open_its_ports_stays_one(start_server: Any, serve
     assert candidate.unix("POST", "/v2/models/perceptron/infer", features_request(ROWS)).status == 200
     with pytest.raises(ConnectionRefusedError):
         candidate.rest("GET", "/v2/health/live")
+
+
+@pytest.mark.parametrize("order", [("127.0.0.1", "0.0.0.0"), ("0.0.0.0", "127.0.0.1")])  # noqa: S104
+def test_ports_pass_on_when_the_address_changes(
+    model_directories: dict[str, ModelDirectory], tmp_path: Path, order: tuple[str, str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    servers = []
+    try:
+        for name, address in zip(("old", "new"), order, strict=True):
+            (tmp_path / name).mkdir()
+            server = Server.start(
+                tmp_path / name,
+                [model_directories["perceptron"]],
+                arguments=["--candidate"],
+                more_listeners={"rest": [f"{address}:{port}"]},
+                unprotected_listeners="allow",
+            )
+            servers.append(server)
+            server.wait_ready()
+            assert admin(server, "POST", "/activate").status == 200
+        assert admin(servers[0], "POST", "/drain").status == 202
+        assert servers[0].process.wait(240) == 0
+        assert servers[1].rest("GET", "/v2/health/live", port=port).status == 200
+    finally:
+        for server in servers:
+            server.end()
 
 
 def test_other_requests_to_the_admin_socket(start_server: Any) -> None:

@@ -40,14 +40,13 @@ def ports(host: Host, engine: Engine, wanted: Wanted) -> Iterator[Finding]:
                 "port", REFUSE, f"{port.port} is given twice", "one port for each", f"change one of {variables}"
             )
             uses[port.port] = 0
-        if port.port in ours:
-            continue
         address = port.address.strip("[]")
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((address, port.port))
+                # A port that we hold passes on with the release; its new address has to be the host's all the same.
+                probe.bind((address, 0 if port.port in ours else port.port))
             except OSError as error:
                 where = f"{port.address}:{port.port}"
                 if error.errno == errno.EADDRINUSE:

@@ -232,15 +232,18 @@ def check_devices(devices: tuple[str, ...]) -> None:
         )
 
 
-def check_port(listener: str) -> None:
-    """Raise FleetError if no server can listen on `listener` (``ADDRESS:PORT``, an IPv6 address in brackets)."""
+def check_port(listener: str, ours: bool = False) -> None:
+    """Raise FleetError if no server can listen on `listener` (``ADDRESS:PORT``, an IPv6 address in brackets).
+
+    A port that is `ours` is held by a release that will share or leave it: then only the address is checked.
+    """
     host, _separator, port = listener.rpartition(":")
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, int(port)))
+            probe.bind((host, 0 if ours else int(port)))
         except OSError as error:
             taken = error.errno == errno.EADDRINUSE
             raise FleetError(
@@ -249,7 +252,9 @@ def check_port(listener: str) -> None:
                 seen=error.strerror or str(error),
                 remedy="stop the program that listens there (ss --listening --tcp --processes names it) "
                 "or choose another port with inference_runtime_rest_port, inference_runtime_grpc_port "
-                "or inference_runtime_metrics_port, or with the runtime's ports in edgeml_runtimes",
+                "or inference_runtime_metrics_port, or with the runtime's ports in edgeml_runtimes"
+                if taken
+                else "set inference_runtime_listen_address to an address of this host, or to 0.0.0.0 for all of them",
             ) from error
 
 

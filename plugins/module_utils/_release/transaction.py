@@ -284,8 +284,7 @@ class Release:
         """Refuse a port that another program holds; those of our own running releases are fine."""
         ours = self.installed.ports().union(*(other.ports() for other in unneeded))
         for listener in sorted(desired.listeners()):
-            if not ports_of({listener}) & ours:
-                check_port(listener)
+            check_port(listener, ours=bool(ports_of({listener}) & ours))
 
     def _stage(self, desired: Desired, missing_image: bool, missing_models: Sequence[Model]) -> int:
         """Fetch what is missing; return the bytes of models fetched."""

@@ -450,6 +450,9 @@ def test_port_that_our_container_publishes(machine: Machine, listener: socket.so
         json.dumps([{"Id": "f00d", "Name": "/edgeml-x", "NetworkSettings": {"Ports": published}}]),
     )
     assert "port" not in machine.findings(replace(DEVICE, ports=[Port("127.0.0.1", port, "x")]))
+    assert "port" not in machine.findings(replace(DEVICE, ports=[Port("0.0.0.0", port, "x")]))  # noqa: S104
+    finding = machine.findings(replace(DEVICE, ports=[Port("192.0.2.1", port, "x")]))["port"]
+    assert finding.need == "an address of this host"
 
 
 def test_port_of_our_container_in_the_network_of_the_host(machine: Machine, listener: socket.socket) -> None:

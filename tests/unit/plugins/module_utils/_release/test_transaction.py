@@ -528,6 +528,22 @@ def test_port_that_another_program_holds(release: Release, engine: MemoryEngine)
     assert engine.containers == {}
 
 
+def test_a_change_of_address_is_a_change_like_any_other(release: Release) -> None:
+    def listen_on(*addresses: str) -> Desired:
+        listen = {"rest": [f"{address}:{port}" for address in addresses]}
+        return Desired(IMAGE, 0, (MODEL,), {"listen": listen})
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    release.converge(listen_on("127.0.0.1"), check_mode=False)
+    with socket.create_server(("127.0.0.1", port)):  # what our container holds
+        assert release.converge(listen_on("0.0.0.0"), check_mode=False)["changed"]  # noqa: S104
+        assert release.converge(listen_on("127.0.0.1"), check_mode=False)["changed"]
+        with pytest.raises(FleetError, match=r"cannot listen on 192\.0\.2\.1") as caught:
+            release.converge(listen_on("192.0.2.1"), check_mode=False)
+    assert "inference_runtime_listen_address" in caught.value.remedy
+
+
 def test_secrets_are_part_of_the_release_but_not_of_its_record(release: Release, tmp_path: Path) -> None:
     secrets = tmp_path / "secrets"
     secrets.mkdir()
