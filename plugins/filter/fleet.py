@@ -10,7 +10,19 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.credentials import certificate, htpasswd
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.addresses import (
+    address,
+    address_host,
+    address_port,
+    alternative_name,
+    local_address,
+    server_name,
+)
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.credentials import (
+    certificate,
+    certificate_problems,
+    htpasswd,
+)
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.hosts import oci_architecture
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.lock import next_lock, published_lock, read_lock
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.work import publication
@@ -26,12 +38,18 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.measurements 
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.signing.check import signature_problems
 
 FUNCTIONS = (
+    address,
+    address_host,
+    address_port,
+    alternative_name,
     certificate,
+    certificate_problems,
     expected_models,
     host_document,
     host_models,
     host_releases,
     htpasswd,
+    local_address,
     measurements,
     mirror_demand,
     next_lock,
@@ -44,6 +62,7 @@ FUNCTIONS = (
     required,
     resolve_release,
     runtime_demand,
+    server_name,
     signature_problems,
 )
 

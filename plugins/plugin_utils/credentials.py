@@ -7,6 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.addresses import alternative_name
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.libraries import missing_library
 
 try:
@@ -51,3 +52,50 @@ def certificate(path: str) -> dict[str, Any]:
         "not_before": found.not_valid_before_utc.timestamp(),
         "not_after": found.not_valid_after_utc.timestamp(),
     }
+
+
+def certificate_problems(path: str, key: str, name: str) -> list[dict[str, str]]:
+    """Return what is wrong with a server's certificate and key in PEM files, as host_preflight takes problems.
+
+    `name` is the name or IP address that clients ask for. A certificate that cannot be read is told by `certificate`.
+    """
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        found = x509.load_pem_x509_certificate(Path(path).read_bytes())
+    except (OSError, ValueError):
+        return []
+    problems = []
+    try:
+        own = load_pem_private_key(Path(key).read_bytes(), None).public_key()
+        if own != found.public_key():
+            problems.append(_problem("The key is not that of the certificate", key, f"another key than that of {path}"))
+    except OSError as error:
+        problems.append(_problem("The certificate's key cannot be read", key, error.strerror or str(error)))
+    except (TypeError, ValueError):
+        problems.append(_problem("The certificate's key cannot be read", key, "no unencrypted private key in PEM"))
+    try:
+        names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        carried = [f"DNS:{one}" for one in names.get_values_for_type(x509.DNSName)]
+        carried += [f"IP:{one}" for one in names.get_values_for_type(x509.IPAddress)]
+    except x509.ExtensionNotFound:
+        carried = []
+    wanted = alternative_name(name)
+    kind, _separator, host = wanted.partition(":")
+    wildcard = f"DNS:*.{host.partition('.')[2]}" if kind == "DNS" and "." in host else wanted
+    if not {one.lower() for one in carried} & {wanted.lower(), wildcard.lower()}:
+        problems.append(
+            {
+                "what": "The runtime's certificate is for other names than its clients ask for",
+                "where": path,
+                "seen": ", ".join(carried) or "no subject alternative name",
+                "remedy": f"add {wanted} to the certificate, or set inference_runtime_server_name to a name in it",
+            }
+        )
+    return problems
+
+
+def _problem(what: str, where: str, seen: str) -> dict[str, str]:
+    remedy = "set inference_runtime_tls_certificate_file and inference_runtime_tls_key_file to a pair of files"
+    return {"what": what, "where": where, "seen": seen, "remedy": remedy}

@@ -66,6 +66,13 @@ class Access:
     bearer_token: str | None = field(repr=False)
     timeout: float
 
+    @property
+    def authority(self) -> str:
+        """The server's name in the headers of requests."""
+        if self.server_name:
+            return f"[{self.server_name}]" if ":" in self.server_name else self.server_name
+        return "localhost" if self.unix else self.address
+
 
 @dataclass(frozen=True)
 class Status:

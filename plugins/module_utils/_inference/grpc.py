@@ -252,7 +252,7 @@ class GrpcClient(Client):
                 (":method", "POST"),
                 (":scheme", "https" if access.tls else "http"),
                 (":path", path),
-                (":authority", access.server_name or ("localhost" if access.unix else access.address)),
+                (":authority", access.authority),
                 ("content-type", "application/grpc"),
                 ("te", "trailers"),
                 # Eight digits at most.

@@ -38,7 +38,7 @@ class RestClient(Client):
         self._connection = _Connection(access)
         self._headers = {} if access.bearer_token is None else {"Authorization": f"Bearer {access.bearer_token}"}
         if access.server_name:
-            self._headers["Host"] = access.server_name
+            self._headers["Host"] = access.authority
 
     def live(self) -> Status:
         return self._status("/v2/health/live", "live")

@@ -97,7 +97,7 @@ class _Connection(http.client.HTTPSConnection):
 
     def __init__(self, address: str, ip_address: str, tls: ssl.SSLContext, timeout: float, ahead: int) -> None:
         super().__init__(address, timeout=timeout, context=tls, blocksize=SEND_BLOCK)
-        self._ip_address = ip_address
+        self._ip_address = ip_address.strip("[]")
         self._tls = tls
         self._ahead = ahead
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import DEFAULT_RUNTIME
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.addresses import address as join
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.addresses import local_address
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.resolve import PERCENTILES
 
 
@@ -31,12 +33,13 @@ def release_checks(releases: Sequence[Mapping[str, Any]], settings: Mapping[str,
             ]
             if address is None or not models:
                 continue
+            local = join(local_address(address), address.rpartition(":")[2])
             secured = settings["tls"] and release["server"] is None
             checked = [_checked(model, root) for model in models]
             checks.append(
                 {
                     "runtime": release["name"],
-                    "endpoint": f"{scheme}{'s' if secured else ''}://{address.replace('0.0.0.0', '127.0.0.1')}",  # noqa: S104
+                    "endpoint": f"{scheme}{'s' if secured else ''}://{local}",
                     "secured": secured,
                     "models": checked,
                     "measured": [

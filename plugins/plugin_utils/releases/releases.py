@@ -9,6 +9,7 @@ from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import DEFAULT_RUNTIME
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.addresses import address
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import InventoryError, errors_of
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.resolve import resolve_release
 
@@ -88,7 +89,7 @@ def _release(
 def _listeners(protocols: Sequence[str], ports: Mapping[str, int], settings: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return where the runtime listens: in public for the protocols that are needed, in private for the checks."""
     public = {
-        protocol: [_address(settings["listen_address"], ports[protocol])]
+        protocol: [address(settings["listen_address"], ports[protocol])]
         for protocol in (*protocols, "metrics")
         if protocol != "mqtt"
     }
@@ -101,14 +102,10 @@ def _server_listeners(
 ) -> dict[str, list[str]]:
     """Return the host's addresses that lead to another server's ports. It serves all its models on all of them."""
     return {
-        protocol: [_address(settings["server_listen_address"], ports[protocol])]
+        protocol: [address(settings["server_listen_address"], ports[protocol])]
         for protocol in ("rest", "grpc", "metrics")
         if server.get(f"{protocol}_port")
     }
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _limits(requires: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> dict[str, Any]:

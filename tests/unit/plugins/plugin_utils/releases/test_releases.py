@@ -72,6 +72,21 @@ def test_models_are_grouped_by_runtime_each_with_its_own_ports() -> None:
     assert releases() == []
 
 
+@pytest.mark.parametrize(
+    ("listen", "address", "asked"),
+    [
+        ("::", "[::]:8000", "https://[::1]:8000"),
+        ("[::1]", "[::1]:8000", "https://[::1]:8000"),
+        ("0.0.0.0", "0.0.0.0:8000", "https://127.0.0.1:8000"),  # noqa: S104
+    ],
+)
+def test_a_runtime_at_an_address(listen: str, address: str, asked: str) -> None:
+    (release,) = releases(model("one", protocols=["rest"]), listen_address=listen)
+    assert release["listen"]["rest"][0] == address
+    (check,) = release_checks([release], {"tls": True, "directory": "/var/lib/edgeml"})
+    assert check["endpoint"] == asked
+
+
 def test_a_runtime_listens_where_its_models_need_it() -> None:
     (release,) = releases(model("one", protocols=["grpc"]), model("two", protocols=["mqtt"]), listen_address="::1")
     assert release["protocols"] == ["grpc", "mqtt"]
