@@ -58,6 +58,8 @@ runtimes:
     - C(active) and C(previous) are releases as RV(edgeml.fleet.runtime_release#module:release) describes them, or null.
       C(since) is the time in UTC since when the active one serves.
     - C(serving) tells whether the active release runs, ready and complete; C(drift) says what is wrong with it.
+    - C(scrub) tells when the host last read its content anew (C(time), UTC) and what was not what its digest says
+      (C(found)); empty before the first time. What is not healed is also in C(drift).
     - C(running) is what a transaction does at this moment, empty if none runs.
     - C(refused) are the releases that are not tried again until they change or are forced.
     - C(history) are the last tries, the newest last. C(outcome) is C(active), C(refused) (by a gate), C(failed)
@@ -72,6 +74,7 @@ runtimes:
       since: "2026-11-28T06:00:00Z"
       serving: true
       drift: []
+      scrub: {time: "2026-11-28T05:00:00Z", found: []}
       running: ""
       refused:
         - {release: 5f70bf18, reason: "The model digits 1.1.0 misses its objective", time: "2026-11-28T07:00:00Z"}

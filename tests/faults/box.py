@@ -64,9 +64,12 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._host.command import 
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.guard import look_after
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.information import runtimes
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.scrub import scrub
 root, engine = Path(sys.argv[1]), DockerEngine(run_program)
 if sys.argv[2] == "guard":
     look_after(root)
+elif sys.argv[2] == "scrub":
+    scrub(root)
 else:
     print(json.dumps(runtimes(engine, root, 5)))
 """
@@ -231,6 +234,12 @@ class Box:
         """Let the guard look once, as its timer does."""
         done = self.run([sys.executable, "-c", LOOK, str(self.root), "guard"])
         assert done.returncode == 0, done.stderr.decode()
+
+    def scrub(self) -> str:
+        """Read all content anew, as the device's timer does; return what was said."""
+        done = self.run([sys.executable, "-c", LOOK, str(self.root), "scrub"])
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout.decode()
 
     def information(self) -> dict[str, Any]:
         """Return what runtime_release_info tells of the one runtime."""

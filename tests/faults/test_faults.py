@@ -9,28 +9,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from ansible_collections.edgeml.fleet.tests.faults.rig import Rig, running_rig
+from ansible_collections.edgeml.fleet.tests.faults.rig import Rig
 from ansible_collections.edgeml.fleet.tests.faults.table import write_table
 from ansible_collections.edgeml.fleet.tests.faults.trial import Fault, Result, carry_out, plan
-from ansible_collections.edgeml.fleet.tests.integration.content.conftest import authority, programs  # noqa: F401
-from ansible_collections.edgeml.fleet.tests.support.content import REPOSITORY_ROOT, Authority
+from ansible_collections.edgeml.fleet.tests.support.content import REPOSITORY_ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SEED = int(os.environ.get("SEED") or 1)
 TRIALS = int(os.environ.get("TRIALS") or 20)
-
-
-@pytest.fixture(scope="module")
-def rig(programs: Path, authority: Authority) -> Iterator[Rig]:  # noqa: F811 - fixtures of the content tests
-    """A box that serves the first release."""
-    with running_rig(programs, authority) as found:
-        out, error = found.box.converge(found.options[0]).communicate(timeout=300)
-        assert b'"changed": true' in out, out.decode() + error.decode()
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import socket
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.archive import tar_digest
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import Desired, Limits, Model
 
 #: Doubles what it gets, after the fault has had its say.
@@ -60,7 +60,8 @@ def make_model(root: Path, fault: str = "none", expected: float = 6.0, **setting
         "serving.json": json.dumps({"inputs": [{"name": "x", **tensor}], "outputs": [{"name": "y", **tensor}]}),
         "golden/three.json": json.dumps(case),
     }
-    digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    entries: dict[str, Path | bytes] = {name: text.encode() for name, text in files.items()}
+    digest = tar_digest({**entries, "golden": root})[0].partition(":")[2]
     for name, text in files.items():
         path = root / "models" / digest / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -45,6 +45,14 @@ class DockerEngine:
             remedy="start the engine; the role docker_engine installs and starts it",
         )
 
+    def information(self) -> dict[str, Any]:
+        """Return what `docker info` says."""
+        return dict(json.loads(self._run(["info", "--format", "{{json .}}"], "The Docker Engine does not answer")))
+
+    def image(self, reference: str) -> dict[str, Any] | None:
+        """Return what `docker image inspect` says, None if there is no such image."""
+        return self._inspect("image", reference)
+
     def root_directory(self) -> str:
         """Return the directory that holds the engine's images."""
         return self._run(["info", "--format", "{{.DockerRootDir}}"], "The Docker Engine does not answer").strip()

@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-import tarfile
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import IO, Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.archive import HashingSink, write_tar
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
     IMAGE_CONFIG,
     IMAGE_INDEX,
@@ -143,19 +143,7 @@ def write_model_tar(model: Model, output: IO[bytes] | io.RawIOBase) -> None:
             remedy="add it to the model's directory",
         )
     entries[DESCRIPTION] = canonical_json(description)
-    with tarfile.open(fileobj=output, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8", errors="strict") as tar:
-        for name, content in sorted(entries.items()):
-            member = tarfile.TarInfo(name)
-            if isinstance(content, bytes):
-                member.mode, member.size = 0o644, len(content)
-                tar.addfile(member, io.BytesIO(content))
-            elif content.is_dir():
-                member.type, member.mode = tarfile.DIRTYPE, 0o755
-                tar.addfile(member)
-            else:
-                member.mode, member.size = 0o644, content.stat().st_size
-                with content.open("rb") as file:
-                    tar.addfile(member, file)
+    write_tar(entries, output)
 
 
 def model_files(model: Model) -> dict[str, Path]:
@@ -214,7 +202,7 @@ def describe_model(
     """Return the model's entry of the lock, and all that a registry holds of it but the tar. Raise FleetError."""
     _check(model)
     check_repository(repository, "repository")
-    sink = _HashingSink()
+    sink = HashingSink()
     write_model_tar(model, sink)
     blob_digest, blob_size = "sha256:" + sink.sha256.hexdigest(), sink.size
 
@@ -306,25 +294,6 @@ def push_model(
         for tag in tags:
             registry.push_manifest(repository, tag, *content.tagged[tag])
     return bool(blob_missing or configs or images or tags), before
-
-
-class _HashingSink(io.RawIOBase):
-    """Takes bytes, keeps their number and SHA-256."""
-
-    def __init__(self) -> None:
-        self.sha256 = hashlib.sha256()
-        self.size = 0
-
-    def writable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self.size
-
-    def write(self, data: Any) -> int:
-        self.sha256.update(data)
-        self.size += len(data)
-        return len(data)
 
 
 def _push_tar(model: Model, registry: Registry, repository: str, digest: str) -> None:

@@ -28,7 +28,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._host.command import 
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import make_directory, replace_file
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.approval import ACCEPTED_LOCK, approve
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.installed import in_another_hand
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.installed import InstalledRuntime, in_another_hand
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.options import desired_release
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.transaction import Release
 
@@ -42,6 +42,7 @@ ENVIRONMENT = ("PATH", "LANG", "DOCKER_HOST", "DOCKER_CONFIG", "HTTP_PROXY", "HT
 SYSTEMD = Path("/run/systemd/system")
 UNITS = Path("/etc/systemd/system")
 GUARD_SERVICE, GUARD_TIMER = "edgeml-guard.service", "edgeml-guard.timer"
+SCRUB_SERVICE, SCRUB_TIMER = "edgeml-scrub.service", "edgeml-scrub.timer"
 GUARD_SECONDS = 15
 GUARD_SERVICE_UNIT = """\
 [Unit]
@@ -61,6 +62,30 @@ Description=edgeml: look after the releases
 OnBootSec=60
 OnUnitInactiveSec={seconds}
 AccuracySec=1
+
+[Install]
+WantedBy=timers.target
+"""
+SCRUB_SERVICE_UNIT = """\
+[Unit]
+Description=edgeml: find content that is not what its digest says, and heal it
+After=docker.service network-online.target
+
+[Service]
+Type=oneshot
+ExecStart={command}
+Nice=19
+CPUSchedulingPolicy=idle
+IOSchedulingClass=idle
+"""
+SCRUB_TIMER_UNIT = """\
+[Unit]
+Description=edgeml: read the content of the releases anew
+
+[Timer]
+OnBootSec=2min
+OnUnitInactiveSec=1d
+AccuracySec=1min
 
 [Install]
 WantedBy=timers.target
@@ -240,6 +265,19 @@ def release_of(options: Mapping[str, Any], engine: DockerEngine) -> Release:
     )
 
 
+def release_as_recorded(engine: DockerEngine, installed: InstalledRuntime, release_id: str) -> Release:
+    """Return the transaction of a runtime with what was recorded with one of its releases."""
+    watch = installed.watch(release_id)
+    return Release(
+        engine,
+        installed.host_root,
+        watch.get("ca_file", ""),
+        float(watch.get("start_timeout", 60)),
+        installed.name,
+        probation_seconds=int(watch.get("probation_seconds", 600)),
+    )
+
+
 def keep_code(host_root: Path) -> Path:
     """Keep the code that runs here below `host_root`, and return what to put on Python's path for it.
 
@@ -265,17 +303,19 @@ def install_guard(host_root: Path) -> None:
             path.unlink()
     if not SYSTEMD.is_dir():
         return
-    command = [sys.executable, "-c", f'"{LAUNCHER}"', str(code), "guard", str(host_root)]
+    start = f'{sys.executable} -c "{LAUNCHER}" {code}'
     units = {
-        GUARD_SERVICE: GUARD_SERVICE_UNIT.format(command=" ".join(command)),
+        GUARD_SERVICE: GUARD_SERVICE_UNIT.format(command=f"{start} guard {host_root}"),
         GUARD_TIMER: GUARD_TIMER_UNIT.format(seconds=GUARD_SECONDS),
+        SCRUB_SERVICE: SCRUB_SERVICE_UNIT.format(command=f"{start} scrub {host_root}"),
+        SCRUB_TIMER: SCRUB_TIMER_UNIT,
     }
     changed = [name for name, text in units.items() if _read(UNITS / name) != text]
     for name in changed:
         replace_file(UNITS / name, units[name].encode())
     if changed:
         run_program(["systemctl", "daemon-reload"])
-    run_program(["systemctl", "enable", "--now", "--quiet", GUARD_TIMER])
+    run_program(["systemctl", "enable", "--now", "--quiet", GUARD_TIMER, SCRUB_TIMER])
 
 
 def forget(host_root: Path) -> None:
@@ -283,8 +323,8 @@ def forget(host_root: Path) -> None:
     if (host_root / "state.json").exists() or (host_root / "runtimes").exists():
         return
     if (UNITS / GUARD_TIMER).exists():
-        run_program(["systemctl", "disable", "--now", "--quiet", GUARD_TIMER])
-        for name in (GUARD_TIMER, GUARD_SERVICE):
+        run_program(["systemctl", "disable", "--now", "--quiet", GUARD_TIMER, SCRUB_TIMER])
+        for name in (GUARD_TIMER, GUARD_SERVICE, SCRUB_TIMER, SCRUB_SERVICE):
             (UNITS / name).unlink(missing_ok=True)
         run_program(["systemctl", "daemon-reload"])
     (host_root / ACCEPTED_LOCK).unlink(missing_ok=True)
@@ -317,11 +357,18 @@ def _lock(file: IO[bytes]) -> bool:
 
 
 def main(arguments: list[str]) -> None:
-    """Carry out a transaction (``transaction HOST_ROOT RUNTIME``), or look after the releases (``guard HOST_ROOT``)."""
+    """Carry out a transaction (``transaction HOST_ROOT RUNTIME``), look after releases (``guard HOST_ROOT``) or after
+    their content (``scrub HOST_ROOT``).
+    """
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a log that shows each step at once
     work, host_root = arguments[0], Path(arguments[1])
     if work == "transaction":
         Transaction(host_root, arguments[2]).carry_out()
+        return
+    if work == "scrub":
+        from ansible_collections.edgeml.fleet.plugins.module_utils._release.scrub import scrub
+
+        scrub(host_root)
         return
     from ansible_collections.edgeml.fleet.plugins.module_utils._release.guard import look_after
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tarfile
@@ -14,6 +15,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.disk import SPARE_BYTES, UNPACK_FACTOR, check_space
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import make_directory, sync_directory
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.image_layers import layers, restore
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import check_digest
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.store import fetch_blob, holds
@@ -49,6 +51,25 @@ def stage_image(engine: DockerEngine, staging: Path, image: str) -> None:
     sync_directory(staging)
 
 
+def restore_image(engine: DockerEngine, registry: Registry, staging: Path, image: str, diff_ids: Sequence[str]) -> None:
+    """Write those files of an image anew whose layers, by their `diff_ids`, are not what their digests say.
+
+    The engine itself could only pull an image again that no container uses.
+    """
+    repository = image.partition("/")[2].partition("@")[0]
+    manifest = json.loads(registry.get_manifest(repository, image.partition("@")[2])[0])
+    for layer in layers(engine, image) or ():
+        if layer.diff_id in diff_ids:
+            blob = manifest["layers"][layer.index]
+            name = blob["digest"].partition(":")[2]
+            archive = staging / f"{name}.layer"
+            fetch_blob(registry, repository, blob["digest"], blob["size"], archive, staging / f"{name}.part")
+            try:
+                restore(layer, archive)
+            finally:
+                archive.unlink()
+
+
 def bytes_to_fetch(staging: Path, model: Model) -> int:
     """Return how many bytes of a model's tar an earlier, interrupted run has not left in `staging`."""
     if holds(staging / f"{model.directory_name}.tar", model.size):
@@ -71,9 +92,14 @@ def stage_model(registry: Registry, staging: Path, models: Path, model: Model) -
     shutil.rmtree(unpacked, ignore_errors=True)
     _unpack(archive, unpacked)
     make_directory(models)
-    unpacked.rename(models / model.directory_name)
+    place, damaged = models / model.directory_name, staging / f"{model.directory_name}.damaged"
+    shutil.rmtree(damaged, ignore_errors=True)
+    if place.exists():  # a container that has it open keeps it until it goes
+        place.rename(damaged)
+    unpacked.rename(place)
     sync_directory(models)
     archive.unlink()
+    shutil.rmtree(damaged, ignore_errors=True)
     return fetched
 
 

@@ -17,7 +17,11 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.command import run_program
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import replace_file
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.agent import GUARD_SECONDS, Transaction
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.agent import (
+    GUARD_SECONDS,
+    Transaction,
+    release_as_recorded,
+)
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.installed import InstalledRuntime
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.transaction import Release
 
@@ -101,15 +105,7 @@ class Guard:
         return f"went back from release {active[:12]} to {previous[:12]}: {reason}"
 
     def _release(self, release_id: str) -> Release:
-        watch = self.installed.watch(release_id)
-        return Release(
-            self.engine,
-            self.installed.host_root,
-            watch.get("ca_file", ""),
-            float(watch.get("start_timeout", 60)),
-            self.installed.name,
-            probation_seconds=int(watch.get("probation_seconds", 600)),
-        )
+        return release_as_recorded(self.engine, self.installed, release_id)
 
     def _watch(self) -> Watch:
         try:

@@ -10,6 +10,7 @@ from typing import Any
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.agent import Transaction
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.installed import InstalledRuntime
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.scrub import last_scrub
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.transaction import Release
 
 
@@ -36,6 +37,7 @@ def _runtime(engine: DockerEngine, host_root: Path, name: str, tries: int) -> di
         "since": state.get("since") or "",
         "serving": bool(container and container["State"]["Running"]) and not drift,
         "drift": drift,
+        "scrub": last_scrub(installed),
         "running": Transaction(host_root, name).step(),
         "refused": [
             {"release": entry["release"], "reason": entry["reason"], "time": entry["time"]}

@@ -7,7 +7,7 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import (
     container_name,
     runtime_root,
 )
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.archive import unpacked_digest
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.container import (
     CONFIGURATION_FILE,
     RELEASE_LABEL,
@@ -37,9 +38,12 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.history impo
 
 #: All that makes a release, below releases/<id>/.
 RECORD_FILE = "release.json"
+#: What a scrub has found to be damaged of a release, beside its record; the converge that heals it removes it.
+DAMAGE_FILE = "damage.json"
 
 #: What the runtime without a directory of its own has in the host's root.
-OWN_PATHS = ("models", "releases", "cache", "state.json", "history.jsonl", "guard.json", "run", "staging")
+OWN_PATHS = ("models", "releases", "cache", "state.json", "history.jsonl", "guard.json", "scrub.json", "run",
+             "staging")  # fmt: skip
 
 
 class InstalledRuntime:
@@ -177,6 +181,40 @@ class InstalledRuntime:
     def missing_models(self, desired: Desired) -> list[Model]:
         """Return the models of `desired` that are not on the disk."""
         return [model for model in desired.models if not (self.models / model.directory_name).is_dir()]
+
+    def damage(self, release_id: str) -> dict[str, list[str]]:
+        """Return what is known to be damaged of a release: names of ``models``, digests of the image's ``layers``."""
+        try:
+            noted = dict(json.loads((self.releases / release_id / DAMAGE_FILE).read_text()))
+        except (OSError, ValueError, TypeError):
+            noted = {}
+        return {key: list(noted.get(key, ())) for key in ("models", "layers")}
+
+    def damage_of(self, desired: Desired, release_id: str) -> list[str]:
+        """Return the same in words."""
+        noted = self.damage(release_id)
+        words = [
+            f"the files of model {model.name} {model.version} are not what their digest says"
+            for model in desired.models
+            if model.directory_name in noted["models"]
+        ]
+        if noted["layers"]:
+            words.append(f"{len(noted['layers'])} layers of the image are not what their digests say")
+        return words
+
+    def note_damage(self, release_id: str, found: Mapping[str, Sequence[str]]) -> None:
+        """Write down what is damaged of a release, or that nothing is."""
+        path = self.releases / release_id / DAMAGE_FILE
+        if any(found.values()):
+            replace_file(path, json.dumps(found, sort_keys=True).encode())
+        else:
+            path.unlink(missing_ok=True)
+
+    def unusable_models(self, desired: Desired) -> list[Model]:
+        """Return the models of `desired` that are not on the disk, or not what their digests say."""
+        return [
+            model for model in desired.models if unpacked_digest(self.models / model.directory_name) != model.digest
+        ]
 
     def others(self, kept: Collection[str]) -> list[InstalledRuntime]:
         """Return the other runtimes on this host, without those whose names are in `kept`."""

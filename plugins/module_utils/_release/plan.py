@@ -179,3 +179,18 @@ def _fingerprint(values: Mapping[str, str]) -> str | None:
     if not values:
         return None
     return f"{', '.join(sorted(values))} ({hashlib.sha256(canonical_json(values)).hexdigest()[:6]})"
+
+
+def make_result(
+    changed: bool, plan: dict[str, Any], before: Mapping[str, Any] | None, after: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what the module returns before anything is done."""
+    return {
+        "changed": changed,
+        "release": after,
+        "plan": plan,
+        "diff": make_diff(plan, before, after),
+        "bytes_fetched": plan["bytes"]["models"],
+        "gates": [],
+        "evidence": [],
+    }

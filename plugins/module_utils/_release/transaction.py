@@ -8,7 +8,7 @@ Whatever ends it (an error, a lost connection, a power cut), the old release ser
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.container im
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.content import (
     bytes_to_fetch,
     check_release_space,
+    restore_image,
     stage_image,
     stage_model,
 )
@@ -44,8 +45,8 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.installed im
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.plan import (
     describe,
     described_before,
-    make_diff,
     make_plan,
+    make_result,
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.takeover import Takeover
 
@@ -96,6 +97,7 @@ class Release:
         if container["HostConfig"]["RestartPolicy"]["Name"] != "always":
             faults.append(f"the container {active} would not start with the engine")
         faults += [f"model {m.name} {m.version} is not on the disk" for m in self.installed.missing_models(desired)]
+        faults += self.installed.damage_of(desired, release_id)
         if not faults and not self.is_ready(desired, release_id):
             faults.append(f"the container {active} does not say that it is ready")
         return faults
@@ -104,7 +106,9 @@ class Release:
         """Return whether the active container, which is of this release, says that it is ready."""
         return self._ready(self._container(desired, release_id), self.installed.active)
 
-    def converge(self, desired: Desired, check_mode: bool, force: bool = False) -> dict[str, Any]:
+    def converge(
+        self, desired: Desired, check_mode: bool, force: bool = False, by: str = "controller"
+    ) -> dict[str, Any]:
         """Make `desired` the active release; return what the module returns: changed, release, plan, diff, evidence.
 
         Raises FleetError if this host has refused the same release before, unless `force` says to try it again.
@@ -123,7 +127,9 @@ class Release:
         faults += [f"{self.installed.state_file} is lost or damaged"] if is_damaged else []
         unneeded = self._unneeded(desired)
         missing_image = not is_active and not self.engine.has_image(desired.image)
-        missing_models = [] if is_active else self.installed.missing_models(desired)
+        # What was fetched long ago is read once more before a container loads it.
+        unusable = self.installed.missing_models if check_mode else self.installed.unusable_models
+        missing_models = [] if is_active else unusable(desired)
         if not committed and not force:
             self._check_refusal(desired, release_id)
         if not is_active:
@@ -134,15 +140,16 @@ class Release:
         }
         plan = make_plan(self.installed.name, before, after, faults, bytes_to_move, [other.name for other in unneeded])
         changed = not is_active or bool(unneeded) or bool(left_over) or is_damaged or bool(settled)
-        result = _result(changed, plan, before, after)
+        result = make_result(changed, plan, before, after)
         if not result["changed"]:
             return {**result, "evidence": self.installed.evidence(desired, release_id)}
         if check_mode:
             return result
         with self.installed.lock():
             if not is_active:
-                with self._remembered(desired, after, "controller") as done:
-                    result["bytes_fetched"] = self._stage(desired, missing_image, missing_models)
+                with self._remembered(desired, after, by) as done:
+                    done.reason = "; ".join(self.installed.damage_of(desired, release_id))
+                    result["bytes_fetched"] = self._stage(desired, release_id, missing_image, missing_models)
                     self._record(desired, after)
                     done.gates = self._replace(self._container(desired, release_id), unneeded)
                     self._commit(after)
@@ -206,7 +213,7 @@ class Release:
             )
         desired, after = recorded
         plan = make_plan(self.installed.name, active or None, after, [], {"image": 0, "models": 0}, [])
-        result = _result(active.get("id") != release_id, plan, active or None, after)
+        result = make_result(active.get("id") != release_id, plan, active or None, after)
         if check_mode or not result["changed"]:
             return result
         absent = [model.name for model in self.installed.missing_models(desired)]
@@ -286,8 +293,13 @@ class Release:
         for listener in sorted(desired.listeners()):
             check_port(listener, ours=bool(ports_of({listener}) & ours))
 
-    def _stage(self, desired: Desired, missing_image: bool, missing_models: Sequence[Model]) -> int:
-        """Fetch what is missing; return the bytes of models fetched."""
+    def restore(self, desired: Desired, release_id: str) -> None:
+        """Fetch what is damaged or missing of a release that does not serve."""
+        with self.installed.lock():
+            self._stage(desired, release_id, False, self.installed.unusable_models(desired))
+
+    def _stage(self, desired: Desired, release_id: str, missing_image: bool, missing_models: Sequence[Model]) -> int:
+        """Fetch what is missing or damaged; return the bytes of models fetched."""
         check_devices(desired.devices)
         self.say(f"stage: {'the image and ' if missing_image else ''}{len(missing_models)} models")
         check_release_space(
@@ -296,9 +308,13 @@ class Release:
         stage_image(self.engine, self.installed.staging, desired.image)
         registry = Registry(desired.image.split("/")[0], ca_file=self.ca_file)
         try:
-            return sum(
+            fetched = sum(
                 stage_model(registry, self.installed.staging, self.installed.models, model) for model in missing_models
             )
+            if damaged := self.installed.damage(release_id)["layers"]:
+                restore_image(self.engine, registry, self.installed.staging, desired.image, damaged)
+            self.installed.note_damage(release_id, {})
+            return fetched
         finally:
             registry.close()
 
@@ -376,18 +392,3 @@ class _Try:
 
     gates: list[Row] = field(default_factory=list)
     reason: str = ""
-
-
-def _result(
-    changed: bool, plan: dict[str, Any], before: Mapping[str, Any] | None, after: dict[str, Any]
-) -> dict[str, Any]:
-    """Return what the module returns before anything is done."""
-    return {
-        "changed": changed,
-        "release": after,
-        "plan": plan,
-        "diff": make_diff(plan, before, after),
-        "bytes_fetched": plan["bytes"]["models"],
-        "gates": [],
-        "evidence": [],
-    }

@@ -18,6 +18,7 @@ import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import SERVICE_USER
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.archive import tar_digest
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.container import (
     CANDIDATE_MARK,
     RELEASE_LABEL,
@@ -39,7 +40,8 @@ ACTIVE = "edgeml-runtime"
 CANDIDATE = "edgeml-runtime.candidate"
 PREVIOUS = "edgeml-runtime.previous"
 IMAGE = "registry.edgeml.internal:5443/edgeml/runtime@sha256:" + "a" * 64
-MODEL = Model("digits", "1.0.0", "edgeml/models/digits", "sha256:" + "b" * 64, 10)
+#: Its directory holds nothing.
+MODEL = Model("digits", "1.0.0", "edgeml/models/digits", tar_digest({})[0], 10)
 
 
 class MemoryEngine(DockerEngine):

@@ -1,0 +1,22 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One rig for all tests with faults: it takes a minute to make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ansible_collections.edgeml.fleet.tests.faults.rig import Rig, running_rig
+from ansible_collections.edgeml.fleet.tests.integration.content.conftest import authority, programs  # noqa: F401
+from ansible_collections.edgeml.fleet.tests.support.content import Authority
+
+
+@pytest.fixture(scope="session")
+def rig(programs: Path, authority: Authority) -> Iterator[Rig]:  # noqa: F811 - fixtures of the content tests
+    """A box that serves the first release."""
+    with running_rig(programs, authority) as found:
+        out, error = found.box.converge(found.options[0]).communicate(timeout=300)
+        assert b'"changed": true' in out, out.decode() + error.decode()
+        yield found
