@@ -82,6 +82,8 @@ lint-roles: $(VENV)/development
 	@$(BIN)/yamllint --strict .
 	@$(BIN)/ansible-lint --offline --profile production
 	@$(BIN)/antsibull-changelog lint && $(BIN)/antsibull-changelog lint-changelog-yaml changelogs/changelog.yaml
+	@$(BIN)/reuse lint --quiet || $(BIN)/reuse lint --lines
+	@PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/antsibull-docs lint-collection-docs --plugin-docs --skip-rstcheck .
 
 # Of the collection's tests, pylint takes three quarters of the time.
 lint-collection: $(VENV)/development
@@ -90,6 +92,10 @@ lint-collection: $(VENV)/development
 .PHONY: lint-sanity
 lint-sanity: $(VENV)/development ## Check the collection as Galaxy does: ansible-test sanity, pylint included
 	@$(BIN)/python tests/support/sanity.py
+
+.PHONY: test-units
+test-units: $(VENV)/development ## The plugins' unit tests as ansible-test runs them, with a target's share of Ansible
+	@$(BIN)/python tests/support/sanity.py units --num-workers 2
 
 # Files share nothing. Three processes keep two cores busy, since many tests wait for a host or a server; the longest
 # files come first, and those of the runtime, which are short, fill the gaps at the end.

@@ -1,15 +1,21 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Ansible's own way to import collections, before any test imports one, and a closing table of where the time went."""
+"""Ansible's own way to import collections, before any test imports one, and a closing table of where the time went.
+
+Under `ansible-test units` collections can be imported already, and what targets run sees no other part of Ansible.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 from collections import defaultdict
 
 import pytest
-from ansible.plugins.loader import init_plugin_loader
 
-init_plugin_loader()
+if importlib.util.find_spec("ansible.plugins"):
+    from ansible.plugins.loader import init_plugin_loader
+
+    init_plugin_loader()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -79,8 +79,8 @@ EXAMPLES = r"""
 plugin: edgeml.fleet.placement
 runtimes:
   - name: runtime
-    recipe: ../../runtime/image/image.yml
-    source_root: ../..
+    recipe: edgeml.fleet:runtime/image/image.yml # the collection's own
+    source_root: "edgeml.fleet:"
 catalogue:
   - name: surface_defects
     version: 1.4.0
@@ -99,7 +99,6 @@ groups:
   fast: edgeml_models | selectattr('slo.p95_ms', 'defined') | selectattr('slo.p95_ms', '<', 30) | length > 0
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -110,7 +109,8 @@ from ansible.inventory.data import InventoryData
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins import AnsiblePlugin
 from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable
-from ansible.template import trust_as_template
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.ansible_core import trust_as_template
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.paths import absolute
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import (
     InventoryError,
     Problem,
@@ -264,7 +264,7 @@ def _message(problems: Sequence[Problem], path: Path) -> str:
 
 def _absolute(entry: Mapping[str, Any], directory: Path, *keys: str) -> dict[str, Any]:
     """Return `entry` with the paths under `keys`, which are relative to `directory`, made absolute."""
-    paths = {key: os.path.normpath(directory / entry[key]) for key in keys if key in entry}
+    paths = {key: absolute(directory, entry[key]) for key in keys if key in entry}
     return {**entry, **paths}
 
 

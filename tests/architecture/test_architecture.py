@@ -353,7 +353,7 @@ def test_libraries_that_plugins_import_are_declared() -> None:
 
 
 def test_the_collection_needs_nothing_else_of_the_repository() -> None:
-    outside = re.compile(r"(?<![\w./])(runtime|tests|docs|inventories)/")
+    outside = re.compile(r"(?<![\w./])(?<!edgeml\.fleet:)(runtime|tests|docs|inventories)/")
     offenders = [
         f"{path}: {line.strip()}"
         for path, text in texts("plugins", "roles", "playbooks")
@@ -396,10 +396,61 @@ def test_the_collection_holds_only_the_collection(tmp_path: Path) -> None:
     with tarfile.open(next(tmp_path.glob("edgeml-fleet-*.tar.gz"))) as archive:
         names = archive.getnames()
     folders = {name.split("/")[0] for name in names}
-    assert {str(path.relative_to(ROOT)) for path in tracked("plugins", "meta", "playbooks")} <= set(names)
+    needed = (
+        "plugins",
+        "meta",
+        "playbooks",
+        "models",
+        "runtime/src",
+        "runtime/image",
+        "inventories/quickstart",
+        "docs",
+    )
+    assert {str(path.relative_to(ROOT)) for path in tracked(*needed)} <= set(names)
     pages = {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"}
-    assert folders <= {*COLLECTION, *pages, "LICENSES", "MANIFEST.json", "FILES.json"}
+    # What publishing needs of the runtime and of the quickstart's models comes with the collection.
+    content = {"runtime", "requirements", "models", "inventories", "docs"}
+    assert folders <= {*COLLECTION, *content, *pages, "LICENSES", "MANIFEST.json", "FILES.json"}
     assert set(COLLECTION) <= folders
+    assert [name for name in names if "__pycache__" in name or name.endswith((".lock.yml", ".sig"))] == []
+    for name in names:
+        if name.endswith(".md"):
+            assert list(dead_links(ROOT / name, set(names))) == [], f"{name} of the archive has dead links"
+
+
+#: How pages of the archive name a file of the repository that the archive does not have.
+IN_REPOSITORY = re.compile(re.escape(load(ROOT / "galaxy.yml")["repository"]) + "/(tree|blob)/main/")
+#: Targets of inline links and images; code between backticks is no link.
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def dead_links(page: Path, names: set[str] | None = None) -> Iterator[str]:
+    """Links of a Markdown page to files that are not there, or not among `names`, and to headings that no page has."""
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(), flags=re.S)
+    for link in LINK.findall(text):
+        target, _, heading = link.partition("#")
+        if IN_REPOSITORY.match(target):
+            path = ROOT / IN_REPOSITORY.sub("", target)
+        elif re.match(r"[a-z]+:", link):
+            continue
+        else:
+            path = (page.parent / target).resolve() if target else page
+            if names is not None and str(path.relative_to(ROOT)) not in names:
+                yield link
+        if not path.exists() or (heading and heading not in headings(path)):
+            yield link
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors that a page's headings get."""
+    found = re.findall(r"^#+ +(.+)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", re.sub(r"[`*]", "", title)).strip().lower().replace(" ", "-") for title in found}
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    pages = [path for path in tracked(".") if path.suffix == ".md"]
+    assert len(pages) > 30
+    assert {str(page.relative_to(ROOT)): links for page in pages if (links := list(dead_links(page)))} == {}
 
 
 def test_hooks_before_a_commit_run_what_lint_runs() -> None:

@@ -1,6 +1,6 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Run `ansible-test sanity` on the collection: `python tests/support/sanity.py [option of ansible-test ...]`.
+"""Run `ansible-test` on the collection: `python tests/support/sanity.py [units] [option of ansible-test ...]`.
 
 It refuses a checkout that is reached by a symbolic link, and files that Git ignores, so it gets a copy outside. Its
 home is under build/: the environments that it makes for its tests stay there, and need only the package registry.
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,14 +25,16 @@ ROOT = Path(__file__).resolve().parents[2]
 HOME = ROOT / "build" / "environments" / "sanity"
 #: What an installed collection holds.
 CONTENT = ("galaxy.yml", "README.md", "CHANGELOG.md", "meta", "plugins", "roles", "playbooks")
+#: What unit tests read besides. Those of models and inventories belong to pytest alone, which runs all of them.
+TESTED = (*CONTENT, "tests/conftest.py", "tests/support", "tests/unit/plugins", "runtime", "requirements", "models")
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 STARTED = re.compile(r'Running sanity test "([\w-]+)"')
 
 
-def copy_collection(copy: Path) -> None:
+def copy_collection(copy: Path, content: Sequence[str]) -> None:
     """Copy the files that Git knows or would take."""
     listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", *CONTENT],
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", *content],
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     for name in filter(None, listed.split("\0")):
@@ -50,17 +53,18 @@ def provide_pip() -> None:
 
 def main(options: list[str]) -> int:
     """Return the exit status."""
+    command, options = ("units", options[1:]) if options[:1] == ["units"] else ("sanity", options)
     provide_pip()
     with tempfile.TemporaryDirectory(prefix="sanity-") as directory:
         copy = Path(directory) / "ansible_collections" / "edgeml" / "fleet"
-        copy_collection(copy)
-        return run(copy, options)
+        copy_collection(copy, TESTED if command == "units" else CONTENT)
+        return run(copy, command, options)
 
 
-def run(copy: Path, options: list[str]) -> int:
+def run(copy: Path, what: str, options: list[str]) -> int:
     """Return ansible-test's exit status; print what it says, and the seconds of each test."""
     program = str(Path(sys.executable).with_name("ansible-test"))
-    command = [program, "sanity", "--python", PYTHON, "--color", "no", *options]
+    command = [program, what, "--python", PYTHON, "--color", "no", *options]
     environment = os.environ | {"HOME": str(HOME)}
     environment.pop("ANSIBLE_CONFIG", None)
     seconds: dict[str, float] = {}
@@ -78,7 +82,7 @@ def run(copy: Path, options: list[str]) -> int:
                 print(line, end="", flush=True)
     seconds[test] = time.monotonic() - since
     slowest = sorted(seconds.items(), key=lambda item: -item[1])
-    print("ansible-test sanity, seconds:", ", ".join(f"{name or 'start'} {took:.0f}" for name, took in slowest))
+    print(f"ansible-test {what}, seconds:", ", ".join(f"{name or 'start'} {took:.0f}" for name, took in slowest))
     return process.returncode
 
 

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +46,23 @@ def assemble_and_deliver(options: dict[str, Any], *, check_mode: bool, warn: Cal
                 raise
             warn(f"What the registry lacks is not known. {error}")
             registry = None
-    cache = LayerCache(Path(options["cache"]).resolve(), rebuild=options["rebuild"], build=not check_mode)
     deliver = _copy if options["image"] else _assemble
-    with cache.locked():
+    with _cache(options, check_mode) as cache, cache.locked():
         result = deliver(options, registry, cache, check_mode)
     if options["registry"] and registry is None:
         result["changed"] = True
     return result
+
+
+@contextmanager
+def _cache(options: dict[str, Any], check_mode: bool) -> Iterator[LayerCache]:
+    """The cache of layers; in check mode one that does not exist yet is an empty directory that goes again."""
+    directory = Path(options["cache"]).resolve()
+    if check_mode and not directory.exists():
+        with tempfile.TemporaryDirectory() as empty:
+            yield LayerCache(Path(empty), build=False)
+    else:
+        yield LayerCache(directory, rebuild=options["rebuild"], build=not check_mode)
 
 
 def _copy(options: dict[str, Any], registry: Registry | None, cache: LayerCache, check_mode: bool) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.paths import locate
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import Path as Place
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.plan import Plan
 
@@ -31,10 +32,10 @@ def plan_image(plan: Plan, runtime: Mapping[str, Any], place: Place) -> None:
         {
             "name": runtime["name"],
             "image": root.get("image", ""),
-            "recipe": str(plan.directory / root["recipe"]) if "recipe" in root else "",
+            "recipe": str(locate(plan.directory, root["recipe"])) if "recipe" in root else "",
             "source_root": str(source_root(root, plan.directory)) if "recipe" in root else "",
             "base_image": root.get("base_image", ""),
-            "requirements": [str(plan.directory / path) for path in added],
+            "requirements": [str(locate(plan.directory, path)) for path in added],
             "mount_from": [f"edgeml/{step['name']}" for step in lineage[:-1]],
             "address": address_of(root.get("image") or root.get("base_image", "")),
         }
@@ -50,7 +51,7 @@ def lineage_of(runtime: Mapping[str, Any], runtimes: Mapping[str, Mapping[str, A
 
 
 def source_root(runtime: Mapping[str, Any], directory: Path) -> Path:
-    return directory / str(runtime.get("source_root", Path(runtime["recipe"]).parent))
+    return locate(directory, str(runtime.get("source_root", Path(runtime["recipe"]).parent)))
 
 
 def address_of(reference: str) -> str:

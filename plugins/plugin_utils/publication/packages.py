@@ -13,6 +13,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import DEFAULT_RUNTIME
 from ansible_collections.edgeml.fleet.plugins.module_utils._image.python import select_requirements
 from ansible_collections.edgeml.fleet.plugins.module_utils._image.recipe import Recipe, parse_recipe
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.paths import locate
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import Path as Place
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import Problem
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.images import lineage_of, source_root
@@ -74,7 +75,7 @@ def _locked_packages(plan: Plan, runtime: Mapping[str, Any], place: Place) -> di
         return None
     root = source_root(lineage[0], plan.directory)
     files: list[tuple[Path, Iterable[str]]] = [(root / recipe.python.requirements, recipe.python.exclude)]
-    files += [(plan.directory / step["requirements"], ()) for step in lineage if "requirements" in step]
+    files += [(locate(plan.directory, step["requirements"]), ()) for step in lineage if "requirements" in step]
     found: dict[str, dict[str, str]] = {}
     for architecture in plan.architectures:
         packages = found[architecture] = {}
@@ -103,7 +104,7 @@ def _recipe(plan: Plan, runtime: Mapping[str, Any]) -> Recipe | None:
     if "recipe" not in runtime:
         return None
     try:
-        text = (plan.directory / runtime["recipe"]).read_text(encoding="utf-8")
+        text = locate(plan.directory, runtime["recipe"]).read_text(encoding="utf-8")
         return parse_recipe(yaml.safe_load(text), runtime["recipe"])
     except (OSError, yaml.YAMLError, FleetError):  # told where the image is planned or assembled
         return None

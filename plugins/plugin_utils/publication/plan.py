@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.paths import locate
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import Path as Place
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import Problem
 
@@ -31,7 +32,7 @@ class Plan:
 
     def path(self, text: str, place: Place, *, directory: bool = False) -> Path:
         """Return the absolute path of an existing file or directory, or note that there is none."""
-        path = self.directory / text
+        path = locate(self.directory, text)
         if not (path.is_dir() if directory else path.is_file()):
             kind = "directory" if directory else "file"
             self.wrong(f"There is no such {kind}", place, str(path), f"correct the path; it begins at {self.directory}")

@@ -71,7 +71,9 @@ def _sources() -> tuple[Any, str, str]:
                             "clipped": _clipped}  # fmt: skip
     environment.globals |= {"title": STATE_TITLES, "outcomes": OUTCOMES, "named": _NAMED}
     texts = [_PAGE.with_suffix(suffix).read_text(encoding="utf-8") for suffix in (".html.j2", ".css", ".js")]
+    # REUSE-IgnoreStart
     template, style, script = (text.partition("SPDX-License-Identifier: GPL-3.0-or-later")[2] for text in texts)
+    # REUSE-IgnoreEnd
     # What follows the licence's line begins with the end of its comment.
     ends = [part.partition(end)[2].strip("\n") for part, end in ((template, "#}"), (style, "*/"), (script, "*/"))]
     return environment.from_string(ends[0]), f"\n{ends[1]}\n", f"\n{ends[2]}\n"

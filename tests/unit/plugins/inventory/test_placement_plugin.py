@@ -109,6 +109,13 @@ def test_paths_are_absolute(inventory: Inventory) -> None:
     assert [runtime.get("recipe") for runtime in variables["edgeml_runtimes"]] == [f"{root}/image.yml", None]
 
 
+def test_a_file_of_the_collection_stays_named(inventory: Inventory) -> None:
+    """The job that reads it may run in another place than the inventory source did."""
+    inventory.change("recipe: ../image.yml", "recipe: edgeml.fleet:runtime/image/image.yml")
+    variables = inventory.host("board")
+    assert variables["edgeml_runtimes"][0]["recipe"] == "edgeml.fleet:runtime/image/image.yml"
+
+
 def test_group_and_host_variables_are_seen(inventory: Inventory) -> None:
     inventory.write("group_vars/site_oslo.yml", "edgeml_architecture: x86_64\nedgeml_site: oslo-2\n")
     inventory.write("group_vars/all/models.yml", "edgeml_model_overrides: {digits: {slo: {p95_ms: 100}}}\n")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.paths import COLLECTION
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import InventoryError
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.work import publication
 
@@ -69,6 +70,21 @@ def test_paths_begin_at_the_inventory(base: Path) -> None:
     assert plan(base, DIGITS, runtimes=({"name": "runtime", "recipe": "images/runtime.yml"},))["images"][0][
         "source_root"
     ] == str(base / "images")
+
+
+def test_files_of_the_collection_are_found_wherever_it_is_installed(base: Path) -> None:
+    runtime = {"name": "runtime", "recipe": "edgeml.fleet:runtime/image/image.yml", "source_root": "edgeml.fleet:"}
+    vision = {**VISION, "requirements": "edgeml.fleet:requirements/vision.txt"}
+    build = {"program": "build.py", "requirements": "edgeml.fleet:requirements/models.txt"}
+    model = {**DIGITS, "source": "edgeml.fleet:models/digits", "build": build, "requires": {"python": ["numpy"]}}
+    found = plan(base, model, runtimes=(runtime, vision))
+    image = found["images"][1]
+    assert image["recipe"] == str(COLLECTION / "runtime/image/image.yml")
+    assert Path(image["source_root"]) == COLLECTION
+    assert image["requirements"] == [str(COLLECTION / "requirements/vision.txt")]
+    assert found["builds"][0]["program"] == str(COLLECTION / "models/digits/build.py")
+    missing = {**DIGITS, "source": "edgeml.fleet:models/none"}
+    assert str(COLLECTION / "models/none") in "".join(refused(base, missing))
 
 
 def test_a_flavour_adds_to_what_it_extends(base: Path) -> None:
