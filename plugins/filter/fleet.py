@@ -33,6 +33,7 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.models impor
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.releases import host_releases
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.requirements import required
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.resolve import resolve_release
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.runtime_options import runtime_access
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.expected import expected_models
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.measurements import measurements
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.signing.check import signature_problems
@@ -61,6 +62,7 @@ FUNCTIONS = (
     release_checks,
     required,
     resolve_release,
+    runtime_access,
     runtime_demand,
     server_name,
     signature_problems,

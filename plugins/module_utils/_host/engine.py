@@ -12,6 +12,7 @@ from typing import Any
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.command import RunCommand
 
+STOP_SECONDS = 15  # for a container to end by itself
 PULL_PAUSES = (3, 6)  # seconds before the second and the third attempt
 
 
@@ -132,8 +133,10 @@ class DockerEngine:
         """Start a container."""
         self._run(["container", "start", name], f"The container {name} cannot be started")
 
-    def stop(self, name: str, seconds: int = 15) -> None:
-        """Stop a container gracefully, by force after `seconds`."""
+    def stop(self, name: str) -> None:
+        """Stop a container gracefully, by force after the time that it was made with, 15 s at least."""
+        own = ((self.container(name) or {}).get("Config") or {}).get("StopTimeout") or 0
+        seconds = max(STOP_SECONDS, int(own))
         self._run(["container", "stop", "--time", str(seconds), name], f"The container {name} cannot be stopped")
 
     def rename(self, name: str, new_name: str) -> None:

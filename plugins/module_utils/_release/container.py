@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import STOP_SECONDS, DockerEngine
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import (
     make_directory,
     replace_file,
@@ -74,6 +74,7 @@ class Container:
             "--cap-drop", "ALL",
             "--security-opt", "no-new-privileges",
             "--restart", "no",
+            "--stop-timeout", str(STOP_SECONDS + int(desired.configuration.get("drain_seconds") or 0)),
             "--userns", "host",  # files of the host are the service user's by number, whatever the engine remaps
             "--tmpfs", "/tmp:rw,noexec,nosuid,nodev,size=64m",  # noqa: S108 - inside the container
             *_limit_options(desired.limits),

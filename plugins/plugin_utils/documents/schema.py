@@ -36,8 +36,9 @@ except ImportError:  # Ansible promises nothing about it; messages then lack fil
     _Origin = None  # type: ignore[assignment,misc]
 
 SCHEMAS = FilePath(__file__).parents[3] / "meta" / "schemas"
+SECRETS = ("password", "token")  # keys whose values are in no message
 VAULTED = "(encrypted with Ansible Vault)"
-_MAY_BE_VAULTED = ("environment", "options")
+_MAY_BE_VAULTED = ("environment", "options", *SECRETS)
 _KINDS = {
     "array": "a list",
     "boolean": "true or false",
@@ -162,6 +163,11 @@ def _problems(error: ValidationError) -> Iterator[Problem]:
                     f"keys {', '.join(instance) or 'none'}",
                     f"add {key}" + (f": {_sentence(meaning)}" if meaning else ""),
                 )
+    elif rule == "dependentRequired":
+        for key, needed in error.validator_value.items():
+            for other in needed if key in instance else ():
+                if other not in instance:
+                    yield Problem(f"The key {key} needs {other}", path, f"keys {', '.join(instance)}", f"add {other}")
     elif rule in ("oneOf", "anyOf"):
         yield from _alternatives(error, path, description)
     elif rule == "type":

@@ -14,12 +14,17 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem imp
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema import read_schema
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.models import host_models
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.releases import host_releases
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.runtime_options import (
+    known_variables,
+    option_problems,
+)
 
 
 def prepare() -> None:
     """Read what each demand is held against; who does so before Ansible forks its workers does it for all of them."""
     with contextlib.suppress(FleetError):  # a library is missing: told where it is used
         read_schema("variables")
+        known_variables()
 
 
 def runtime_demand(
@@ -34,11 +39,14 @@ def runtime_demand(
 ) -> dict[str, Any]:
     """Return the options "problems", "content", "requires", "memory_mb" and "ports" of host_preflight for a device.
 
-    The first five arguments are those of host_models, `settings` are those of host_releases. What these two
-    raise is in "problems".
+    The first five arguments are those of host_models, `settings` are those of host_releases, and ``options``
+    of option_problems. What these raise or return is in "problems".
     """
     demand: dict[str, Any] = {"problems": [], "content": [], "requires": {}, "memory_mb": {}, "ports": []}
     try:
+        problems = option_problems(settings.get("options", {}), variables)
+        if problems:
+            raise InventoryError.of(problems)
         placed = host_models(models, catalogue, variables, overrides, runtimes, check=True)
         demand["requires"] = _requires([model["requires"] for model in placed])
         if not architecture:  # the host could not be looked at

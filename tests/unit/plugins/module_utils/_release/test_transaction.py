@@ -98,7 +98,7 @@ class MemoryEngine(DockerEngine):
     def start(self, name: str) -> None:
         self.containers[name]["State"]["Running"] = True
 
-    def stop(self, name: str, seconds: int = 15) -> None:
+    def stop(self, name: str) -> None:
         self.containers[name]["State"]["Running"] = False
 
     def rename(self, name: str, new_name: str) -> None:
