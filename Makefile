@@ -162,6 +162,10 @@ fuzz: MINUTES ?= 10
 fuzz: build/environments/fuzz/installed ## Fuzz the runtime's parsers for MINUTES=10
 	@build/environments/fuzz/bin/python runtime/fuzz/fuzz.py --minutes $(MINUTES)
 
+.PHONY: release
+release: $(VENV)/development ## Build the archive, wheel, images, notes and checksums of this commit in build/release
+	@$(BIN)/python .ci/release.py build/release --images $(if $(SNAPSHOT),--snapshot)
+
 .PHONY: lock
 lock: ## Renew the hash-locked requirements from requirements/*.in
 	@$(PYTHON) -m venv build/uv && build/uv/bin/pip install --quiet uv
