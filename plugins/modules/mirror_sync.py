@@ -79,21 +79,15 @@ options:
         description: Host, or host and port, without scheme and path. TLS is always used.
         type: str
         required: true
-      username:
-        description: User name. Without it the registry is used anonymously.
-        type: str
-      password:
-        description: Password of the user.
-        type: str
+      username: {type: str, description: "User name. Without it the registry is used anonymously."}
+      password: {type: str, description: "Password of the user."}
       ca_file:
         description: PEM file of the certificate authorities to trust, where the module runs. By default the system's.
         type: path
       ca_certificate:
         description: Text of the PEM file, instead of C(ca_file), for a host that does not have the file yet.
         type: str
-      ip_address:
-        description: Where to connect to, if no name service knows the name in C(address).
-        type: str
+      ip_address: {type: str, description: "Where to connect to, if no name service knows the name in C(address)."}
   limits:
     description:
       - What the uplink may be used for. Manifests and signatures, some kB each, are read whatever the limits say.
@@ -124,6 +118,10 @@ options:
     description: How many blobs are fetched at a time.
     type: int
     default: 4
+  scrub:
+    description: Read all blobs anew first. What is not what its digest says is removed, and copied again.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -140,14 +138,13 @@ EXAMPLES = r"""
       password: "{{ store_password }}"
       ca_file: /etc/edgeml/tls/ca.crt
 
-- name: Copy it from a stick, where there is no uplink
+- name: Copy it from a stick, where there is no uplink, and read anew what is there already
   edgeml.fleet.mirror_sync:
     root: /var/lib/edgeml/mirror
     bundle: /media/stick/bundle
     lock: "{{ lookup('ansible.builtin.file', 'fleet.lock.yml') | from_yaml }}"
-    signatures:
-      trusted_keys: ["{{ lookup('ansible.builtin.file', 'keys/release.pub') }}"]
-      lock_signature: "{{ lookup('ansible.builtin.file', 'fleet.lock.yml.sig') }}"
+    signatures: {mode: ignored}
+    scrub: true
 """
 
 RETURN = r"""
@@ -196,6 +193,12 @@ bytes_total:
   returned: success
   type: int
   sample: 131072000
+damaged_blobs:
+  description: Digests of the blobs that held something else than they say, with O(scrub). They were copied again.
+  returned: success
+  type: list
+  elements: str
+  sample: []
 removed_blobs:
   description: Number of blobs removed because no kept generation refers to them.
   returned: success
@@ -229,6 +232,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.bundle import Bundle
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.scrub import scrub
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.sync import Course, synchronize
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.transfer import PARALLEL
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.uplink import LIMITS_ARGUMENT, Limits
@@ -256,6 +260,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     },
     "limits": LIMITS_ARGUMENT,
     "parallel": {"type": "int", "default": PARALLEL},
+    "scrub": {"type": "bool", "default": False},
     "signatures": SIGNATURES_ARGUMENT,
 }
 
@@ -263,8 +268,10 @@ ARGUMENT_SPEC: dict[str, Any] = {
 def mirror(module: AnsibleModule) -> dict[str, Any]:
     """Bring the mirror to the lock's content."""
     options = module.params
+    root = Path(options["root"])
+    damaged = scrub(root, write=not module.check_mode) if options["scrub"] else []
     summary = synchronize(
-        Path(options["root"]),
+        root,
         Registry.from_options(options["store"]) if options["store"] else Bundle(Path(options["bundle"])).open(),
         options["lock"],
         options["architectures"],
@@ -277,7 +284,8 @@ def mirror(module: AnsibleModule) -> dict[str, Any]:
             parallel=options["parallel"],
         ),
     )
-    result = {**asdict(summary), "plan": summary.plan()}
+    result = {**asdict(summary), "damaged_blobs": damaged, "plan": summary.plan()}
+    result["changed"] |= bool(damaged)
     del result["bill"]  # the plan has it
     diff = {"before": "\n".join(result.pop("before")) + "\n", "after": "\n".join(result.pop("after")) + "\n"}
     return {"diff": diff, **result}

@@ -84,7 +84,8 @@ class DockerEngine:
         self._run(
             ["pull", "--quiet", reference],
             f"The image {reference} cannot be pulled",
-            "check that the site mirror is reachable and holds the lock's content (playbook edgeml.fleet.mirror)",
+            "check that the site mirror is reachable and holds the lock's content (playbook edgeml.fleet.mirror; with "
+            "-e edgeml_force=true it also reads anew what the mirror holds, and heals it)",
         )
 
     def remove_image(self, reference: str) -> None:

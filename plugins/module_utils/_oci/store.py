@@ -83,7 +83,8 @@ def fetch_blob(
             "A blob is not what its digest says",
             where=f"{registry.address}/{repository}@{digest}",
             seen=str(error),
-            remedy="what it was read from is damaged: remove the blob there, and publish or export it again",
+            remedy="what it was read from is damaged: a mirror is healed by the playbook edgeml.fleet.mirror with "
+            "-e edgeml_force=true; from a store or a bundle remove the blob, and publish or export it again",
         ) from error
     return transferred
 

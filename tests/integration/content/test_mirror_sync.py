@@ -104,6 +104,24 @@ def test_check_sync_sync_again_and_drift(store: Store, mirror: SiteMirror, tmp_p
     assert mirror.snapshot() == before
 
 
+def test_a_flipped_bit_is_found_and_healed(store: Store, mirror: SiteMirror, tmp_path: Path) -> None:
+    image = publish_image(store, "edgeml/runtime")
+    options = parameters(mirror, store, lock_of(1, {"runtime": image.entry}))
+    run_module("mirror_sync", options)
+    path = max((mirror.root / "cas/sha256").iterdir(), key=lambda file: file.stat().st_size)
+    right = path.read_bytes()
+    path.write_bytes(right[:100] + bytes([right[100] ^ 1]) + right[101:])
+    assert not run_module("mirror_sync", options)["changed"], "names and sizes are as they were"
+    predicted = run_module("mirror_sync", {**options, "scrub": True}, check=True)
+    assert predicted["changed"] and path.read_bytes() != right
+    healed = run_module("mirror_sync", {**options, "scrub": True})
+    assert healed["damaged_blobs"] == predicted["damaged_blobs"] == [f"sha256:{path.name}"]
+    assert (healed["changed"], healed["blobs_fetched"]) == (True, 1)
+    assert path.read_bytes() == right
+    again = run_module("mirror_sync", {**options, "scrub": True})
+    assert (again["changed"], again["damaged_blobs"]) == (False, [])
+
+
 def test_what_nginx_delivers(store: Store, mirror: SiteMirror, tmp_path: Path) -> None:
     """The tree is a registry: every manifest and blob of the lock can be had by digest, and nothing else."""
     image = publish_image(store, "edgeml/runtime")
