@@ -61,6 +61,7 @@ def make_model(root: Path, fault: str = "none", expected: float = 6.0, **setting
         "golden/three.json": json.dumps(case),
     }
     entries: dict[str, Path | bytes] = {name: text.encode() for name, text in files.items()}
+    root.mkdir(parents=True, exist_ok=True)
     digest = tar_digest({**entries, "golden": root})[0].partition(":")[2]
     for name, text in files.items():
         path = root / "models" / digest / name
