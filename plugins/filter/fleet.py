@@ -34,6 +34,7 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.releases imp
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.requirements import required
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.resolve import resolve_release
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.runtime_options import runtime_access
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.site_content import digests_in_use, site_content
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.expected import expected_models
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.measurements import measurements
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.signing.check import signature_problems
@@ -45,6 +46,7 @@ FUNCTIONS = (
     alternative_name,
     certificate,
     certificate_problems,
+    digests_in_use,
     expected_models,
     host_document,
     host_models,
@@ -66,6 +68,7 @@ FUNCTIONS = (
     runtime_demand,
     server_name,
     signature_problems,
+    site_content,
 )
 
 

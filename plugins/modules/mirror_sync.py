@@ -11,7 +11,7 @@ module: mirror_sync
 short_description: Copy what a lock names from the model store, or from a bundle, to a site mirror
 version_added: 0.1.0
 description:
-  - Makes a directory tree hold exactly the images and models that C(fleet.lock.yml) names, for the site's
+  - Makes a directory tree hold exactly the images and models that the site needs of C(fleet.lock.yml), for the site's
     architectures, each verified by its digest. A web server delivers the tree as a read-only OCI registry.
   - What is served moves to the new content in one step when all of it is there. After any failure the mirror serves
     what it served before.
@@ -60,6 +60,19 @@ options:
     elements: str
     choices: [amd64, arm64]
     default: [amd64, arm64]
+  needed:
+    description:
+      - The part of the lock that the site needs, as the filter P(edgeml.fleet.site_content#filter) says it. All of it
+        by default.
+      - C(images) is a list of names, C(models) has by name and version a list of variants, an empty one for all.
+    type: dict
+  in_use:
+    description:
+      - Digests of models and images that a host of the site may still use. Whatever has one stays, or comes if the lock
+        has it.
+    type: list
+    elements: str
+    default: []
   keep_generations:
     description:
       - How many generations to keep, the served one included. Content of others is removed.
@@ -251,6 +264,8 @@ ARGUMENT_SPEC: dict[str, Any] = {
         "choices": ["amd64", "arm64"],
         "default": ["amd64", "arm64"],
     },
+    "needed": {"type": "dict"},
+    "in_use": {"type": "list", "elements": "str", "default": []},
     "keep_generations": {"type": "int", "default": 2},
     "fallbacks": {
         "type": "list",
@@ -278,6 +293,8 @@ def mirror(module: AnsibleModule) -> dict[str, Any]:
         options["keep_generations"],
         write=not module.check_mode,
         trust=Trust.from_options(options["signatures"]),
+        needed=options["needed"],
+        in_use=options["in_use"],
         course=Course(
             [Registry.from_options(fallback) for fallback in options["fallbacks"]],
             Limits.from_options(options["limits"]),

@@ -208,8 +208,10 @@ def resolve_host(
     edgeml_models: Sequence[Mapping[str, Any]],
     edgeml_model_overrides: Mapping[str, Any],
     edgeml_runtimes: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    final: bool = True,
 ) -> tuple[list[dict[str, Any]], list[Problem]]:
-    """Return the models of one host whose variables are all known, and everything that is wrong."""
+    """Return the models of one host, and everything that is wrong; `final` as Resolver takes it."""
     catalogue = Catalogue(edgeml_catalogue, edgeml_runtimes)
     host, problems = describe_host(
         name, variables.get("group_names", ()), variables, lambda: variables.get("ansible_facts", {}), catalogue
@@ -221,7 +223,7 @@ def resolve_host(
     problems += unknown_overrides(edgeml_model_overrides, catalogue)
     requests = requests_of(edgeml_models, ("edgeml_models",))
     problems += placed_twice(requests)
-    items, found = Resolver(catalogue, {}, final=True).models(requests, edgeml_model_overrides, host)
+    items, found = Resolver(catalogue, {}, final=final).models(requests, edgeml_model_overrides, host)
     return items, problems + found
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import DEFAULT_RUNTIME
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.lock import part_of
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import InventoryError
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema import read_schema
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.models import host_models
@@ -121,8 +122,15 @@ def _requires(requires: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def mirror_demand(lock: dict[str, Any], architectures: list[str]) -> list[dict[str, Any]]:
-    """Return the option "content" of host_preflight for a mirror: all that the lock names for these architectures."""
+def mirror_demand(
+    lock: dict[str, Any], architectures: list[str], needed: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """Return the option "content" of host_preflight for a mirror: what the lock names for these architectures.
+
+    `needed` is what site_content returns.
+    """
+    if needed is not None:
+        lock = part_of(lock, needed)
     content = []
     for name, entry in lock.get("images", {}).items():
         for architecture, platform in entry["platforms"].items():
