@@ -16,6 +16,10 @@ description:
   - What is served moves to the new content in one step when all of it is there. After any failure the mirror serves
     what it served before.
   - An interrupted download is continued by the next run. If nothing is missing, the store is not asked.
+  - The work is done by a process of its own, under systemd where there is one. It goes on when the connection or the
+    controller is lost, and after a restart of the host. The next run attaches to it. Another lock, or other options,
+    take its place; what it has fetched is kept.
+  - If it has to wait for O(limits), the module fails and says when it goes on by itself.
   - Several blobs come at a time; what images and models share comes once. O(limits) says how much of the uplink all of
     them together may take.
 author: edgeml.fleet contributors (@edgeml)
@@ -26,6 +30,7 @@ requirements:
 extends_documentation_fragment:
   - edgeml.fleet.registry.optional_store
   - edgeml.fleet.signatures
+  - edgeml.fleet.uplink
 attributes:
   check_mode:
     description: Can run in check mode and return changed status without modifying the target.
@@ -79,60 +84,18 @@ options:
       - Where the disk lacks room for what is to come, those that are not kept go first.
     type: int
     default: 2
-  fallbacks:
-    description:
-      - Where the same content can be read if the store fails, in this order. The mirror of a neighbour site will do,
-        for what both sites need.
-      - What is read there is verified like what comes from the store.
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      address:
-        description: Host, or host and port, without scheme and path. TLS is always used.
-        type: str
-        required: true
-      username: {type: str, description: "User name. Without it the registry is used anonymously."}
-      password: {type: str, description: "Password of the user."}
-      ca_file:
-        description: PEM file of the certificate authorities to trust, where the module runs. By default the system's.
-        type: path
-      ca_certificate:
-        description: Text of the PEM file, instead of C(ca_file), for a host that does not have the file yet.
-        type: str
-      ip_address: {type: str, description: "Where to connect to, if no name service knows the name in C(address)."}
-  limits:
-    description:
-      - What the uplink may be used for. Manifests and signatures, some kB each, are read whatever the limits say.
-      - The account of the day's bytes is kept in the tree.
-    type: dict
-    default: {}
-    suboptions:
-      mbit:
-        description: Mbit/s (10^6 bits) over all transfers; 0 for no limit.
-        type: float
-        default: 0
-      hours:
-        description:
-          - Spans of the day, such as C(22:00-05:00), in the host's local time; empty for the whole day.
-          - Outside of them nothing is moved.
-        type: list
-        elements: str
-        default: []
-      bytes_per_day:
-        description: Bytes that a day may move, 0 for any number. What a day leaves may be moved in the next seven.
-        type: int
-        default: 0
-      urgent:
-        description: Whether this content may pass all limits.
-        type: bool
-        default: false
-  parallel:
-    description: How many blobs are fetched at a time.
-    type: int
-    default: 4
   scrub:
     description: Read all blobs anew first. What is not what its digest says is removed, and copied again.
+    type: bool
+    default: false
+  report_after:
+    description:
+      - Seconds after which the module ends though the work does not. It then returns RV(running) and RV(progress).
+      - 0 lets it wait for the end. In a playbook, progress is shown meanwhile in any case.
+    type: int
+    default: 0
+  attach:
+    description: Whether the result of the same work that has ended already will do, without another look at the tree.
     type: bool
     default: false
 """
@@ -186,6 +149,23 @@ plan:
     bytes: 61203441
     removed_blobs: 0
     bill: {seconds: 490, days: 1, mbit: 1.0, hours: ["22:00-05:00"]}
+running:
+  description: True if the work goes on, because of O(report_after).
+  returned: if it goes on
+  type: bool
+  sample: true
+progress:
+  description: What C(sync/status.json) in the tree says.
+  returned: if it goes on
+  type: dict
+  sample:
+    state: running
+    serial: 3
+    bytes_done: 20971520
+    bytes_total: 61203441
+    bytes_per_second: 125000
+    seconds_left: 322
+    time: "2026-11-28T22:05:00+01:00"
 blobs_fetched:
   description: Number of blobs copied.
   returned: success
@@ -239,19 +219,16 @@ remedy:
   sample: use the newest fleet.lock.yml; to go back, publish the older content again under a higher serial
 """
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.bundle import Bundle
-from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.scrub import scrub
-from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.sync import Course, synchronize
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.agent import Synchronization, perform
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.transfer import PARALLEL
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.uplink import LIMITS_ARGUMENT, Limits
 from ansible_collections.edgeml.fleet.plugins.module_utils._module import run
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import REGISTRY_ARGUMENT, Registry
-from ansible_collections.edgeml.fleet.plugins.module_utils._signature.lock import SIGNATURES_ARGUMENT, Trust
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import REGISTRY_ARGUMENT
+from ansible_collections.edgeml.fleet.plugins.module_utils._signature.lock import SIGNATURES_ARGUMENT
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "root": {"type": "path", "required": True},
@@ -275,37 +252,22 @@ ARGUMENT_SPEC: dict[str, Any] = {
     },
     "limits": LIMITS_ARGUMENT,
     "parallel": {"type": "int", "default": PARALLEL},
+    "patience": {"type": "int", "default": 0},
     "scrub": {"type": "bool", "default": False},
+    "report_after": {"type": "int", "default": 0},
+    "attach": {"type": "bool", "default": False},
     "signatures": SIGNATURES_ARGUMENT,
 }
 
 
 def mirror(module: AnsibleModule) -> dict[str, Any]:
     """Bring the mirror to the lock's content."""
-    options = module.params
-    root = Path(options["root"])
-    damaged = scrub(root, write=not module.check_mode) if options["scrub"] else []
-    summary = synchronize(
-        root,
-        Registry.from_options(options["store"]) if options["store"] else Bundle(Path(options["bundle"])).open(),
-        options["lock"],
-        options["architectures"],
-        options["keep_generations"],
-        write=not module.check_mode,
-        trust=Trust.from_options(options["signatures"]),
-        needed=options["needed"],
-        in_use=options["in_use"],
-        course=Course(
-            [Registry.from_options(fallback) for fallback in options["fallbacks"]],
-            Limits.from_options(options["limits"]),
-            parallel=options["parallel"],
-        ),
-    )
-    result = {**asdict(summary), "damaged_blobs": damaged, "plan": summary.plan()}
-    result["changed"] |= bool(damaged)
-    del result["bill"]  # the plan has it
-    diff = {"before": "\n".join(result.pop("before")) + "\n", "after": "\n".join(result.pop("after")) + "\n"}
-    return {"diff": diff, **result}
+    options = {name: module.params[name] for name in ARGUMENT_SPEC if name not in ("report_after", "attach")}
+    Limits.from_options(options["limits"])  # refused before anything is begun
+    if module.check_mode:
+        return perform(options, write=False, wait=False)
+    work = Synchronization(Path(options["root"]))
+    return work.synchronize(options, module.params["report_after"], attach=module.params["attach"])
 
 
 def main() -> None:

@@ -109,11 +109,11 @@ class SiteMirror:
         return link.readlink().name if link.is_symlink() else None
 
     def snapshot(self) -> dict[str, str]:
-        """Return every file outside staging and sync with its digest, and where `current` leads."""
+        """Return every file of the content with its digest, and where `current` leads."""
         files = {
             path.relative_to(self.root).as_posix(): sha256_digest(path.read_bytes())
             for path in self.root.rglob("*")
-            if path.is_file() and not {"staging", "sync"} & set(path.parts)
+            if path.is_file() and not {"agent", "staging", "sync"} & set(path.parts)
         }
         return files | {"current": str(self.served())}
 

@@ -1,0 +1,310 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Work on a host that outlives who asked for it: a lost connection, a killed controller or a killed module.
+
+It runs in a process of its own, under systemd where there is one. The next run attaches to it, or finds what became of
+it. The code is that of the module that asked, kept below ``agent/``, so that a host needs nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
+from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.command import run_program
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import make_directory, replace_file
+
+POLL_SECONDS = 0.05
+#: Seconds that a process may take from its start to its lock, on a slow board, and from SIGTERM to its end.
+START_SECONDS = 60.0
+#: What a process takes along of the environment of who asked for it.
+ENVIRONMENT = ("PATH", "LANG", "DOCKER_HOST", "DOCKER_CONFIG", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
+               "http_proxy", "https_proxy", "no_proxy")  # fmt: skip
+SYSTEMD = Path("/run/systemd/system")
+UNITS = Path("/etc/systemd/system")
+
+
+class Work:
+    """One kind of work on a host: at most one at a time, whoever asks.
+
+    Parameters
+    ----------
+    directory : Path
+        Of request, result, log and lock, named `name`.
+    home : Path
+        Where the code is kept, below ``agent/``.
+    unit : str
+        What the units of systemd are called, before a number.
+    launch : sequence of str
+        Arguments of Python after ``-c`` that carry it out; the path of the code goes before the second one.
+    """
+
+    noun = "work"
+
+    def __init__(self, directory: Path, name: str, home: Path, unit: str, launch: Sequence[str]) -> None:
+        self.home = home
+        self.unit = unit
+        self.launch = launch
+        self.request_file = directory / f"{name}.request"
+        self.result_file = directory / f"{name}.result"
+        self.log_file = directory / f"{name}.log"
+        self.lock_file = directory / f"{name}.lock"
+
+    def run(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Carry out what a module's `options` ask for, apart from this process, and return the module's result.
+
+        If the same runs already, its result is waited for.
+
+        Raises FleetError for what it raises there, or if another one runs.
+        """
+        return self.wait(self.begin(options))
+
+    def begin(self, options: Mapping[str, Any]) -> str:
+        """Start it, if it does not run already; return the key to wait with."""
+        key = key_of(options)
+        make_directory(self.lock_file.parent)
+        with self.lock_file.with_suffix(".start").open("wb") as starting:
+            fcntl.flock(starting, fcntl.LOCK_EX)
+            if self.is_running() and self.is_in_the_way(key, options):
+                self.stop()
+            if not self.is_running():
+                self._start({"options": dict(options), "key": key})
+        return key
+
+    def is_in_the_way(self, key: str, options: Mapping[str, Any]) -> bool:
+        """Return whether what runs now has to stop for this; raise FleetError if this has to wait."""
+        raise NotImplementedError
+
+    def running_request(self) -> dict[str, Any] | None:
+        """Return the request that is carried out now, None if it has just ended."""
+        try:
+            request: dict[str, Any] = json.loads(self.request_file.read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+        return request
+
+    def is_running(self) -> bool:
+        """Return whether a process works on it now."""
+        try:
+            with self.lock_file.open("r+b") as file:
+                return not _lock(file)
+        except FileNotFoundError:
+            return False
+
+    def stop(self) -> None:
+        """End the process that works on it."""
+        deadline = time.monotonic() + START_SECONDS
+        with contextlib.suppress(OSError, ValueError):
+            os.kill(int(self.lock_file.read_text()), signal.SIGTERM)
+        while self.is_running() and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+
+    def step(self) -> str:
+        """Return the last line of what a process says it does; empty if none runs."""
+        if not self.is_running():
+            return ""
+        lines = self.log_file.read_text(errors="replace").splitlines() if self.log_file.exists() else []
+        return lines[-1] if lines else ""
+
+    def carry_out(self, perform: Callable[[dict[str, Any]], dict[str, Any]], *, attend: bool = True) -> None:
+        """Do what was requested, in this process, and leave the result where it is waited for.
+
+        Without `attend` nothing happens if another process works on it.
+        """
+        make_directory(self.lock_file.parent)
+        with self.lock_file.open("a+b") as lock:
+            if not attend and not _lock(lock):
+                return
+            fcntl.flock(lock, fcntl.LOCK_EX)  # whoever asks whether it runs holds it for a moment
+            if not self.request_file.exists():
+                return
+            lock.truncate(0)
+            lock.write(str(os.getpid()).encode())
+            lock.flush()
+            request = json.loads(self.request_file.read_text())
+            try:
+                outcome = {"result": perform(request["options"])}
+            except FleetError as error:
+                outcome = {"error": error.as_result()}
+            except Exception:
+                traceback.print_exc()
+                outcome = {"error": self._unexpected(traceback.format_exc()).as_result()}
+            replace_file(self.result_file, json.dumps({**outcome, "key": request["key"]}).encode(), 0o600)
+            self.request_file.unlink()
+
+    def has_result(self, key: str) -> bool:
+        """Return whether what was begun with this key has ended."""
+        return self.result_file.exists() and json.loads(self.result_file.read_text())["key"] == key
+
+    def wait(self, key: str, look: Callable[[], object] = lambda: None) -> dict[str, Any]:
+        """Return the result of what runs with this key. `look` is called meanwhile; what it raises is raised."""
+        while True:
+            running = self.is_running()  # asked first: a process leaves its result before it ends
+            outcome = json.loads(self.result_file.read_text()) if self.result_file.exists() else None
+            if outcome is not None and outcome["key"] == key:
+                if "error" in outcome:
+                    raise Failure(outcome["error"])
+                return dict(outcome["result"])
+            if not running:
+                raise FleetError(
+                    f"The {self.noun} ended without a result",
+                    where=str(self.log_file),
+                    seen=self.log_file.read_text(errors="replace")[-2000:].strip() or "nothing in its log",
+                    remedy="see the log; what served before serves on, and the next run tidies up",
+                )
+            look()
+            time.sleep(POLL_SECONDS)
+
+    def command(self) -> list[str]:
+        """Return what carries it out, with code that stays."""
+        return [sys.executable, "-c", self.launch[0], str(keep_code(self.home)), *self.launch[1:]]
+
+    def _start(self, request: Mapping[str, Any]) -> None:
+        self.lock_file.touch(mode=0o600)
+        self.result_file.unlink(missing_ok=True)
+        replace_file(self.request_file, json.dumps(request).encode(), 0o600)
+        self.log_file.write_bytes(b"")
+        command = self.command()
+        environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+        if SYSTEMD.is_dir():
+            unit = f"{self.unit}-{time.time_ns() // 1_000_000}"
+            log = f"append:{self.log_file}"
+            prefix = ["systemd-run", "--quiet", "--collect", f"--unit={unit}"]
+            prefix += [f"--property=Standard{stream}={log}" for stream in ("Output", "Error")]
+            prefix += [f"--setenv={name}={value}" for name, value in environment.items()]
+            code_, out, err = run_program([*prefix, *command])
+            if code_ == 0:
+                self._wait_for_start()
+                return
+            with self.log_file.open("a") as file:
+                file.write(f"systemd-run does not work here, so it runs without: {(err or out).strip()}\n")
+        with self.log_file.open("ab") as log_file:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log_file,
+                stderr=log_file,
+                cwd="/",
+                env=environment,
+                start_new_session=True,
+            )
+        self._wait_for_start(process)
+
+    def _wait_for_start(self, process: subprocess.Popen[bytes] | None = None) -> None:
+        """Return when the process works, or has ended already."""
+        deadline = time.monotonic() + START_SECONDS
+        while not self.is_running() and not self.result_file.exists() and time.monotonic() < deadline:
+            if process and process.poll() is not None:
+                return
+            time.sleep(POLL_SECONDS)
+
+    def _unexpected(self, trace: str) -> FleetError:
+        return FleetError(
+            f"The {self.noun} failed in a way that nobody foresaw",
+            seen=trace[-2000:],
+            remedy="please report it; what served before serves on, and the next run tidies up",
+        )
+
+
+class Failure(FleetError):
+    """A failure that another process had, with all keys of its result."""
+
+    def __init__(self, result: Mapping[str, Any]) -> None:
+        super().__init__(result["what"], where=result["where"], seen=result["seen"], remedy=result["remedy"])
+        self.result = dict(result)
+
+    def as_result(self) -> dict[str, Any]:
+        """Return the keys that the other process gave."""
+        return self.result
+
+
+def launcher(module: str) -> str:
+    """Return a program for ``python -c``: puts its first argument on the path and gives the others to a module's main.
+
+    `module` is below module_utils.
+    """
+    return (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); "
+        f"from ansible_collections.edgeml.fleet.plugins.module_utils.{module} import main; main(sys.argv[1:])"
+    )
+
+
+def keep_code(home: Path) -> Path:
+    """Keep the code that runs here below `home`, and return what to put on Python's path for it.
+
+    A module's code comes to a host as an archive that is gone when the module ends.
+    """
+    archive = next((path for path in Path(__file__).parents if path.suffix == ".zip" and path.is_file()), None)
+    if archive is None:  # installed as files
+        return Path(__file__).parents[6]
+    content = archive.read_bytes()
+    directory = home / "agent"
+    kept = directory / f"{hashlib.sha256(content).hexdigest()[:16]}.zip"
+    if not kept.exists():
+        make_directory(directory)
+        replace_file(kept, content)
+    return kept
+
+
+def keep_only(code: Path) -> None:
+    """Remove code of other versions."""
+    for path in code.parent.glob("*.zip") if code.suffix == ".zip" else ():
+        if path != code:
+            path.unlink()
+
+
+def install_units(units: Mapping[str, str]) -> None:
+    """Have systemd run the timers among these units; without systemd nothing does."""
+    if not SYSTEMD.is_dir():
+        return
+    changed = [name for name, text in units.items() if _read(UNITS / name) != text]
+    for name in changed:
+        replace_file(UNITS / name, units[name].encode())
+    if changed:
+        run_program(["systemctl", "daemon-reload"])
+    run_program(["systemctl", "enable", "--now", "--quiet", *filter(_is_timer, units)])
+
+
+def remove_units(*names: str) -> None:
+    """Take back what `install_units` did."""
+    there = [name for name in names if (UNITS / name).exists()]
+    if not there:
+        return
+    run_program(["systemctl", "disable", "--now", "--quiet", *filter(_is_timer, there)])
+    for name in there:
+        (UNITS / name).unlink()
+    run_program(["systemctl", "daemon-reload"])
+
+
+def _is_timer(name: str) -> bool:
+    return name.endswith(".timer")
+
+
+def key_of(options: Mapping[str, Any]) -> str:
+    """Return what two requests for the same have in common."""
+    return hashlib.sha256(canonical_json(dict(options))).hexdigest()
+
+
+def _read(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def _lock(file: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,207 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A synchronization that goes on when who asked for it is gone: over lost connections, nights and restarts."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.detached import (
+    Work,
+    install_units,
+    keep_code,
+    keep_only,
+    key_of,
+    launcher,
+)
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.bundle import Bundle
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.scrub import scrub
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.sync import Course, synchronize
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.tree import Tree
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.uplink import Limits
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.failures import TransientError
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
+from ansible_collections.edgeml.fleet.plugins.module_utils._signature.lock import Trust
+
+LAUNCHER = launcher("_mirror.agent")
+RETRY_SECONDS = 30.0
+#: What a host may take after a start until its network is there.
+START_PATIENCE = 900
+SERVICE, TIMER = "edgeml-mirror-sync.service", "edgeml-mirror-sync.timer"
+SERVICE_UNIT = """\
+[Unit]
+Description=edgeml: go on with the synchronization of the site mirror
+After=network-online.target
+ConditionPathExists={request}
+
+[Service]
+Type=oneshot
+ExecStart={command}
+"""
+TIMER_UNIT = """\
+[Unit]
+Description=edgeml: go on with what a restart has interrupted
+
+[Timer]
+OnBootSec=60
+OnUnitInactiveSec=300
+
+[Install]
+WantedBy=timers.target
+"""
+
+
+class Synchronization(Work):
+    """The synchronization of one mirror."""
+
+    noun = "synchronization"
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root / "sync", "sync", root, "edgeml-mirror-sync", [LAUNCHER, str(root)])
+        self.root = root
+        self.status_file = Tree(root).status_file
+
+    def is_in_the_way(self, key: str, options: Mapping[str, Any]) -> bool:
+        """Let the same be waited for. Anything newer takes over: what was fetched so far is not lost."""
+        running = self.running_request()
+        if running is None or running["key"] == key:
+            return False
+        there, here = (_serial(request) for request in (running["options"], options))
+        if here < there:
+            raise FleetError(
+                "A synchronization of this mirror to a newer lock is under way",
+                where=str(self.root),
+                seen=f"serial {here} in the lock, {there} under way",
+                remedy="use the newest fleet.lock.yml",
+            )
+        return True
+
+    def synchronize(self, options: Mapping[str, Any], report_after: float, *, attach: bool) -> dict[str, Any]:
+        """Do what the module's options ask for, apart from this process; return its result.
+
+        If it takes longer than `report_after` seconds, return what is known by then; 0 is no limit. With `attach` a
+        result that is there already will do.
+
+        Raises FleetError for what it raises there, or as soon as it has to wait for the uplink's hours or bytes: then
+        it goes on by itself.
+        """
+        key = key_of(options)
+        if not (attach and self.has_result(key)):
+            self.begin(options)
+        end = time.monotonic() + report_after
+
+        def look() -> None:
+            self.look()
+            if report_after and time.monotonic() >= end:
+                raise _NotYetError
+
+        try:
+            return self.wait(key, look)
+        except _NotYetError:
+            return {"changed": True, "running": True, "progress": self.status()}
+
+    def _start(self, request: Mapping[str, Any]) -> None:
+        self.status_file.unlink(missing_ok=True)  # what an earlier one said
+        super()._start(request)
+
+    def status(self) -> dict[str, Any]:
+        """Return what is done now (see Progress); empty if nobody knows."""
+        try:
+            status: dict[str, Any] = json.loads(self.status_file.read_text())
+        except (OSError, ValueError):
+            return {}
+        return status
+
+    def look(self) -> None:
+        """Raise FleetError if what runs waits for the uplink's hours or bytes."""
+        status = self.status()
+        if status.get("state") == "waiting" and "until" in status and self.is_running():
+            raise FleetError(
+                "The mirror's content is on its way, but not all here yet",
+                where=str(self.status_file),
+                seen=f"{status['why']}; {status['bytes_done']} of {status['bytes_total']} bytes are here, it goes on "
+                f"by itself at {status['until']}",
+                remedy="run again after that; or set site_mirror_urgent: true for one run",
+            )
+
+    def work(self, *, resumed: bool = False) -> None:
+        """Carry out what was requested; `resumed` after a restart of the host."""
+        code = keep_code(self.root)
+        keep_only(code)
+        install_units(
+            {
+                SERVICE: SERVICE_UNIT.format(
+                    request=self.request_file, command=f'{sys.executable} -c "{LAUNCHER}" {code} {self.root} resume'
+                ),
+                TIMER: TIMER_UNIT,
+            }
+        )
+        self.carry_out(lambda options: patient(options, START_PATIENCE if resumed else 0), attend=not resumed)
+
+
+class _NotYetError(Exception):
+    """It takes longer than somebody waits."""
+
+
+def patient(
+    options: Mapping[str, Any],
+    at_least: float = 0,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], object] = time.sleep,
+) -> dict[str, Any]:
+    """Return what `perform` returns. While no source answers it is tried again, for ``patience`` seconds."""
+    end = clock() + max(at_least, options.get("patience") or 0)
+    while True:
+        try:
+            return perform(options, write=True, wait=True)
+        except TransientError as error:
+            if clock() >= end:
+                raise
+            print(f"tried again in {RETRY_SECONDS:.0f} s: {error}")
+            sleep(RETRY_SECONDS)
+
+
+def perform(options: Mapping[str, Any], *, write: bool, wait: bool) -> dict[str, Any]:
+    """Do in this process what the options of the module mirror_sync ask for; return the module's result."""
+    root = Path(options["root"])
+    damaged = scrub(root, write=write) if options["scrub"] else []
+    summary = synchronize(
+        root,
+        Registry.from_options(options["store"]) if options["store"] else Bundle(Path(options["bundle"])).open(),
+        options["lock"],
+        options["architectures"],
+        options["keep_generations"],
+        write=write,
+        trust=Trust.from_options(options["signatures"]),
+        needed=options["needed"],
+        in_use=options["in_use"],
+        course=Course(
+            [Registry.from_options(fallback) for fallback in options["fallbacks"]],
+            Limits.from_options(options["limits"]),
+            wait=wait,
+            parallel=options["parallel"],
+        ),
+    )
+    result = {**asdict(summary), "damaged_blobs": damaged, "plan": summary.plan()}
+    result["changed"] |= bool(damaged)
+    del result["bill"]  # the plan has it
+    diff = {"before": "\n".join(result.pop("before")) + "\n", "after": "\n".join(result.pop("after")) + "\n"}
+    return {"diff": diff, **result}
+
+
+def _serial(options: Mapping[str, Any]) -> int:
+    serial = options["lock"].get("serial")
+    return serial if isinstance(serial, int) else 0
+
+
+def main(arguments: list[str]) -> None:
+    """Carry out the synchronization of a mirror (``ROOT``), or go on with it after a restart (``ROOT resume``)."""
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    Synchronization(Path(arguments[0])).work(resumed=arguments[1:] == ["resume"])
