@@ -2,13 +2,13 @@
 # Copyright (c) edgeml.fleet contributors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Write what a lock names to a directory that people carry to a site."""
+"""Write what a lock names to a directory that people carry to a site, or make a store anew of it."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: content_bundle
-short_description: Write what a lock names to a directory that people carry to a site
+short_description: Write what a lock names to a directory that people carry, or make a store anew of it
 version_added: 0.1.0
 description:
   - Makes a directory hold exactly the images and models that C(fleet.lock.yml) names, with their signatures and the
@@ -17,6 +17,8 @@ description:
     names that any file system takes; a file system for it has to take files as large as the largest model (FAT32 ends
     at 4 GiB).
   - An interrupted run is continued by the next one. What is there already is not fetched again.
+  - The same directory is a backup of what the lock names. With O(state=restored) it goes to O(store), an empty one or
+    any other OCI registry, as it was, signatures and tags included.
 author: edgeml.fleet contributors (@edgeml)
 requirements:
   - Python 3.8 or newer
@@ -35,14 +37,18 @@ attributes:
     description: Does nothing if the directory holds what the lock names.
     support: full
 options:
+  state:
+    description: Whether the directory is made from the store (C(present)), or the store from the directory.
+    type: str
+    choices: [present, restored]
+    default: present
   path:
     description: The directory, made if it does not exist. What the lock does not name is removed from its C(blobs).
     type: path
     required: true
   lock:
-    description: Content of C(fleet.lock.yml).
+    description: Content of C(fleet.lock.yml). Required unless O(state=restored).
     type: dict
-    required: true
   architectures:
     description: Architectures of the site's hosts, named as in OCI.
     type: list
@@ -64,27 +70,52 @@ EXAMPLES = r"""
       username: mirror
       password: "{{ store_password }}"
       ca_file: /etc/edgeml/tls/ca.crt
+
+- name: Make an empty store what the backup holds
+  edgeml.fleet.content_bundle:
+    state: restored
+    path: /srv/backup/bundle
+    store:
+      address: store.edgeml.internal:5000
+      username: publisher
+      password: "{{ store_password }}"
+      ca_file: /etc/edgeml/tls/ca.crt
 """
 
 RETURN = r"""
+blobs_sent:
+  description: Number of blobs that the store lacked.
+  returned: if O(state=restored)
+  type: int
+  sample: 4
+bytes_sent:
+  description: Their bytes.
+  returned: if O(state=restored)
+  type: int
+  sample: 61203441
+manifests_sent:
+  description: Number of manifests and tags that the store lacked.
+  returned: if O(state=restored)
+  type: int
+  sample: 12
 generation:
   description: Serial of the lock.
-  returned: success
+  returned: if O(state=present)
   type: int
   sample: 3
 blobs_fetched:
   description: Number of blobs read from the store, or in check mode to be read.
-  returned: success
+  returned: if O(state=present)
   type: int
   sample: 4
 bytes_fetched:
   description: Their bytes.
-  returned: success
+  returned: if O(state=present)
   type: int
   sample: 61203441
 bytes_total:
   description: Bytes of all blobs of the bundle.
-  returned: success
+  returned: if O(state=present)
   type: int
   sample: 131072000
 what:
@@ -114,14 +145,16 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.bundle import export
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.restore import restore
 from ansible_collections.edgeml.fleet.plugins.module_utils._module import run
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import REGISTRY_ARGUMENT, Registry
 from ansible_collections.edgeml.fleet.plugins.module_utils._signature.lock import SIGNATURES_ARGUMENT, Trust
 
 ARGUMENT_SPEC: dict[str, Any] = {
+    "state": {"type": "str", "choices": ["present", "restored"], "default": "present"},
     "path": {"type": "path", "required": True},
     "store": REGISTRY_ARGUMENT,
-    "lock": {"type": "dict", "required": True},
+    "lock": {"type": "dict"},
     "architectures": {
         "type": "list",
         "elements": "str",
@@ -133,8 +166,10 @@ ARGUMENT_SPEC: dict[str, Any] = {
 
 
 def write(module: AnsibleModule) -> dict[str, Any]:
-    """Bring the bundle to the lock's content."""
+    """Bring the bundle to the lock's content, or the store to the bundle's."""
     options = module.params
+    if options["state"] == "restored":
+        return restore(Path(options["path"]), Registry.from_options(options["store"]), write=not module.check_mode)
     return export(
         Path(options["path"]),
         Registry.from_options(options["store"]),
@@ -147,7 +182,7 @@ def write(module: AnsibleModule) -> dict[str, Any]:
 
 def main() -> None:
     """Run the module."""
-    run(ARGUMENT_SPEC, write)
+    run(ARGUMENT_SPEC, write, required_if=[("state", "present", ["lock"])])
 
 
 if __name__ == "__main__":

@@ -76,6 +76,15 @@ class Bundle:
             ) from error
         return self
 
+    def names(self) -> list[tuple[str, str]]:
+        """Return repository and digest, or tag, of each manifest."""
+        found = []
+        for name in self._named:
+            before, separator, digest = name.partition("@")
+            repository, _colon, tag = name.rpartition(":")
+            found.append((before, digest) if separator else (repository, tag))
+        return found
+
     def manifests(self) -> dict[str, tuple[bytes, str]]:
         """Return each intact manifest and its media type, by digest."""
         found = {}

@@ -12,14 +12,16 @@ from typing import Any
 import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.bundle import Bundle, export
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.restore import restore
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.sync import Summary, synchronize
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import sha256_digest
 from ansible_collections.edgeml.fleet.plugins.module_utils._signature.lock import IGNORED
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.signing.content import manifests_of
 from ansible_collections.edgeml.fleet.runtime.tests.support.ports import free_port
+from ansible_collections.edgeml.fleet.tests.integration.content.conftest import running_store
 from ansible_collections.edgeml.fleet.tests.integration.signatures.content import publish, sign_all
 from ansible_collections.edgeml.fleet.tests.integration.signatures.test_mirror import Signed, signed  # noqa: F401
-from ansible_collections.edgeml.fleet.tests.support.content import ARCHITECTURES, run_module
+from ansible_collections.edgeml.fleet.tests.support.content import ARCHITECTURES, Authority, run_module
 from ansible_collections.edgeml.fleet.tests.support.cosign import Cosign
 
 
@@ -145,3 +147,47 @@ def blob_of(lock: dict[str, Any]) -> str:
     """Return the digest of a model's content."""
     (version,) = next(iter(lock["models"].values())).values()
     return str(version["variants"]["default"]["blob"]["digest"])
+
+
+def test_a_store_is_restored_as_it_was(
+    signed: Signed,  # noqa: F811
+    stick: Path,
+    programs: Path,
+    authority: Authority,
+    tmp_path: Path,
+) -> None:
+    """What the lock names is backed up and goes to an empty registry: the same mirror, no byte changed."""
+    write(signed, stick)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with running_store(programs, authority, empty) as other:
+        options = {"state": "restored", "path": str(stick), "store": other.options()}
+        predicted = run_module("content_bundle", options, check=True)
+        done = run_module("content_bundle", options)
+        figures = ("changed", "blobs_sent", "bytes_sent", "manifests_sent")
+        assert {key: done[key] for key in figures} == {key: predicted[key] for key in figures}
+        assert done["changed"]
+        assert not run_module("content_bundle", options)["changed"]
+        signed.sync(signed.trust())
+        before = signed.mirror.snapshot()
+        for path in signed.mirror.root.iterdir():
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        synchronize(
+            signed.mirror.root, other.registry(), signed.lock, ARCHITECTURES, 2, write=True, trust=signed.trust()
+        )
+        assert signed.mirror.snapshot() == before
+
+
+def test_a_damaged_backup_is_refused(
+    signed: Signed,  # noqa: F811
+    stick: Path,
+    programs: Path,
+    authority: Authority,
+    tmp_path: Path,
+) -> None:
+    write(signed, stick)
+    (stick / "blobs/sha256" / blob_of(signed.lock).partition(":")[2]).write_bytes(b"damaged")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with running_store(programs, authority, empty) as other, pytest.raises(FleetError, match="The bundle is damaged"):
+        restore(stick, other.registry(), write=True)

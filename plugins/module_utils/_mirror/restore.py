@@ -1,0 +1,65 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A store made anew of a bundle: what was backed up, as it was, signatures and tags included."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.bundle import EXPORT_AGAIN, Bundle
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.content import INDEXES, Blob, blobs_of
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.lock import document_of
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.store import READ_BLOCK
+
+
+def restore(root: Path, store: Registry, *, write: bool) -> dict[str, Any]:
+    """Push what the store lacks of the bundle at `root`; return what the module content_bundle returns then.
+
+    An index follows what it lists, and a tag follows the content. What is there already is not sent, so that a run that
+    was interrupted goes on. Raises FleetError for what is damaged in the bundle, and whatever the store does wrong.
+    """
+    bundle = Bundle(root).open()
+    manifests = []
+    for repository, reference in bundle.names():
+        data, media_type = bundle.get_manifest(repository, reference)
+        manifests.append((media_type in INDEXES, ":" not in reference, repository, reference, data, media_type))
+    sent: dict[tuple[str, str], Blob] = {}
+    pushed = 0
+    for _is_index, _is_tag, repository, reference, data, media_type in sorted(manifests):
+        if store.find_manifest(repository, reference) == (data, media_type):
+            continue
+        where = f"{root}: {repository} {reference}"
+        for blob in blobs_of(document_of(data, where), repository, where):
+            if (repository, blob.digest) in sent or store.has_blob(repository, blob.digest):
+                continue
+            known = next((other for other, digest in sent if digest == blob.digest), None)
+            sent[repository, blob.digest] = blob
+            if write and not (known and store.mount_blob(repository, blob.digest, known)):
+                _check(bundle.blob(blob.digest), blob)
+                store.push_blob(repository, bundle.blob(blob.digest), blob.digest)
+        if write:
+            store.push_manifest(repository, reference, data, media_type)
+        pushed += 1
+    return {
+        "changed": bool(pushed),
+        "blobs_sent": len({digest for _repository, digest in sent}),
+        "bytes_sent": sum({blob.digest: blob.size for blob in sent.values()}.values()),
+        "manifests_sent": pushed,
+    }
+
+
+def _check(path: Path, blob: Blob) -> None:
+    sha256 = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while data := file.read(READ_BLOCK):
+                sha256.update(data)
+        seen = f"sha256:{sha256.hexdigest()}"
+    except OSError as error:
+        seen = error.strerror or str(error)
+    if seen != blob.digest:
+        raise FleetError("The bundle is damaged", where=str(path), seen=seen, remedy=EXPORT_AGAIN)
