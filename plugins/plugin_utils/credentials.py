@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,26 @@ else:
 COST = 5
 
 
-def htpasswd(username: str, password: str, current: str = "") -> str:
-    """Return an htpasswd file with one bcrypt line; `current` itself if it admits exactly this user at this cost."""
+def htpasswd(accounts: Mapping[str, str], current: str = "") -> str:
+    """Return an htpasswd file that admits these users (passwords by name) and nobody else.
+
+    Lines of `current` that are right stay as they are, so that a new password of one user disturbs no other.
+    """
     if _without_bcrypt:
         raise missing_library(_without_bcrypt)
-    name, _separator, hashed = current.strip().partition(":")
-    if name == username and "\n" not in current.strip() and f"${COST:02}$" in hashed[:8]:
+    known = dict(line.partition(":")[::2] for line in current.split("\n") if line)
+    return "".join(f"{name}:{_hashed(password, known.get(name, ''))}\n" for name, password in accounts.items())
+
+
+def _hashed(password: str, known: str) -> str:
+    """Return the bcrypt hash of a password: `known`, if it is one at this cost."""
+    if f"${COST:02}$" in known[:8]:
         try:
-            if bcrypt.checkpw(password.encode(), hashed.encode()):
-                return current
+            if bcrypt.checkpw(password.encode(), known.encode()):
+                return known
         except ValueError:  # not a bcrypt hash
             pass
-    return f"{username}:{bcrypt.hashpw(password.encode(), bcrypt.gensalt(COST)).decode()}\n"
+    return bcrypt.hashpw(password.encode(), bcrypt.gensalt(COST)).decode()
 
 
 def certificate(path: str) -> dict[str, Any]:

@@ -17,17 +17,26 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.credentials import (
 
 
 def test_htpasswd_changes_only_with_user_or_password() -> None:
-    first = htpasswd("edgeml", "one")
+    first = htpasswd({"edgeml": "one"})
     assert first.startswith("edgeml:$2b$")
-    assert htpasswd("edgeml", "one", first) == first
-    assert htpasswd("edgeml", "two", first) != first
-    assert not htpasswd("other", "one", first).startswith("edgeml:")
-    assert htpasswd("edgeml", "one", "edgeml:plain").startswith("edgeml:$2b$")
+    assert htpasswd({"edgeml": "one"}, first) == first
+    assert htpasswd({"edgeml": "two"}, first) != first
+    assert not htpasswd({"other": "one"}, first).startswith("edgeml:")
+    assert htpasswd({"edgeml": "one"}, "edgeml:plain").startswith("edgeml:$2b$")
+
+
+def test_rotating_one_account_leaves_the_others_as_they_are() -> None:
+    first = htpasswd({"berlin": "one", "paris": "two", "gone": "three"})
+    second = htpasswd({"berlin": "new", "paris": "two"}, first)
+    assert second.splitlines()[1] == first.splitlines()[1]
+    assert second.splitlines()[0] != first.splitlines()[0]
+    assert "gone" not in second
+    assert htpasswd({"berlin": "new", "paris": "two"}, second) == second
 
 
 def test_htpasswd_replaces_a_hash_that_takes_a_registry_long() -> None:
     slow = "edgeml:$2b$10$MHbc3ydgLzSvCqHcW20OK.fDrYjW9YJWyUhrTvdlNyGOmrpzCItUi\n"
-    assert htpasswd("edgeml", "one", slow).startswith("edgeml:$2b$05$")
+    assert htpasswd({"edgeml": "one"}, slow).startswith("edgeml:$2b$05$")
 
 
 def test_validity_of_a_certificate(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 @pytest.mark.parametrize(
     ("library", "program"),
     [
-        ("bcrypt", "plugins.plugin_utils.credentials import htpasswd as call; call('edgeml', 'one')"),
+        ("bcrypt", "plugins.plugin_utils.credentials import htpasswd as call; call({'edgeml': 'one'})"),
         ("jsonschema", "plugins.plugin_utils.documents.schema import validate as call; call({}, 'lock')"),
     ],
 )
