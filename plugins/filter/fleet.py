@@ -24,7 +24,12 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.credentials import (
     htpasswd,
 )
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.hosts import oci_architecture
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.lock import next_lock, published_lock, read_lock
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.lock import (
+    locked_catalogue,
+    next_lock,
+    published_lock,
+    read_lock,
+)
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.work import publication
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.checks import release_checks
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.demand import mirror_demand, runtime_demand
@@ -53,6 +58,7 @@ FUNCTIONS = (
     host_releases,
     htpasswd,
     local_address,
+    locked_catalogue,
     measurements,
     mirror_demand,
     next_lock,

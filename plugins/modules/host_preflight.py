@@ -181,6 +181,10 @@ options:
       - Omitted for a host that needs no engine.
     type: list
     elements: str
+  engine_is_here:
+    description: Whether a host without an engine is refused, since nothing will install one any more.
+    type: bool
+    default: false
   engine_configuration:
     description: What the configuration of an engine to come will say.
     type: dict

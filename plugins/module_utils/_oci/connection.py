@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
 import re
 import socket
 import ssl
@@ -22,6 +23,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._oci.failures import 
     UntrustedError,
     broken_off,
 )
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.proxy import proxy_for
 
 SEND_BLOCK = 1 << 20  # bytes
 
@@ -40,8 +42,8 @@ class Response:
     def __init__(
         self,
         raw: http.client.HTTPResponse,
-        connection: http.client.HTTPSConnection,
-        idle: list[http.client.HTTPSConnection],
+        connection: _Connection,
+        idle: list[_Connection],
         url: str,
     ) -> None:
         self.status = raw.status
@@ -93,17 +95,27 @@ class Response:
 
 
 class _Connection(http.client.HTTPSConnection):
-    """A connection to a host of which the IP address may be known without a name service."""
+    """A connection to a host of which the IP address may be known without a name service, or that is behind a proxy."""
 
     def __init__(self, address: str, ip_address: str, tls: ssl.SSLContext, timeout: float, ahead: int) -> None:
         super().__init__(address, timeout=timeout, context=tls, blocksize=SEND_BLOCK)
         self._ip_address = ip_address.strip("[]")
         self._tls = tls
         self._ahead = ahead
+        # An address that the inventory gives is one that is reached directly.
+        self.proxy = None if ip_address else proxy_for(self.host, self.port, os.environ)
+
+    @property
+    def way(self) -> str:
+        """How the host is reached, for messages."""
+        return f" through the proxy {self.proxy.shown}" if self.proxy else ""
 
     def connect(self) -> None:
-        """Connect to the IP address, and ask for the host's name there."""
-        connected = socket.create_connection((self._ip_address or self.host, self.port), self.timeout)
+        """Connect to the IP address or through the proxy, and ask for the host's name there."""
+        if self.proxy is not None:
+            connected = self.proxy.connect(self.host, self.port, self.timeout)
+        else:
+            connected = socket.create_connection((self._ip_address or self.host, self.port), self.timeout)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._ahead:
             # Else the system takes megabytes at the line's full rate before anybody reads them.
@@ -114,6 +126,8 @@ class _Connection(http.client.HTTPSConnection):
 class Connections:
     """Connections of one client, always over TLS. Those to `address` go to `ip_address` if one is given.
 
+    Others go through the proxy that the environment names, but for what is on this host and what no_proxy excepts.
+
     An instance serves one thread at a time.
     """
 
@@ -123,7 +137,7 @@ class Connections:
         self._ip_address = ip_address
         self._tls = tls
         self._timeout = timeout
-        self._idle: dict[str, list[http.client.HTTPSConnection]] = {}
+        self._idle: dict[str, list[_Connection]] = {}
 
     def another(self, ahead: int = 0) -> Connections:
         """Return the same without a connection yet, for another thread; `ahead` as Source.another takes it."""
@@ -165,7 +179,7 @@ class Connections:
                     connection.close()
                     raise UntrustedError(
                         "The registry's certificate is not trusted",
-                        where=shown,
+                        where=shown + connection.way,
                         seen=error.verify_message,
                         remedy="give the certificate authority's file as ca_file, and an address named in the "
                         "certificate; a wrong clock also leads here",
@@ -177,11 +191,11 @@ class Connections:
                     kind = UnknownNameError if isinstance(error, socket.gaierror) else UnreachableError
                     raise kind(
                         "The registry cannot be reached",
-                        where=shown,
+                        where=shown + connection.way,
                         seen=str(error) or type(error).__name__,
                         remedy="check the address, that the registry runs with TLS, and the network between",
                     ) from error
 
-    def _connect(self, address: str) -> http.client.HTTPSConnection:
+    def _connect(self, address: str) -> _Connection:
         ip_address = self._ip_address if address.lower() == self._address.lower() else ""
         return _Connection(address, ip_address, self._tls, self._timeout, self._ahead)

@@ -70,7 +70,8 @@ def answer_failure(status: int, body: bytes, where: str, username: str = "") -> 
             "The registry refused the user name and password",
             where=where,
             seen=f"{seen}, user name {username}",
-            remedy="correct the user name or the password",
+            remedy="correct the user name or the password; each inventory, a copy too, makes its own password for the "
+            "collection's store: run the playbook edgeml.fleet.store, or set edgeml_store_password",
         )
     if status == 401:
         return RefusedError(

@@ -106,9 +106,12 @@ class Registry:
                 "The trusted certificate authorities cannot be used",
                 where=ca_file or "ca_certificate",
                 seen=str(error),
-                remedy="give the path of a readable PEM file, or its text",
+                remedy="run the playbook edgeml.fleet.certificates: each inventory, a copy too, has its own authority"
+                if isinstance(error, FileNotFoundError)
+                else "give the path of a readable PEM file, or its text",
             ) from error
         tls.minimum_version = ssl.TLSVersion.TLSv1_2
+        tls.verify_flags &= ~ssl.VERIFY_X509_STRICT  # Python 3.13 refuses private authorities that older ones take
         self._connections = Connections(address, ip_address, tls, timeout)
 
     @classmethod

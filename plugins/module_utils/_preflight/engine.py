@@ -8,6 +8,7 @@ import ipaddress
 import struct
 from collections.abc import Iterator, Sequence
 
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.proxy import excepts
 from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.host import (
     REFUSE,
     WARN,
@@ -97,7 +98,7 @@ def engine_proxy(engine: Engine, wanted: Wanted, missing: Sequence[Content]) -> 
     if wanted.registry is None or not engine.https_proxy or not any(content.kind == "image" for content in missing):
         return
     name, _, port = wanted.registry.address.rpartition(":")
-    if not any(_excepts(entry.strip(), name.strip("[]"), port) for entry in engine.no_proxy.split(",")):
+    if not any(excepts(entry.strip(), name.strip("[]"), port) for entry in engine.no_proxy.split(",")):
         yield Finding(
             "engine_proxy", REFUSE,
             f"the engine asks the proxy {engine.https_proxy} for {wanted.registry.address}; its NO_PROXY is "
@@ -106,14 +107,3 @@ def engine_proxy(engine: Engine, wanted: Wanted, missing: Sequence[Content]) -> 
             f"add {name} to NO_PROXY where HTTPS_PROXY is set (a drop-in of docker.service, or daemon.json), and "
             "restart the engine",
         )  # fmt: skip
-
-
-def _excepts(entry: str, name: str, port: str) -> bool:
-    """Return whether an entry of NO_PROXY is about the registry, as Go reads it."""
-    host, _, only = entry.rpartition(":") if entry.count(":") == 1 else (entry, "", "")
-    if only not in ("", port):
-        return False
-    try:
-        return ipaddress.ip_address(name) in ipaddress.ip_network(host, strict=False)
-    except ValueError:
-        return host == "*" or (host != "" and (name == host.lstrip(".") or name.endswith("." + host.lstrip("*."))))

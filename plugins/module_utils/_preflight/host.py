@@ -114,6 +114,7 @@ class Wanted:
     ports: Sequence[Port] = ()
     certificates: Sequence[Certificate] = ()
     engine_packages: Sequence[str] | None = None  # None where the host needs no engine, empty for its system's own
+    engine_is_here: bool = False  # it is too late to install one
     engine_configuration: Mapping[str, Any] = field(default_factory=dict)
     requires: Requires = Requires()
     controller_time: float = 0.0

@@ -54,6 +54,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
         error=_TEXT,
     ),
     "engine_packages": {"type": "list", "elements": "str"},
+    "engine_is_here": {"type": "bool", "default": False},
     "engine_configuration": {"type": "dict", "default": {}},
     "requires": {
         "type": "dict",

@@ -81,6 +81,15 @@ def _date(seconds: float) -> str:
 
 def packages(host: Host, engine: Engine, wanted: Wanted) -> Iterator[Finding]:
     found = distribution(host.root)
+    if wanted.engine_is_here and wanted.needs_engine and not engine.installed:
+        yield Finding(
+            "engine",
+            REFUSE,
+            "there is none",
+            "a Docker Engine",
+            "put the role edgeml.fleet.docker_engine before this one in the play, or install an engine and run again",
+        )
+        return
     coming = () if engine.installed or not wanted.needs_engine else wanted.engine_packages or found.engine_packages
     if wanted.needs_engine and not engine.installed and not (coming and found.manager):
         yield Finding(

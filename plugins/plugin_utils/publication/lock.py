@@ -18,6 +18,7 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem imp
     read_positions,
 )
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema import validate
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.catalogue import DEFAULT_VARIANT, group_name
 
 #: Stands in the predicted lock for what is known only after something was built.
 UNKNOWN = "(known when it is built)"
@@ -87,3 +88,21 @@ def next_lock(
     if previous and {key: previous.get(key) for key in content} == content:
         return dict(previous)
     return {"serial": int((previous or {}).get("serial", 0)) + 1, **content}
+
+
+def locked_catalogue(lock: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
+    """Return the catalogue of what a lock holds, for a play that has nothing else; `path` is the lock's file.
+
+    Of a model with several variants, a host gets the one that its models name, or whose group it is in.
+    """
+    catalogue = []
+    for name, versions in lock.get("models", {}).items():
+        for version, entry in versions.items():
+            item = {"name": name, "version": version, "platform": entry["platform"], "source": {"lock": path}}
+            if list(entry["variants"]) != [DEFAULT_VARIANT]:
+                item["variants"] = [
+                    {"name": variant, "when": {"groups": [group_name("variant", name, variant)]}}
+                    for variant in entry["variants"]
+                ]
+            catalogue.append(item)
+    return catalogue

@@ -87,6 +87,10 @@ def report(tmp_path_factory: pytest.TempPathFactory, full_disk: Path) -> Iterato
     yesterday = datetime.now(UTC) - timedelta(days=1)
     expired = authority.issue_cert("device", not_before=yesterday - timedelta(days=9), not_after=yesterday)
     expired.cert_chain_pems[0].write_to_path(str(directory / "expired.crt"))
+    expired.private_key_pem.write_to_path(str(directory / "expired.key"))
+    other = authority.issue_cert("this-machine")
+    other.cert_chain_pems[0].write_to_path(str(directory / "other.crt"))
+    other.private_key_pem.write_to_path(str(directory / "other.key"))
 
     def has_all_but_the_newest(request: Request) -> Answer:
         return Answer(404 if NEWER in request.path else 200)
@@ -110,8 +114,22 @@ def report(tmp_path_factory: pytest.TempPathFactory, full_disk: Path) -> Iterato
             "taken_port": {"inference_runtime_grpc_port": taken.getsockname()[1]},
             "expired": {
                 "inference_runtime_tls_certificate_file": str(directory / "expired.crt"),
+                "inference_runtime_tls_key_file": str(directory / "expired.key"),
+                "inference_runtime_server_name": "device",
                 "inference_runtime_bearer_token": "sesame",
             },
+            "other_name": {
+                "inference_runtime_tls_certificate_file": str(directory / "other.crt"),
+                "inference_runtime_tls_key_file": str(directory / "other.key"),
+                "inference_runtime_bearer_token": "sesame",
+            },
+            "this_machine": {
+                "inference_runtime_tls_certificate_file": str(directory / "other.crt"),
+                "inference_runtime_tls_key_file": str(directory / "other.key"),
+                "inference_runtime_bearer_token": "sesame",
+            },
+            "unknown_option": {"inference_runtime_mqtt": {"host": "localhost", "certificate": "broker.crt"}},
+            "unknown_variable": {"inference_runtime_mqqt": {}},
             "stale_mirror": {"inference_runtime_lock": lock(registry, NEWER)},
             "no_mirror": {"inference_runtime_lock": lock(f"localhost:{closed_port}", MODEL)},
             "no_name": {
@@ -179,6 +197,10 @@ def refusals(report: dict[str, Any], host: str) -> list[str]:
         ("full_disk", ["disk_space"], "free at"),
         ("taken_port", ["port"], "is held by"),
         ("expired", ["certificate"], "expired.crt"),
+        ("other_name", ["inventory"], "Seen: DNS:this-machine"),
+        ("this_machine", [], ""),
+        ("unknown_option", ["inventory"], "inference_runtime_mqtt.certificate"),
+        ("unknown_variable", ["inventory"], "inference_runtime_mqqt"),
         ("stale_mirror", ["content"], "lacks model digits 1.0.0"),
         ("no_mirror", ["registry"], "Connection refused"),
         ("no_name", ["name_resolution"], "registry.invalid"),
@@ -187,7 +209,7 @@ def refusals(report: dict[str, Any], host: str) -> list[str]:
         ("ancient_python", ["python"], "too old for Ansible"),
         ("gone", [], "port"),
         ("misspelt", ["inventory"], "Model digit is not in the catalogue"),
-        ("in_clear", ["inventory"], "in clear or without a token"),
+        ("in_clear", ["inventory"], "in clear or without a check of its clients"),
         ("undefined", ["inventory"], "nobody_knows"),
         ("unpublished", ["inventory"], "Nothing has been published at /nowhere.lock.yml"),
         ("unsigned", ["signature"], "The lock is not signed"),

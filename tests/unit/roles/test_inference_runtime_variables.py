@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.errors import AnsibleError
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement import resolver
@@ -121,3 +122,17 @@ def test_preflight_resolves_the_models_of_a_host_once(templar: Templar, resolved
 def test_what_a_task_says_stands_behind_its_demand() -> None:
     joined = with_demand({"demand": {"content": [1], "memory_mb": {"a": 1}}, "content": [2], "root": "/"})
     assert joined == {"content": [1, 2], "memory_mb": {"a": 1}, "root": "/"}
+
+
+def test_a_play_needs_no_catalogue_where_there_is_a_lock(templar: Templar) -> None:
+    variables = dict(templar.available_variables)
+    for name in ("edgeml_catalogue", "edgeml_runtimes"):
+        del variables[name]
+    variables["hostvars"] = {"camera-1": {"inventory_hostname": "camera-1"}}
+    alone = Templar(loader=DataLoader(), variables=variables)
+    demand = alone.template(trust_as_template("{{ __inference_runtime_demand }}"))
+    assert demand["problems"] == []
+    assert [content["name"] for content in demand["content"]] == ["image runtime", "model digits 1.0.0"]
+    del variables["edgeml_models"]
+    with pytest.raises(AnsibleError, match="No models are named for this host"):
+        Templar(loader=DataLoader(), variables=variables).template(trust_as_template("{{ inference_runtime_models }}"))

@@ -345,6 +345,15 @@ def test_an_engine_that_hangs(machine: Machine) -> None:
     assert machine.findings(DEVICE)["engine"].value == "installed, but does not answer within 20 s"
 
 
+def test_an_engine_that_nobody_will_install_any_more(machine: Machine) -> None:
+    machine.programs = {name: answer for name, answer in machine.programs.items() if "docker" not in name}
+    wanted = replace(DEVICE, engine_packages=[])
+    assert "engine" not in machine.findings(wanted)
+    finding = machine.findings(replace(wanted, engine_is_here=True))["engine"]
+    assert (finding.severity, finding.value) == ("refuse", "there is none")
+    assert "edgeml.fleet.docker_engine" in finding.remedy
+
+
 def test_a_controller_in_the_network_that_an_engine_to_come_takes(machine: Machine) -> None:
     head = "  sl  local_address rem_address   st\n"
     client = "040311AC" if sys.byteorder == "little" else "AC110304"  # 172.17.3.4

@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import InventoryError
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema import validate
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.catalogue import check_catalogue
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication import lock as lock_room
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.lock import (
     UNKNOWN,
+    locked_catalogue,
     next_lock,
     published_lock,
     read_lock,
@@ -126,3 +129,14 @@ def test_what_is_no_lock(tmp_path: Path, text: str, words: str) -> None:
         read_lock(str(path))
     assert words in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def test_a_catalogue_of_what_a_lock_holds() -> None:
+    one = {"platform": "onnxruntime_onnx", "variants": {"default": {}}}
+    two = {"platform": "python", "variants": {"int8": {}, "fp32": {}}}
+    catalogue = locked_catalogue({"models": {"digits": {"1.0.0": one}, "voice": {"2.0.0": two}}}, "fleet.lock.yml")
+    assert validate({"edgeml_catalogue": catalogue}, "variables") == []
+    assert check_catalogue(catalogue, None) == []
+    assert [(item["name"], item["version"], len(item.get("variants", ()))) for item in catalogue] == [
+        ("digits", "1.0.0", 0), ("voice", "2.0.0", 2),
+    ]  # fmt: skip
