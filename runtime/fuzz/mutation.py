@@ -103,10 +103,10 @@ def json_request(model: Signature, choices: Choices) -> tuple[bytes, int | None]
     text = json.dumps(document, separators=separators, ensure_ascii=bool(choices.below(2)))
     head = text.replace("Infinity", "1e999").encode() if choices.rarely() else text.encode()
     if choices.rarely():
-        head = _damaged(head, choices)
+        head = damaged(head, choices)
     tail = b"".join(raw)
     if choices.rarely():
-        tail = _damaged(tail, choices)
+        tail = damaged(tail, choices)
     length = len(head) + (choices.below(9) - 4 if choices.rarely() else 0)
     return head + tail, None if not raw and choices.below(2) else max(0, length)
 
@@ -125,7 +125,7 @@ def protobuf_request(model: Signature, choices: Choices) -> bytes:
     for _ in range(choices.below(4)):
         choices.of(_PROTOBUF_MUTATIONS)(message, choices)
     body = message.SerializeToString()
-    return _damaged(body, choices) if choices.rarely() else body
+    return damaged(body, choices) if choices.rarely() else body
 
 
 def compressed(body: bytes, choices: Choices) -> tuple[bytes, str, bool]:
@@ -144,7 +144,7 @@ def compressed(body: bytes, choices: Choices) -> tuple[bytes, str, bool]:
         packed += packed
         is_whole = False
     if choices.rarely():
-        packed = _damaged(packed, choices)
+        packed = damaged(packed, choices)
         is_whole = False
     return packed, coding, is_whole
 
@@ -171,7 +171,7 @@ def http_request(path: str, body: bytes, json_length: int | None, choices: Choic
     version = choices.of(["1.1", "1.1", "1.1", "1.0", "2.0", "0.9"])
     head = "\r\n".join((f"{method} {path} HTTP/{version}", *headers, "", "")).encode("latin-1")
     whole = head + body
-    return _damaged(whole, choices) if choices.rarely() else whole
+    return damaged(whole, choices) if choices.rarely() else whole
 
 
 def http2_frames(message: bytes, choices: Choices) -> bytes:
@@ -201,10 +201,10 @@ def http2_frames(message: bytes, choices: Choices) -> bytes:
         message, _, _ = compressed(message, choices)
     body = http2.message(message, is_compressed) * choices.of([1, 1, 1, 0, 2, 20])
     if choices.rarely():
-        body = _damaged(body, choices)
+        body = damaged(body, choices)
     path = "/inference.GRPCInferenceService/" + choices.of(methods)
     frames = http2.call(number, path, body[:16384], choices.of([http2.END_STREAM, http2.END_STREAM, 0]), *headers)
-    return _damaged(frames, choices) if choices.rarely() else frames
+    return damaged(frames, choices) if choices.rarely() else frames
 
 
 _HEADERS = [
@@ -276,7 +276,7 @@ def _mutated(document: Any, choices: Choices) -> Any:
     return document
 
 
-def _damaged(data: bytes, choices: Choices) -> bytes:
+def damaged(data: bytes, choices: Choices) -> bytes:
     """Bytes with a part cut out, repeated, overwritten or moved."""
     start = choices.below(min(len(data), 65535) + 1)
     end = min(len(data), start + choices.below(64))
@@ -338,7 +338,7 @@ def _change_raw(message: messages.ModelInferRequest, choices: Choices) -> None:
     raw = message.raw_input_contents
     if raw and choices.below(3):
         index = choices.below(len(raw))
-        raw[index] = _damaged(raw[index], choices)
+        raw[index] = damaged(raw[index], choices)
     elif raw and choices.below(2):
         del raw[choices.below(len(raw))]
     else:

@@ -4,13 +4,14 @@
 
 A parser gives a request that fits the model, or raises RequestError with the right failure. It
 raises nothing else, and takes no more memory than ``MEMORY_FACTOR`` times its input and
-``MEMORY_ALLOWANCE`` bytes.
+``MEMORY_ALLOWANCE`` bytes. Targets with "peers" in their name compare a whole server with others.
 """
 
 import json
 import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from typing import TypeVar
 
 import http2
@@ -19,9 +20,12 @@ from edgeml_runtime.codecs.compression import accepted, decompress
 from edgeml_runtime.config import Limits
 from edgeml_runtime.errors import Failure, RequestError
 from edgeml_runtime.inference import InferenceRequest
+from grpc_peers import GrpcPeers, calls
 from http2_target import Grpc
+from http_cases import CASES, LAST
+from http_peers import HttpPeers
 from http_target import Rest
-from mutation import Choices, compressed, http2_frames, http_request, json_request, protobuf_request
+from mutation import Choices, compressed, damaged, http2_frames, http_request, json_request, protobuf_request
 from signatures import MODELS, Broken, Model, check_request, echo
 from wire import LIMITS
 
@@ -138,8 +142,38 @@ def http2_structured(data: bytes) -> None:
     _bounded(len(sent), lambda: GRPC.converse(parts, ends=bool(choices.below(2))))
 
 
+def http_peers_bytes(data: bytes) -> None:
+    """Any bytes to our HTTP/1.1 server and to uvicorn's, in one piece and in small ones."""
+    _http_peers().compare([data])
+    _http_peers().compare([data[index : index + 7] for index in range(0, len(data), 7)])
+
+
+def http_peers_structured(data: bytes) -> None:
+    """Almost valid HTTP requests, and some of the corpus, to our server and to uvicorn's."""
+    choices = Choices(data)
+    sent = b""
+    for _ in range(1 + choices.below(4)):
+        if choices.below(2):
+            sent += choices.of(CASES).sent
+        else:
+            body = choices.bytes(choices.below(64))
+            sent += http_request(choices.of(["/a", "/b?x=1", "http://a/v2", "*", "//"]), body, None, choices)
+    sent += LAST
+    if choices.below(2):
+        sent = damaged(sent, choices)
+    cuts = sorted(choices.below(min(len(sent), 65535) + 1) for _ in range(choices.below(4)))
+    _http_peers().compare([sent[start:end] for start, end in zip([0, *cuts], [*cuts, len(sent)], strict=True)])
+
+
+def grpc_peers_structured(data: bytes) -> None:
+    """Right and odd gRPC calls to our server and to grpcio's."""
+    _grpc_peers().compare(calls(Choices(data)))
+
+
 REST = Rest()
 GRPC = Grpc()
+_http_peers = cache(HttpPeers)
+_grpc_peers = cache(GrpcPeers)  # not before it is needed: it opens a port
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     function.__name__: function
@@ -156,6 +190,9 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         http_structured,
         http2_bytes,
         http2_structured,
+        http_peers_bytes,
+        http_peers_structured,
+        grpc_peers_structured,
     )
 }
 
@@ -168,6 +205,8 @@ def seeds(target: str) -> list[bytes]:
         return [bytes([index]) + protobuf_request(model, Choices(b"")) for index, model in enumerate(MODELS)]
     if target == "http_bytes":
         return [http_request("/v2/models/single/infer", *json_request(MODELS[0], Choices(b"")), Choices(b""))]
+    if target == "http_peers_bytes":
+        return [case.sent + LAST for case in CASES]
     if target == "http2_bytes":
         calls = (http2_frames(protobuf_request(model, Choices(b"")), Choices(b"")) for model in MODELS[:1])
         return [http2.frame(http2.SETTINGS, 0, 0) + b"".join(calls)]

@@ -155,33 +155,43 @@ def _strict_log() -> Iterator[None]:
 class Wire:
     """Talks to connections of one kind, which ``make`` makes."""
 
-    def __init__(self) -> None:
+    def __init__(self, transport: type[Transport] = Transport) -> None:
+        self._transport = transport
         self.loop = asyncio.new_event_loop()
         self._failed: list[dict[str, Any]] = []
         self.loop.set_exception_handler(lambda _loop, context: self._failed.append(context))
 
-    def converse(self, make: Callable[[], asyncio.Protocol], parts: list[bytes], ends: bool) -> bytes:
-        """All that a connection writes to a client that sends these parts, then ends its side or breaks off."""
+    def converse(
+        self, make: Callable[[], asyncio.Protocol], parts: list[bytes], ends: bool, patient: bool = False
+    ) -> bytes:
+        """All that a connection writes to a client that sends these parts, then ends its side or breaks off.
+
+        ``patient``: not before all is answered that can be.
+        """
         with _strict_log():
-            written = self.loop.run_until_complete(self._converse(make, parts, ends))
+            written = self.loop.run_until_complete(self._converse(make, parts, ends, patient))
         if self._failed:
             context, self._failed = self._failed[0], []
             raise Broken(context["message"]) from context.get("exception")
         return written
 
-    async def _converse(self, make: Callable[[], asyncio.Protocol], parts: list[bytes], ends: bool) -> bytes:
-        transport = Transport(self.loop)
+    async def _converse(
+        self, make: Callable[[], asyncio.Protocol], parts: list[bytes], ends: bool, patient: bool
+    ) -> bytes:
+        transport = self._transport(self.loop)
         connection = transport.protocol = make()
         connection.connection_made(transport)
         for part in parts:
             left = part
             while left:
-                await self._until_read(transport)
+                await self._until_read(transport, patient)
                 if transport.closing:
                     break
                 left = transport.receive(left)
                 await asyncio.sleep(0)
-        await self._until_read(transport)
+        await self._until_read(transport, patient)
+        if patient:
+            await self._until_quiet(transport)
         if ends and not transport.closing:
             protocol = cast(asyncio.Protocol | asyncio.BufferedProtocol, transport.protocol)
             if not protocol.eof_received():
@@ -198,9 +208,21 @@ class Wire:
                 raise Broken(f"{pending} outlives its connection")
         return bytes(transport.written)
 
-    async def _until_read(self, transport: Transport) -> None:
+    async def _until_quiet(self, transport: Transport) -> None:
+        """Nothing here waits for anything but bytes and the next turn of the loop."""
+        quiet = 0
+        before: object = None
+        while quiet < 8:
+            await asyncio.sleep(0)
+            now = len(transport.written), len(asyncio.all_tasks()), transport.paused, transport.closing
+            quiet = quiet + 1 if now == before else 0
+            before = now
+
+    async def _until_read(self, transport: Transport, patient: bool) -> None:
         end = self.loop.time() + PATIENCE_SECONDS
         while transport.paused and not transport.closing:
-            if self.loop.time() > end:
+            if patient:
+                await self._until_quiet(transport)
+            if (patient and transport.paused and not transport.closing) or self.loop.time() > end:
                 raise Broken("the server stopped reading for ever")
             await asyncio.sleep(0)

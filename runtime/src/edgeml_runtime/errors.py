@@ -28,7 +28,7 @@ class Failure(Enum):
     UNAUTHENTICATED = "unauthenticated"
     FORBIDDEN = "forbidden"
     NOT_FOUND = "not found"
-    CARDINALITY = "cardinality"
+    UNIMPLEMENTED = "unimplemented"
     TOO_LARGE = "too large"
     TOO_MANY = "too many"
     DEADLINE = "deadline"

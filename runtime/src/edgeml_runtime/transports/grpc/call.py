@@ -25,7 +25,7 @@ from edgeml_runtime.transports.grpc.frames import (
     header,
     status,
 )
-from edgeml_runtime.transports.grpc.incoming import Incoming
+from edgeml_runtime.transports.grpc.incoming import ACCEPTED_CODINGS, Incoming
 from edgeml_runtime.transports.grpc.service import CODES, Answer
 from edgeml_runtime.transports.grpc.windows import Windows
 from edgeml_runtime.transports.unsent import LARGE
@@ -47,7 +47,7 @@ _UNITS = {72: 3600.0, 77: 60.0, 83: 1.0, 109: 1e-3, 117: 1e-6, 110: 1e-9}  # H, 
 _HEADERS = (
     status(200)
     + header(b"content-type", b"application/grpc")
-    + header(b"grpc-accept-encoding", b"identity,deflate,gzip")
+    + header(b"grpc-accept-encoding", ",".join(ACCEPTED_CODINGS).encode())
 )
 _OK = header(b"grpc-status", b"0")
 # Clients with a retry policy wait that long before they try a server that has too much to do again (gRFC A6).

@@ -16,6 +16,7 @@ from edgeml_runtime.transports.grpc.calls import Calls
 from edgeml_runtime.transports.grpc.windows import Windows
 
 PREFIX_BYTES = 5
+ACCEPTED_CODINGS = ("identity", "deflate", "gzip")
 
 
 class Incoming:
@@ -130,9 +131,9 @@ class Incoming:
         if message is None:
             message = await self._take()
         if message is None:
-            raise RequestError(Failure.CARDINALITY, "the call brought no complete request; it takes one")
+            raise RequestError(Failure.UNIMPLEMENTED, "the call brought no complete request; it takes one")
         if self._messages:
-            raise RequestError(Failure.CARDINALITY, "the call brought more than one request; it takes one")
+            raise RequestError(Failure.UNIMPLEMENTED, "the call brought more than one request; it takes one")
         return message
 
     async def read(self) -> bytes | memoryview | None:
@@ -183,6 +184,9 @@ class Incoming:
 
     async def _decompressed(self, message: bytes | memoryview) -> bytes:
         coding = self._headers.get(b"grpc-encoding", b"identity").decode("latin-1")
+        if coding not in ACCEPTED_CODINGS:
+            names = ", ".join(ACCEPTED_CODINGS)
+            raise RequestError(Failure.UNIMPLEMENTED, f"grpc-encoding '{coding[:100]}' is not supported; {names} are")
         most = self._calls.limits.body_bytes
         if len(message) <= DECOMPRESSED_HERE:
             return decompress(coding, message, most)

@@ -18,7 +18,7 @@ STATUS = {
     Failure.UNAUTHENTICATED: 401,
     Failure.FORBIDDEN: 403,
     Failure.NOT_FOUND: 404,
-    Failure.CARDINALITY: 400,  # of gRPC alone
+    Failure.UNIMPLEMENTED: 400,  # of gRPC alone
     Failure.TOO_LARGE: 413,
     Failure.TOO_MANY: 429,
     Failure.UNAVAILABLE: 503,
