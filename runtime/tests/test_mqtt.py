@@ -10,18 +10,20 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from authority import Authority
-from broker import BASE, Broker, Requester, wait_until
+from broker import BASE, PASSWORDS, Broker, Requester, wait_until
 from edgeml_runtime.config_file import read_config
 from edgeml_runtime.errors import ConfigurationError
 from edgeml_runtime.transports.mqtt import client as mqtt_client
 from edgeml_runtime.transports.mqtt import connection as mqtt_connection
 from onnx_models import ModelDirectory, perceptron_scores
-from paho.mqtt.client import MQTTMessage
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from serving import Server, UnixConnection, ask, features_request, steps_request
@@ -344,6 +346,43 @@ def test_answer_that_is_too_large_for_the_broker(tmp_path: Path, start_server: A
         broker.end()
 
 
+def test_broker_that_takes_one_answer_at_a_time(tmp_path: Path, start_server: Any) -> None:
+    """Its Receive Maximum holds for all answers together; none is lost or sent too early."""
+    broker = Broker(tmp_path / "broker", max_inflight_messages=1)
+    broker.start()
+    requester = Requester(broker)
+    try:
+        server = start_server(mqtt=broker.settings())
+        requester.wait_presence("online")
+        for number in range(60):
+            requester.send("perceptron", features_request(ROWS), correlation=b"%d" % number)
+        wait_until(lambda: len(requester.answered()) == 60, "all answers")
+        assert {reply.status for reply in requester.replies} == {200}
+        assert "ended" not in server.log
+    finally:
+        requester.close()
+        broker.end()
+
+
+def test_broker_that_knows_clients_by_their_certificates(start_server: Any, tmp_path: Path) -> None:
+    broker = Broker(tmp_path / "broker", by_certificate=True)
+    broker.start()
+    requester = Requester(broker)
+    try:
+        settings = broker.tls_settings()
+        nameless = {name: value for name, value in settings.items() if name not in ("username", "password_file")}
+        server = start_server(mqtt={**nameless, "tls": {"ca": nameless["tls"]["ca"]}})
+        server.wait(lambda: "certificate required" in server.log)
+        assert server.log.count("certificate required") == 1
+        server.end()
+        server = start_server(mqtt=nameless)
+        requester.wait_presence("online")
+        assert requester.ask("perceptron", features_request(ROWS)).status == 200
+    finally:
+        requester.close()
+        broker.end()
+
+
 # -- the connection ----------------------------------------------------------------------------------------------------
 
 
@@ -536,6 +575,7 @@ def connection_to(
     handle: Callable[[mqtt_connection.BrokerConnection, MQTTMessage], Awaitable[None]],
 ) -> mqtt_connection.BrokerConnection:
     monkeypatch.setattr(mqtt_connection, "_STAND_ASIDE_SECONDS", 1.5)
+    monkeypatch.setattr(mqtt_connection, "_LONGEST_ASIDE_SECONDS", 1.5)
     monkeypatch.setattr(mqtt_client, "_FIRST_DELAY_SECONDS", 0.1)
     document = {"listen": {}, "models": [{"name": "x", "version": "1.0.0", "path": "x"}], "mqtt": broker.settings()}
     mqtt = read_config(document, "runtime.json").mqtt
@@ -575,6 +615,66 @@ def test_stands_aside_until_the_other_process_is_gone(
     asyncio.run(scenario())
     requester.wait_presence("offline")
     assert [state for state, _ in groupby(requester.presence)] == ["online", "offline", "online", "offline"]
+
+
+def test_looks_less_and_less_often_whether_the_other_process_is_gone(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def handle(_connection: mqtt_connection.BrokerConnection, _message: MQTTMessage) -> None:
+        raise AssertionError("nobody asks")
+
+    async def scenario() -> list[float]:
+        connection = connection_to(broker, monkeypatch, handle)
+        monkeypatch.setattr(mqtt_connection, "_LONGEST_ASIDE_SECONDS", 20.0)
+        delays: list[float] = []
+        connection._loop = SimpleNamespace(call_later=lambda seconds, _callback: delays.append(seconds))  # type: ignore[assignment]
+        for _ in range(6):
+            connection._stand_aside()
+        return delays
+
+    assert asyncio.run(scenario()) == [1.5, 3.0, 6.0, 12.0, 20.0, 20.0]
+    assert len([record for record in caplog.records if "another process" in record.getMessage()]) == 1
+
+
+def test_no_fight_with_another_client_of_the_same_id(
+    broker: Broker, requester: Requester, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It takes the session back whenever it loses it, as fast as it can; this server does so less and less often."""
+    delays: list[float] = []
+    monkeypatch.setattr(mqtt_client.Retries, "next_delay", watched(mqtt_client.Retries.next_delay, delays))
+
+    async def handle(_connection: mqtt_connection.BrokerConnection, _message: MQTTMessage) -> None:
+        raise AssertionError("nobody asks")
+
+    async def scenario() -> None:
+        connection = connection_to(broker, monkeypatch, handle)
+        connection.start()
+        await until(lambda: connection.connected)
+        other = Client(CallbackAPIVersion.VERSION2, "edgeml:press:7", protocol=MQTTProtocolVersion.MQTTv5)
+        other.username_pw_set("client", PASSWORDS["client"])
+        other.reconnect_delay_set(1, 1)
+        other.connect_async("127.0.0.1", broker.port)
+        other.loop_start()
+        await until(lambda: len(delays) >= 6)
+        other.disconnect()
+        other.loop_stop()
+        await until(lambda: connection.connected)  # it has not given up
+        await connection.stop(1)
+
+    asyncio.run(scenario())
+    assert all(seconds >= 0.05 * 2**index for index, seconds in enumerate(delays[:6]))
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert ["another client with the id of this one" in warning for warning in warnings] == [False, True]
+
+
+def watched(method: Callable[[Any], float], results: list[float]) -> Callable[[Any], float]:
+    """A method whose results are noted."""
+
+    def call(subject: Any) -> float:
+        results.append(method(subject))
+        return results[-1]
+
+    return call
 
 
 def test_answer_that_ends_the_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,8 @@ class Broker:
     It keeps sessions on disk, and writes them after every change.
     """
 
-    def __init__(self, directory: Path, **settings: object) -> None:
+    def __init__(self, directory: Path, by_certificate: bool = False, **settings: object) -> None:
+        """``by_certificate``: with TLS, a client's name is that of its certificate. ``settings`` are mosquitto's."""
         directory.mkdir()
         self._directory = directory
         self.log_file = directory / "mosquitto.log"
@@ -104,6 +105,7 @@ class Broker:
             + f"listener {self.port} 127.0.0.1\n"
             + f"listener {self.tls_port} 127.0.0.1\ncafile {self._authority.ca}\nrequire_certificate true\n"
             + f"certfile {self._authority.certificate}\nkeyfile {self._authority.key}\n"
+            + ("use_identity_as_username true\n" if by_certificate else "")
         )
 
     def start(self) -> None:

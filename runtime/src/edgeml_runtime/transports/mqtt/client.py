@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """paho's MQTT client as this server needs it: two repairs, TLS, no delay of small packets."""
 
+import json
 import logging
 import random
 import socket
@@ -10,15 +11,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from paho.mqtt.client import Client, MQTTMessage, MQTTMessageInfo
-from paho.mqtt.enums import MQTTErrorCode
+from paho.mqtt.enums import LogLevel, MQTTErrorCode
 from paho.mqtt.exception import MalformedPacket
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from edgeml_runtime import __version__
 from edgeml_runtime.config import Mqtt
 from edgeml_runtime.errors import StartError
 
 _FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 1.0, 60.0
+_OFTEN = 3
 # The broker tells of a loss only when it lasts: neither a reconnect nor a successor makes the presence flicker.
 _WILL_DELAY_SECONDS = 5
 
@@ -42,7 +45,7 @@ class Retries:
 
     def reset(self) -> None:
         """The connection was good for a while."""
-        self._failures = 0
+        self._failures = self._lost = 0
         self._trouble = ""
 
     def tell(self, trouble: str) -> None:
@@ -50,6 +53,19 @@ class Retries:
         if trouble != self._trouble:
             self._trouble = trouble
             logger.warning("%s: %s; trying again", self._name, trouble)
+
+    def tell_lost(self, seconds: float, why: str) -> None:
+        """Log that a connection ended which was there for so long."""
+        if seconds > LONGEST_DELAY_SECONDS:
+            self.reset()
+        self._lost += 1
+        if self._lost < _OFTEN:
+            self.tell(f"the connection ended: {why}")
+        else:
+            self.tell(
+                f"the connection ended {_OFTEN} times soon after it was made; "
+                "perhaps there is another client with the id of this one"
+            )
 
     def next_delay(self) -> float:
         """Seconds, with jitter, twice as long after each failure in a row."""
@@ -59,7 +75,14 @@ class Retries:
 
 
 class PatchedClient(Client):
-    """paho, but for two things of which it makes too much."""
+    """paho, but for two things of which it makes too much, and one that it tells its log alone."""
+
+    #: Why the last connection was lost, in the words of the system.
+    last_error = ""
+
+    def _easy_log(self, level: int, fmt: str, *args: Any) -> None:
+        if level == LogLevel.MQTT_LOG_ERR:
+            self.last_error = str(args[-1]) if args else fmt
 
     def _packet_queue(
         self, command: int, packet: bytes | bytearray, mid: int, qos: int, info: MQTTMessageInfo | None = None
@@ -91,12 +114,17 @@ def session_properties(mqtt: Mqtt, largest_packet: int) -> Properties:
     return session
 
 
-def set_will(client: Client, topic: str, presence: bytes, retain: bool) -> None:
+def presence(state: str, instance: str) -> bytes:
+    """What the server says of itself on its topic."""
+    return json.dumps({"state": state, "instance": instance, "version": __version__}).encode()
+
+
+def set_will(client: Client, topic: str, told: bytes, retain: bool) -> None:
     """What the broker publishes when the server is gone without a goodbye."""
     will = Properties(PacketTypes.WILLMESSAGE)
     will.WillDelayInterval = _WILL_DELAY_SECONDS
     will.ContentType = "application/json"
-    client.will_set(topic, presence, qos=1, retain=retain, properties=will)
+    client.will_set(topic, told, qos=1, retain=retain, properties=will)
 
 
 def send_at_once(_client: Client, _data: Any, opened: Any) -> None:

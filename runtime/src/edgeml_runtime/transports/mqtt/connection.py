@@ -7,6 +7,7 @@ it and the broker delivers it again. Receive Maximum bounds how many the broker 
 Specification: MQTT 5.0, sections 4.4 (delivery again), 4.6 (order of acknowledgements), 4.9 (flow control).
 
 paho's network thread calls the methods ``_on_...``, which do little but pass on; all others run on the event loop.
+More than 400 lines in one file, since all of it works on the one session.
 """
 
 import asyncio
@@ -27,13 +28,12 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from edgeml_runtime import __version__
 from edgeml_runtime.config import Mqtt
 from edgeml_runtime.transports.mqtt.client import (
-    LONGEST_DELAY_SECONDS,
     Delivery,
     PatchedClient,
     Retries,
+    presence,
     send_at_once,
     session_properties,
     set_will,
@@ -46,7 +46,8 @@ _LARGEST_PACKET = 268_435_455  # what MQTT can carry
 _MESSAGE_OVERHEAD = 64 * 1024  # topic and properties beside a body
 
 # The process that took the session over is to keep it; should it be gone by then, the session comes back.
-_STAND_ASIDE_SECONDS = 60.0
+# If it is not, this one looks less and less often: looking takes the session for a moment.
+_STAND_ASIDE_SECONDS, _LONGEST_ASIDE_SECONDS = 60.0, 960.0
 _STATUS_SECONDS = 2.0
 _GOODBYE_SECONDS = 2.0
 
@@ -91,6 +92,7 @@ class BrokerConnection:
 
         self._stopping = False
         self._had_session = False
+        self._asides = 0  # how often in a row another process had the session
         self._ours = asyncio.Event()
         self._ended = asyncio.Event()
         self._status: asyncio.Future[bytes] | None = None
@@ -111,6 +113,7 @@ class BrokerConnection:
         self._finished = 0
         #: Of the network thread: when the broker accepted the connection, and how often it did not.
         self._accepted: float | None = None
+        self._was_refused = False
         self._retries = Retries(self._name)
 
     def start(self) -> None:
@@ -175,7 +178,7 @@ class BrokerConnection:
         """Publish with QoS 0, whatever becomes of it."""
         self._client.publish(topic, body, 0, properties=properties)
 
-    def _new_client(self) -> Client:
+    def _new_client(self) -> PatchedClient:
         mqtt = self._mqtt
         # Stable, so that the session outlives the process; access rules of brokers dislike slashes.
         client_id = f"{mqtt.topic_prefix}:{mqtt.device}".replace("/", ":")
@@ -199,7 +202,7 @@ class BrokerConnection:
         return client
 
     def _set_will(self, client: Client) -> None:
-        set_will(client, self._status_topic, self._presence(_OFFLINE), self._retains)
+        set_will(client, self._status_topic, presence(_OFFLINE, self._instance), self._retains)
 
     # -- on paho's network thread ----------------------------------------------------------------------------------
 
@@ -208,9 +211,11 @@ class BrokerConnection:
     ) -> None:
         if reason == _RETAIN_NOT_SUPPORTED and self._retains:
             self._lose_retained("it refuses retained messages")
+            self._was_refused = True
             return
         if reason.is_failure:
             self._retries.tell(f"it refused the connection: {reason}")
+            self._was_refused = True
             return  # paho reports a disconnect next
         self._accepted = monotonic()
         if self._retains and not getattr(properties, "RetainAvailable", 1):
@@ -230,10 +235,11 @@ class BrokerConnection:
         self._client.drop_out_messages()
         from_broker = flags.is_disconnect_packet_from_server
         if self._accepted is not None and (from_broker or reason.is_failure):
-            if monotonic() - self._accepted > LONGEST_DELAY_SECONDS:
-                self._retries.reset()
-            self._retries.tell(f"the connection ended: {reason if from_broker else 'it was lost'}")
+            self._retries.tell_lost(monotonic() - self._accepted, str(reason) if from_broker else "it was lost")
+        elif self._accepted is None and reason.is_failure and not self._was_refused and not self._stopping:
+            self._retries.tell(f"the connection ended before it was accepted: {self._client.last_error or reason}")
         self._accepted = None
+        self._was_refused = False
         self._back_off()
         if from_broker and reason == _SESSION_TAKEN_OVER:
             self._pass_on(self._stand_aside)
@@ -264,7 +270,7 @@ class BrokerConnection:
             self._loop.call_soon_threadsafe(callback, *arguments)
 
     def _lose_retained(self, why: str) -> None:
-        """Go on without: the presence is then seen by those alone who are there when it changes."""
+        # The presence is then seen by those alone who are there when it changes.
         self._retains = False
         logger.warning("%s: %s: the presence on %s is not retained", self._name, why, self._status_topic)
         self._set_will(self._client)
@@ -295,15 +301,16 @@ class BrokerConnection:
         if self._had_session and session_present and self._retains:
             self._status = self._loop.create_future()
             self._client.subscribe(self._status_topic)
-            presence = {}
+            told = {}
             with suppress(TimeoutError, ValueError):  # nothing is known of another one
                 async with asyncio.timeout(_STATUS_SECONDS):
-                    presence = json.loads(await self._status)
+                    told = json.loads(await self._status)
             self._client.unsubscribe(self._status_topic)
-            if presence.get("state") == _ONLINE and presence.get("instance") != self._instance:
+            if told.get("state") == _ONLINE and told.get("instance") != self._instance:
                 self._stand_aside()
                 return
         self._had_session = True
+        self._asides = 0
         self._subscribed.clear()
         self.follow_topics()
         self._ours.set()
@@ -311,17 +318,22 @@ class BrokerConnection:
 
     def _stand_aside(self) -> None:
         if not self._stopping:
-            logger.warning("%s: another process serves this device now", self._name)
+            if not self._asides:
+                message = (
+                    "%s: another process serves this device now; one that is to stay needs an mqtt.device of its own"
+                )
+                logger.warning(message, self._name)
             self._client.disconnect()  # also ends the network thread
-            self._loop.call_later(_STAND_ASIDE_SECONDS, self._come_back)
+            self._loop.call_later(min(_STAND_ASIDE_SECONDS * 2**self._asides, _LONGEST_ASIDE_SECONDS), self._come_back)
+            self._asides = min(self._asides + 1, 16)
 
     def _come_back(self) -> None:
         if not self._stopping:
             self.start()
 
-    def _learn_status(self, presence: bytes) -> None:
+    def _learn_status(self, told: bytes) -> None:
         if self._status is not None and not self._status.done():
-            self._status.set_result(presence)
+            self._status.set_result(told)
 
     def _end(self) -> None:
         self.connected = False
@@ -347,12 +359,11 @@ class BrokerConnection:
     async def _announce(self, state: str) -> None:
         properties = Properties(PacketTypes.PUBLISH)
         properties.ContentType = "application/json"
-        refusal = await self.publish(self._status_topic, self._presence(state), 1, properties, retain=self._retains)
+        refusal = await self.publish(
+            self._status_topic, presence(state, self._instance), 1, properties, retain=self._retains
+        )
         if refusal:
             logger.error("%s does not take the presence on topic %s: %s", self._name, self._status_topic, refusal)
-
-    def _presence(self, state: str) -> bytes:
-        return json.dumps({"state": state, "instance": self._instance, "version": __version__}).encode()
 
     def _settle(self, packet_id: int, reason: ReasonCode) -> None:
         topic, outcome = self._published.pop(packet_id, ("", None))
