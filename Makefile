@@ -121,6 +121,10 @@ test-fleet: $(VENV)/development engine ## Stories on real hosts; K=drift runs th
 test-faults: $(VENV)/development engine ## Faults at every step of a release: TRIALS=500 (7 s each) SEED=1; a table in build/faults
 	@SEED=$(SEED) TRIALS=$(or $(TRIALS),500) $(BIN)/pytest -v tests/faults
 
+.PHONY: test-awx
+test-awx: $(VENV)/development ## What awx_setup makes, in the recorded API of an AWX; jobs in AWX's layout (2 minutes)
+	@$(BIN)/pytest -v tests/awx
+
 .PHONY: bench
 bench: ## Compare the runtime with other inference servers (25 minutes; BENCH='--help' tells its options)
 	@$(PYTHON) runtime/benchmarks/run.py $(BENCH)
