@@ -166,6 +166,10 @@ fuzz: MINUTES ?= 10
 fuzz: build/environments/fuzz/installed ## Fuzz the runtime's parsers for MINUTES=10
 	@build/environments/fuzz/bin/python runtime/fuzz/fuzz.py --minutes $(MINUTES)
 
+.PHONY: docs
+docs: $(VENV)/development ## Build the documentation as a static site in build/docs; every link is checked
+	@$(BIN)/python .ci/docs.py build/docs && echo "build/docs/index.html"
+
 .PHONY: release
 release: $(VENV)/development ## Build the archive, wheel, images, notes and checksums of this commit in build/release
 	@$(BIN)/python .ci/release.py build/release --images $(if $(SNAPSHOT),--snapshot)
