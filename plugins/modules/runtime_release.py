@@ -110,6 +110,12 @@ options:
     description: Seconds for which the guard is strict with a new release.
     type: int
     default: 600
+  objective_minutes:
+    description:
+      - Minutes for which live requests may miss an objective, by the runtime's own counts, before the guard goes back.
+      - V(0) for any time.
+    type: float
+    default: 5
 attributes:
   check_mode:
     description: Says what would change.

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.edgeml.fleet.tests.faults.rig import Rig, running_rig
+from ansible_collections.edgeml.fleet.tests.faults.rig import FACTORS, Rig, running_rig
 from ansible_collections.edgeml.fleet.tests.integration.content.conftest import authority, programs  # noqa: F401
 from ansible_collections.edgeml.fleet.tests.support.content import Authority
 
@@ -17,6 +17,6 @@ from ansible_collections.edgeml.fleet.tests.support.content import Authority
 def rig(programs: Path, authority: Authority) -> Iterator[Rig]:  # noqa: F811 - fixtures of the content tests
     """A box that serves the first release."""
     with running_rig(programs, authority) as found:
-        out, error = found.box.converge(found.options[0]).communicate(timeout=300)
+        out, error = found.box.converge(found.options[FACTORS[0]]).communicate(timeout=300)
         assert b'"changed": true' in out, out.decode() + error.decode()
         yield found

@@ -96,13 +96,13 @@ def ask(connection: http.client.HTTPConnection) -> tuple[int, bool]:
 
 
 class Rig:
-    """The mirror, the box and the options of each release."""
+    """The mirror, the box and the options of each release, by its factor."""
 
-    def __init__(self, box: Box, programs: Path, mirror: Path, port: int, options: list[dict[str, Any]]) -> None:
+    def __init__(self, box: Box, programs: Path, mirror: Path, port: int, options: dict[int, dict[str, Any]]) -> None:
         self.faketime = unpacked("faketime", ["libfaketime"]) / FAKETIME
         self.box = box
         self.options = options
-        self.rest_port = int(options[0]["configuration"]["listen"]["rest"][0].rpartition(":")[2])
+        self.rest_port = int(options[FACTORS[0]]["configuration"]["listen"]["rest"][0].rpartition(":")[2])
         self._programs = programs
         self._mirror = mirror
         self._port = port
@@ -149,7 +149,7 @@ def running_rig(programs: Path, authority: Authority) -> Iterator[Rig]:
         lock = _published(programs, authority, directory, tree)
         box = Box(directory)
         address = f"127.0.0.1:{mirror_port}"
-        options = [_options(box, address, str(authority.ca_file), lock, factor, rest_port) for factor in FACTORS]
+        options = {f: _options(box, address, str(authority.ca_file), lock, f, rest_port) for f in FACTORS}
         rig = Rig(box, programs, directory / "mirror", mirror_port, options)
         made.enter_context(own_network())
         made.callback(box.power_off)

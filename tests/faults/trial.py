@@ -120,14 +120,13 @@ def carry_out(rig: Rig, fault: Fault, step: str, delay: float) -> Result:
     before = _only(rig.served())
     after = FACTORS[(FACTORS.index(before) + 1) % len(FACTORS)]
     other = next(factor for factor in FACTORS if factor not in (before, after))
-    options = {factor: rig.options[FACTORS.index(factor)] for factor in FACTORS}
-    attempt = Attempt(rig, options[after], options[other])
+    attempt = Attempt(rig, rig.options[after], rig.options[other])
     result = Result(fault.name, step)
     log = rig.box.root / "transactions" / "runtime.log"
     log.unlink(missing_ok=True)
     with Clients(rig.rest_port) as clients:
         preloaded = fault.environment and {"LD_PRELOAD": str(rig.faketime), **fault.environment}
-        asking = rig.box.converge(options[after], preloaded)
+        asking = rig.box.converge(rig.options[after], preloaded)
         _wait_for_step(log, step, asking)
         time.sleep(delay)
         fault.begin(attempt)
@@ -147,7 +146,7 @@ def carry_out(rig: Rig, fault: Fault, step: str, delay: float) -> Result:
         result.wrong.append(f"answers of releases that nobody asked for: {clients.answers}")
     if attempt.told and not second and "Another controller" not in attempt.told["what"]:
         result.wrong.append(f"the second controller was told: {attempt.told}")
-    _check_next_run(rig, result, options[after], after, finished=fault.finishes and not second)
+    _check_next_run(rig, result, rig.options[after], after, finished=fault.finishes and not second)
     if result.wrong:
         result.wrong.append(f"the run had said: {told or error.decode(errors='replace')[-800:]}")
         result.wrong.append(rig.box.say())

@@ -40,6 +40,7 @@ FAULTS = {
     "much slower": "time.sleep(0.3)",  # than any machine answers otherwise
     "greedy": "kept.append(np.ones(20_000_000))",
     "crashes": "os._exit(3) if calls > 30 else None",
+    "weary": "time.sleep(0.15) if x[0] < 0 else None",
     "poison": "os._exit(3) if x[0] < 0 else None",
 }
 

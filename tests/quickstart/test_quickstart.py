@@ -26,10 +26,11 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._host.command import 
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.connect import connect
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.tensor import Tensor
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.agent import Transaction
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.agent import GUARD_SECONDS, Transaction
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import Desired, Model
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.gates import RefusedError
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.guard import CRASHES, Guard
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.objectives import LEAST_REQUESTS
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.options import ARGUMENT_SPEC
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.transaction import Release
 
@@ -362,7 +363,7 @@ def test_guard_goes_back_from_a_crash_loop_once(device: Device) -> None:
     for crashes in range(1, CRASHES + 1):
         with pytest.raises(FleetError):
             device.ask(-1)
-        while not guard._ready(wanted.release_id()) or restarts(device.installed.active) < crashes:
+        while not device.release.is_ready(wanted, wanted.release_id()) or restarts(device.installed.active) < crashes:
             time.sleep(0.05)
     assert "crashed 3 times" in guard.look()
     assert device.installed.state()["active"]["id"] == good
@@ -370,6 +371,26 @@ def test_guard_goes_back_from_a_crash_loop_once(device: Device) -> None:
     assert device.installed.history.entries()[-2]["by"] == "guard"
     with pytest.raises(FleetError, match="rolled back here"):
         device.release.converge(wanted, check_mode=False)
+    assert guard.look() == ""
+
+
+def test_guard_goes_back_for_a_missed_objective(device: Device) -> None:
+    """The release passes its gates and is too slow later, for what clients ask."""
+    good = device.installed.state()["active"]["id"]
+    device.release.watched["objective_minutes"] = 1.0
+    wanted = device.desired(device.model("weary", p95_ms=100.0))
+    device.release.converge(wanted, check_mode=False)
+    guard = Guard(device.engine, device.root, "tried")
+    told = [guard.look()]
+    for _ in range(60 // GUARD_SECONDS):
+        for _ in range(LEAST_REQUESTS):
+            assert device.ask(-1) == -2
+        told.append(guard.look())
+    assert told[:-1] == [""] * (len(told) - 1)
+    assert "it has missed an objective for 1 minutes: p95 of double is above 100 ms" in told[-1]
+    assert device.installed.state()["active"]["id"] == good
+    assert device.ask() == 6
+    assert device.installed.history.entries()[-2]["by"] == "guard"
     assert guard.look() == ""
 
 

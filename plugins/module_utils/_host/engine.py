@@ -164,6 +164,20 @@ class DockerEngine:
         return (out + err).strip() if code == 0 else ""
 
 
+class SeenOnce(DockerEngine):
+    """An engine that is asked for each container once. For looking: what it tells does not change any more."""
+
+    def __init__(self, engine: DockerEngine) -> None:
+        self._engine = engine
+        self._seen: dict[str, dict[str, Any] | None] = {}
+
+    def container(self, name: str) -> dict[str, Any] | None:
+        """Return what `docker container inspect` said first."""
+        if name not in self._seen:
+            self._seen[name] = self._engine.container(name)
+        return self._seen[name]
+
+
 class NoEngine(DockerEngine):
     """The engine of a host that has none yet, for check mode: it holds nothing and answers nothing else."""
 

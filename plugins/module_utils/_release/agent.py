@@ -23,7 +23,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import D
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.approval import ACCEPTED_LOCK, approve
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.installed import InstalledRuntime, in_another_hand
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.options import desired_release
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.transaction import Release
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.transaction import OBJECTIVE_MINUTES, Release
 
 DIRECTORY = "transactions"
 GUARD_SERVICE, GUARD_TIMER = "edgeml-guard.service", "edgeml-guard.timer"
@@ -131,6 +131,7 @@ def release_of(options: Mapping[str, Any], engine: DockerEngine) -> Release:
         options["name"],
         options["runtimes"],
         options["probation_seconds"],
+        options["objective_minutes"],
     )
 
 
@@ -144,6 +145,7 @@ def release_as_recorded(engine: DockerEngine, installed: InstalledRuntime, relea
         float(watch.get("start_timeout", 60)),
         installed.name,
         probation_seconds=int(watch.get("probation_seconds", 600)),
+        objective_minutes=float(watch.get("objective_minutes", OBJECTIVE_MINUTES)),
     )
 
 

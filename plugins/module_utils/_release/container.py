@@ -34,6 +34,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired impo
 RELEASE_LABEL = "io.edgeml.release"
 CONFIGURATION_FILE = "/etc/edgeml/runtime.json"
 ADMIN_SOCKET = "admin.sock"
+METRICS_SOCKET = "metrics.sock"  # for the guard
 CANDIDATE_MARK = "candidate"  # a runtime that finds this file among its sockets starts as a candidate
 RUNTIME_COMMAND = ("serve", "--config", CONFIGURATION_FILE, "--candidate-file", f"{SOCKET_DIRECTORY}/{CANDIDATE_MARK}")
 ACTIVATION_SECONDS = 30.0
@@ -83,7 +84,9 @@ class Container:
         environment = dict(desired.environment)
         configuration = desired.runtime_configuration()
         if desired.server is None:
-            listen = {**configuration.get("listen", {}), "admin": [f"unix:{SOCKET_DIRECTORY}/{ADMIN_SOCKET}"]}
+            listen = dict(configuration.get("listen", {}))
+            listen["admin"] = [f"unix:{SOCKET_DIRECTORY}/{ADMIN_SOCKET}"]
+            listen["metrics"] = [*listen.get("metrics", ()), f"unix:{SOCKET_DIRECTORY}/{METRICS_SOCKET}"]
             configuration = {**configuration, "listen": listen}
             options += self._runtime_options(directory / "runtime.json")
             command: tuple[str, ...] = RUNTIME_COMMAND

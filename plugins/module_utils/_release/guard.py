@@ -15,15 +15,18 @@ from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.command import run_program
-from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine, SeenOnce
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import replace_file
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.agent import (
     GUARD_SECONDS,
     Transaction,
     release_as_recorded,
 )
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.container import METRICS_SOCKET, mount_source
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import SOCKET_DIRECTORY, Desired
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.installed import InstalledRuntime
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.transaction import Release
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.objectives import judge, read_metrics
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.transaction import OBJECTIVE_MINUTES, Release
 
 #: Restarts within CRASH_WINDOW seconds that make a crash loop.
 CRASHES, CRASH_WINDOW = 3, 600
@@ -41,6 +44,8 @@ class Watch:
     killed_for_memory: bool = False
     restarted: list[int] = field(default_factory=list)
     unready: int = 0
+    #: By model: what `objectives.judge` keeps.
+    latency: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def see(self, container: Mapping[str, Any], ready: bool) -> None:
         """Take in one look at the container (as `docker container inspect` says)."""
@@ -55,7 +60,7 @@ class Watch:
         self.killed_for_memory = bool(container["State"].get("OOMKilled"))
         self.unready = 0 if ready else self.unready + 1
 
-    def verdict(self, probation_seconds: float) -> str:
+    def verdict(self, probation_seconds: float, objective_minutes: float = 0) -> str:
         """Return why the release must go, empty if it may stay."""
         on_probation = self.looks * GUARD_SECONDS <= probation_seconds
         if self.killed_for_memory and on_probation:
@@ -65,6 +70,9 @@ class Watch:
         limit = UNREADY_ON_PROBATION if on_probation else UNREADY
         if self.unready * GUARD_SECONDS >= limit:
             return f"it has not been ready for {self.unready * GUARD_SECONDS} s"
+        for seen in self.latency.values():
+            if objective_minutes and seen["missed"] * GUARD_SECONDS >= objective_minutes * 60:
+                return f"it has missed an objective for {objective_minutes:g} minutes: {seen['why']}"
         return ""
 
 
@@ -82,14 +90,23 @@ class Guard:
         active = self.installed.state().get("active")
         if not active or self.transaction.is_running():
             return ""
-        if settled := self._release(active["id"]).settle():
+        seen = InstalledRuntime(SeenOnce(self.engine), self.installed.host_root, self.installed.name)
+        if (seen.left_over() or seen.unacknowledged()) and (settled := self._release(active["id"]).settle()):
             return settled
-        container = self.engine.container(self.installed.active)
+        container = seen.engine.container(seen.active)
         if container is None:
             return ""
         watch = self._watch()
-        watch.see(container, self._ready(active["id"]))
-        reason = watch.verdict(float(self.installed.watch(active["id"]).get("probation_seconds", 0)))
+        recorded = seen.recorded(active["id"])
+        # One of an older version of this collection has nothing to go back to.
+        watch.see(container, recorded is None or self._ready(seen, recorded[0], active["id"]))
+        sockets = mount_source(container, SOCKET_DIRECTORY)
+        if recorded and sockets:
+            judge(recorded[0].models, watch.latency, read_metrics(Path(sockets) / METRICS_SOCKET))
+        settings = seen.watch(active["id"])
+        reason = watch.verdict(
+            float(settings.get("probation_seconds", 0)), float(settings.get("objective_minutes", OBJECTIVE_MINUTES))
+        )
         replace_file(self.watch_file, json.dumps(asdict(watch)).encode())
         return self._go_back(active["id"], reason) if reason else ""
 
@@ -113,11 +130,9 @@ class Guard:
         except (OSError, ValueError, TypeError):
             return Watch()
 
-    def _ready(self, release_id: str) -> bool:
-        recorded = self.installed.recorded(release_id)
-        if recorded is None:
-            return True  # of an older version of this collection: there is nothing to go back to
-        return self._release(release_id).is_ready(recorded[0], release_id)
+    @staticmethod
+    def _ready(seen: InstalledRuntime, desired: Desired, release_id: str) -> bool:
+        return release_as_recorded(seen.engine, seen, release_id).is_ready(desired, release_id)
 
 
 def look_after(host_root: Path) -> None:

@@ -85,6 +85,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "root": {"type": "path", "default": "/var/lib/edgeml"},
     "start_timeout": {"type": "float", "default": 60},
     "probation_seconds": {"type": "int", "default": 600},
+    "objective_minutes": {"type": "float", "default": 5},
 }
 
 

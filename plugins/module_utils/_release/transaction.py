@@ -50,6 +50,9 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.plan import 
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.takeover import Takeover
 
+#: Minutes for which live requests may miss an objective before the guard goes back, unless a run says otherwise.
+OBJECTIVE_MINUTES = 5.0
+
 
 class Release:
     """Brings one runtime of a host to a desired release below `host_root` (``/var/lib/edgeml``).
@@ -70,6 +73,7 @@ class Release:
         name: str = DEFAULT_RUNTIME,
         runtimes: Sequence[str] | None = None,
         probation_seconds: int = 600,
+        objective_minutes: float = OBJECTIVE_MINUTES,
     ) -> None:
         self.engine = engine
         self.installed = InstalledRuntime(engine, host_root, name)
@@ -77,7 +81,7 @@ class Release:
         self.ca_file = ca_file
         self.start_timeout = start_timeout
         self.runtimes = runtimes
-        self.probation_seconds = probation_seconds
+        self.watched = {"probation_seconds": probation_seconds, "objective_minutes": objective_minutes}
         #: Is told each step as it begins, in a line for people.
         self.say: Callable[[str], object] = lambda text: None
 
@@ -264,8 +268,8 @@ class Release:
         history.add("active", after, attempt, by=by, reason=done.reason, gates=done.gates)
 
     def _record(self, desired: Desired, after: dict[str, Any]) -> None:
-        watched = {"start_timeout": self.start_timeout, "probation_seconds": self.probation_seconds}
-        self.installed.record(desired, after, {**watched, "ca_file": self.ca_file})
+        watched = {**self.watched, "start_timeout": self.start_timeout, "ca_file": self.ca_file}
+        self.installed.record(desired, after, watched)
 
     def _commit(self, after: dict[str, Any]) -> None:
         self.say(f"commit: release {after['id'][:12]} is the active one")
