@@ -13,7 +13,7 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.files import write_reports
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.preflight import collect, refused, table
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.preflight import collect, refused, table, why_refused
 
 
 class ActionModule(ActionBase):
@@ -24,7 +24,7 @@ class ActionModule(ActionBase):
     _requires_connection = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return {"findings", "refused"}; failed if a host is refused."""
+        """Return {"findings", "refused"}; failed if a host is refused, unless the option `refuse` says otherwise."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         path = str(self._task.args.get("path", ""))
         variables = task_vars or {}
@@ -39,13 +39,15 @@ class ActionModule(ActionBase):
                 return {**result, "failed": True, **error.as_result()}
         if findings:
             Display().display("\n" + table(findings) + "\n")
+        result = {**result, "changed": False, "findings": findings, "refused": why_refused(findings)}
         if not hosts_refused:
-            return {**result, "changed": False, "findings": findings, "refused": []}
-        return {
-            **result,
-            "failed": True,
-            "refused": hosts_refused,
-            "msg": f"{len(hosts_refused)} of {len(hosts)} hosts are refused, and nothing was touched. What to do: mend "
+            return result
+        message = (
+            f"{len(hosts_refused)} of {len(hosts)} hosts are refused, and nothing was touched. What to do: correct "
             "what the lines with `refuse` name, leave hosts out with --limit, or go on all the same by listing those "
-            "findings in edgeml_preflight_ignore.",
-        }
+            "findings in edgeml_preflight_ignore."
+        )
+        if boolean(self._task.args.get("refuse", True)):
+            return {**result, "failed": True, "msg": message}
+        Display().display(message + "\n")
+        return result

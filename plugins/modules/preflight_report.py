@@ -16,13 +16,17 @@ description:
   - Collects what M(edgeml.fleet.host_preflight) found on all hosts of the play, as the roles
     C(edgeml.fleet.inference_runtime), C(edgeml.fleet.site_mirror) and C(edgeml.fleet.model_store) registered it, and
     shows one line for each finding.
-  - Fails for the whole play if a finding refuses.
+  - Fails for the whole play if a finding refuses, unless O(refuse) says otherwise.
   - Runs once, on the controller.
 options:
   path:
     description: File on the controller to which the findings are written as JSON. None if empty.
     type: path
     default: ""
+  refuse:
+    description: Whether to fail if a host is refused. V(false) is for who lets those hosts fail that RV(refused) names.
+    type: bool
+    default: true
   waits:
     description:
       - Whether a device that lacks something and whose mirror does not have it, or is not there, waits (severity
@@ -61,9 +65,8 @@ findings:
       need: 812 MiB for what will come, beside what is there
       remedy: free disk space there or use a larger disk
 refused:
-  description: The hosts that are refused.
+  description: The hosts that are refused, with the reason of each.
   returned: always
-  type: list
-  elements: str
-  sample: [berlin-1]
+  type: dict
+  sample: {berlin-1: "disk_space: 410 MiB free at /var/lib/docker"}
 """

@@ -255,6 +255,14 @@ def converge(module: AnsibleModule) -> dict[str, Any]:
             forget(root)
         return result
     transaction = Transaction(root, runtime)
+    earlier = "" if module.check_mode else transaction.what_became_of_it()
+    result = _converge(module, options, engine, transaction)
+    return {**result, "warnings": [earlier]} if earlier else result
+
+
+def _converge(
+    module: AnsibleModule, options: dict[str, Any], engine: DockerEngine, transaction: Transaction
+) -> dict[str, Any]:
     if module.check_mode or not transaction.is_running():
         # An unchanged host needs no process of its own.
         result = perform(options, engine, check_mode=True)

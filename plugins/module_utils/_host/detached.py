@@ -62,6 +62,8 @@ class Work:
         self.result_file = directory / f"{name}.result"
         self.log_file = directory / f"{name}.log"
         self.lock_file = directory / f"{name}.lock"
+        #: There from the start of the work until somebody has heard its result.
+        self.untold_file = directory / f"{name}.untold"
 
     def run(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Carry out what a module's `options` ask for, apart from this process, and return the module's result.
@@ -149,12 +151,21 @@ class Work:
         """Return whether what was begun with this key has ended."""
         return self.result_file.exists() and json.loads(self.result_file.read_text())["key"] == key
 
+    def untold(self) -> dict[str, Any] | None:
+        """Return the end that nobody has heard, once: {"result"} or {"error"}; None if there is none."""
+        if not self.untold_file.exists() or not self.result_file.exists() or self.is_running():
+            return None
+        self.untold_file.unlink()
+        return dict(json.loads(self.result_file.read_text()))
+
     def wait(self, key: str, look: Callable[[], object] = lambda: None) -> dict[str, Any]:
         """Return the result of what runs with this key. `look` is called meanwhile; what it raises is raised."""
         while True:
             running = self.is_running()  # asked first: a process leaves its result before it ends
             outcome = json.loads(self.result_file.read_text()) if self.result_file.exists() else None
             if outcome is not None and outcome["key"] == key:
+                with contextlib.suppress(FileNotFoundError):
+                    self.untold_file.unlink()
                 if "error" in outcome:
                     raise Failure(outcome["error"])
                 return dict(outcome["result"])
@@ -175,6 +186,7 @@ class Work:
     def _start(self, request: Mapping[str, Any]) -> None:
         self.lock_file.touch(mode=0o600)
         self.result_file.unlink(missing_ok=True)
+        self.untold_file.touch(mode=0o600)
         replace_file(self.request_file, json.dumps(request).encode(), 0o600)
         self.log_file.write_bytes(b"")
         command = self.command()

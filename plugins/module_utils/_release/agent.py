@@ -12,6 +12,7 @@ from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.command import run_program
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.detached import (
+    Failure,
     Work,
     install_units,
     keep_code,
@@ -93,6 +94,16 @@ class Transaction(Work):
         if running is not None and running["key"] != key:
             raise in_another_hand(self.lock_file, self.step())
         return False
+
+    def what_became_of_it(self) -> str:
+        """Return in words the end of a transaction that nobody has heard, once; empty if there is none."""
+        untold = self.untold()
+        if untold is None:
+            return ""
+        if "error" in untold:
+            return f"An earlier run was cut off before it heard its end, which was: {Failure(untold['error'])}"
+        release = untold["result"]["release"].get("id", "")[:12]
+        return f"An earlier run was cut off before it heard its end, which was: release {release} is the active one"
 
     def work(self) -> None:
         """Carry it out, and install the guard."""

@@ -15,7 +15,8 @@ RESULTS = (MIRROR, "inference_runtime_preflight", "model_store_preflight")
 #: Findings about a mirror, which a run that brings the mirror up to date may cure.
 CURED_BY_MIRROR = frozenset({"registry", "registry_tls", "content"})
 #: Findings for which a device of a rollout waits: it, or the mirror of its site, is not there.
-WAITED_FOR = frozenset({"unreachable", "name_resolution", "registry", "content"})
+NAME = "name_resolution"
+WAITED_FOR = frozenset({"unreachable", NAME, "registry", "content"})
 WAIT = "wait"
 COLUMNS = ("host", "severity", "name", "value", "need", "remedy")
 WIDEST = 60  # characters of a column that others follow
@@ -40,6 +41,7 @@ def collect(
     mirrored_sites = {
         sites[host] for host, found in results.items() if MIRROR in found and not (waits and _is_away(found[MIRROR]))
     }
+    unknown = waits and _nobody_knows_the_name(results) and not any(map(_is_lost_mirror, hostvars.values()))
     findings: list[dict[str, str]] = []
     for host, found in results.items():
         rows: dict[tuple[str, ...], dict[str, str]] = {}  # what two roles found on one host is shown once
@@ -49,12 +51,36 @@ def collect(
                 if finding["name"] in CURED_BY_MIRROR and variable != MIRROR and sites[host] in mirrored_sites:
                     entry["severity"] = WARN
                     entry["remedy"] = f"nothing if a mirror of this site is brought up first, else {finding['remedy']}"
+                elif unknown and finding["name"] == NAME:
+                    entry["remedy"] = (
+                        "no device of this run knows the name: correct edgeml_registry or edgeml_mirror_ip_address, or "
+                        f"the name service; {finding['remedy']}"
+                    )
                 elif waits and finding["name"] in WAITED_FOR and variable != MIRROR:
                     entry["severity"] = WAIT
                     entry["remedy"] = f"the device waits for the next run; {finding['remedy']}"
                 rows[tuple(entry.values())] = entry
         findings += rows.values()
     return sorted(findings, key=lambda entry: entry["severity"] != REFUSE)
+
+
+def _nobody_knows_the_name(results: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Return whether all devices that could be asked fail to find the registry: it is misspelt then, not away."""
+    names = [
+        {finding["name"] for finding in _findings(result)}
+        for found in results.values()
+        for variable, result in found.items()
+        if variable != MIRROR
+    ]
+    asked = [found for found in names if "unreachable" not in found]
+    return bool(asked) and all(NAME in found for found in asked)
+
+
+def _is_lost_mirror(variables: Mapping[str, Any]) -> bool:
+    """Return whether a host is a mirror that could not be reached; the name may be known only while it is there."""
+    compared = variables.get("edgeml_mirrors_comparison")
+    reasons = compared.get("reasons") if isinstance(compared, Mapping) else None
+    return bool(reasons and reasons.get("host")) or (MIRROR in variables and _is_away(variables[MIRROR]))
 
 
 def _is_away(result: Mapping[str, Any]) -> bool:
@@ -81,6 +107,15 @@ def _findings(result: Mapping[str, Any]) -> list[dict[str, str]]:
 def refused(findings: Sequence[Mapping[str, str]]) -> list[str]:
     """Return the hosts that are refused."""
     return sorted({entry["host"] for entry in findings if entry["severity"] == REFUSE})
+
+
+def why_refused(findings: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return the hosts that are refused, with the reason of each."""
+    reasons: dict[str, list[str]] = {}
+    for entry in findings:
+        if entry["severity"] == REFUSE:
+            reasons.setdefault(entry["host"], []).append(f"{entry['name']}: {' '.join(entry['value'].split())}")
+    return {host: "; ".join(found) for host, found in sorted(reasons.items())}
 
 
 def waiting(findings: Sequence[Mapping[str, str]]) -> dict[str, str]:

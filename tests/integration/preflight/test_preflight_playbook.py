@@ -240,6 +240,8 @@ def test_one_table_for_all_and_a_refusal(report: dict[str, Any]) -> None:
     assert [line.split()[:3] for line in table] == [[f["host"], f["severity"], f["name"]] for f in report["findings"]]
     assert f"{len(report['refused'])} of {report['hosts']} hosts are refused" in report["output"]
     assert {"sound", "waived"} & set(report["refused"]) == set()
+    recap = [line.split() for line in report["output"].splitlines() if "unreachable=" in line]
+    assert {host for host, *counts in recap if "failed=1" in counts} == set(report["refused"])
 
 
 def test_nothing_changed(report: dict[str, Any]) -> None:

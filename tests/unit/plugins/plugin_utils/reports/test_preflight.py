@@ -6,7 +6,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.preflight import collect, refused, table, waiting
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.preflight import (
+    collect,
+    refused,
+    table,
+    waiting,
+    why_refused,
+)
 
 
 def finding(name: str, severity: str = "refuse", value: str = "seen") -> dict[str, str]:
@@ -99,3 +105,24 @@ def test_columns_are_aligned_whatever_the_values_hold() -> None:
 
 def test_no_finding_no_table() -> None:
     assert table([]) == ""
+
+
+def test_a_name_that_no_device_knows_is_misspelt() -> None:
+    unknown = {"inference_runtime_preflight": result(finding("name_resolution"))}
+    lacking = {"inference_runtime_preflight": result(finding("registry"))}
+    gone = {"inference_runtime_preflight": result(finding("unreachable"))}
+    found = collect({"a": unknown, "b": unknown, "c": gone}, ["a", "b", "c"], waits=True)
+    assert refused(found) == ["a", "b"]
+    assert "no device of this run knows the name" in found[0]["remedy"]
+    assert waiting(found) == {"c": "seen"}
+    # Where the mirror is away, its site's name service may not know it.
+    lost = {"edgeml_mirrors_comparison": {"reasons": {"host": ["it cannot be reached"]}}}
+    assert refused(collect({"a": unknown, "mirror": lost}, ["a"], waits=True)) == []
+    # One knows it: the others have a fault of their own, and wait.
+    assert refused(collect({"a": unknown, "b": lacking}, ["a", "b"], waits=True)) == []
+
+
+def test_each_refused_host_has_its_reasons() -> None:
+    variables = {"inference_runtime_preflight": result(finding("disk_space"), finding("memory"))}
+    found = collect({"a": variables, "b": {}}, ["a", "b"])
+    assert why_refused(found) == {"a": "disk_space: seen; memory: seen"}
