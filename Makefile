@@ -137,6 +137,10 @@ bench-quickstart: $(VENV)/controller ## Measure what the quickstart serves, agai
 bench-inventory: $(VENV)/controller ## Measure parsing and placing 100, 1,000 and 10,000 hosts of 50 models
 	@$(BIN)/python tests/benchmark/inventory.py
 
+.PHONY: bench-release
+bench-release: $(VENV)/development engine ## Measure a run without a change, of a model and of an image under load (5 minutes; ROUNDS=3)
+	@$(BIN)/python tests/benchmark/release.py
+
 .PHONY: bench-converge
 bench-converge: $(VENV)/development engine ## Compare a converge that changes nothing with a plain playbook's, in the lab
 	@$(BIN)/python tests/benchmark/converge.py
