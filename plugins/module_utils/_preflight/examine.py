@@ -23,6 +23,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.machine im
     is_present,
     kernel,
     memory,
+    processor,
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.network import ports, registry
 from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.system import (
@@ -41,6 +42,7 @@ def examine(host: Host, wanted: Wanted) -> Examination:
     findings = [
         *map(inventory_finding, wanted.problems),
         *architecture(host, wanted, facts["architecture"]),
+        *processor(wanted, facts),
         *kernel(host, wanted),
         *engine_kind(engine, wanted),
         *engine_network(host, engine, wanted),

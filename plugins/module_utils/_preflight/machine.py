@@ -1,13 +1,14 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Judge the machine itself: architecture, kernel, engine, disk and memory."""
+"""Judge the machine itself: architecture, processor, kernel, engine, disk and memory."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.disk import SPARE_BYTES, UNPACK_FACTOR
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import (
@@ -27,6 +28,8 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.host impor
     can_load,
 )
 
+#: What x86-64-v2, for which numpy and ONNX Runtime are built, adds to the first 64 bit processors, in Linux's names.
+X86_64_V2 = ("pni", "ssse3", "cx16", "sse4_1", "sse4_2", "popcnt")
 MINIMUM_KERNEL = (4, 0)  # overlay2, the engine's storage driver; SO_REUSEPORT came with 3.9
 #: Room for a thing to come, per byte transferred. A model is kept as a tar until it is unpacked.
 SPACE_FACTORS = {"image": UNPACK_FACTOR, "model": 2, "mirrored": 1}
@@ -64,6 +67,20 @@ def architecture(host: Host, wanted: Wanted, seen: str) -> Iterator[Finding]:
         wanted.architecture or " or ".join(sorted(set(ARCHITECTURES.values()))),
         "correct edgeml_architecture in the inventory" if supported else "install a 64 bit system, amd64 or arm64",
     )
+
+
+def processor(wanted: Wanted, facts: Mapping[str, Any]) -> Iterator[Finding]:
+    """Say what an amd64 processor lacks: servers of models would die of SIGILL on it, without a word."""
+    flags = facts["cpu_features"]
+    missing = [flag for flag in X86_64_V2 if flag not in flags]
+    if wanted.serves_models and facts["architecture"] == "amd64" and flags and missing:
+        yield Finding(
+            "processor",
+            REFUSE,
+            f"lacks {', '.join(missing)}",
+            "x86-64-v2 (Intel from 2009, AMD from 2011)",
+            "use a newer processor; in a virtual machine, give it the host's processor model",
+        )
 
 
 def kernel(host: Host, wanted: Wanted) -> Iterator[Finding]:

@@ -27,6 +27,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.host impor
 )
 
 NOW = 1_800_000_000.0
+V2 = "pni ssse3 cx16 sse4_1 sse4_2 popcnt"
 DAY = 86400.0
 IMAGE = Content("image", "image runtime", "edgeml/runtime", "sha256:" + "a" * 64, 100 << 20)
 MODEL = Content("model", "model digits 1.0.0", "edgeml/models/digits", "sha256:" + "b" * 64, 10 << 20)
@@ -58,7 +59,7 @@ class Machine(Host):
         }
         for name, text in {
             "proc/meminfo": "MemTotal:        4096000 kB\nMemAvailable:    2048000 kB\n",
-            "proc/cpuinfo": "processor\t: 0\nflags\t\t: fpu avx2 sse2\n",
+            "proc/cpuinfo": f"processor\t: 0\nflags\t\t: fpu sse2 {V2} avx2\n",
             "proc/filesystems": "nodev\tsysfs\nnodev\toverlay\n\text4\n",
             "proc/cgroups": "#subsys_name\thierarchy\tnum_cgroups\tenabled\n"
             "cpu\t1\t10\t1\nmemory\t2\t10\t1\npids\t3\t10\t1\n",
@@ -112,7 +113,7 @@ def test_a_sound_host_gets_no_finding(machine: Machine) -> None:
     assert examination.facts == {
         "architecture": "amd64",
         "memory_mb": 4000,
-        "cpu_features": ["avx2", "fpu", "sse2"],
+        "cpu_features": sorted(["avx2", "fpu", "sse2", *V2.split()]),
         "accelerator": "",
     }
 
@@ -130,6 +131,17 @@ def test_accelerator_and_arm64(machine: Machine) -> None:
     machine.write("dev/hailo0", "")
     facts = examine(machine, Wanted()).facts
     assert (facts["architecture"], facts["cpu_features"], facts["accelerator"]) == ("arm64", ["asimd", "fp"], "hailo")
+
+
+def test_processor_below_x86_64_v2(machine: Machine) -> None:
+    """FIELD 22: the server would die of SIGILL."""
+    machine.write("proc/cpuinfo", f"processor\t: 0\nflags\t\t: fpu sse2 {V2.replace(' sse4_2 popcnt', '')}\n")
+    finding = machine.findings(DEVICE)["processor"]
+    assert (finding.severity, finding.value) == ("refuse", "lacks sse4_2, popcnt")
+    assert finding.need.startswith("x86-64-v2")
+    assert machine.findings(replace(DEVICE, content=[MIRRORED])) == {}  # a mirror computes nothing
+    machine.write("proc/cpuinfo", "processor\t: 0\n")
+    assert machine.findings(DEVICE) == {}  # nothing is known
 
 
 @pytest.mark.parametrize(
