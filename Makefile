@@ -184,6 +184,9 @@ lock: ## Renew the hash-locked requirements from requirements/*.in
 	@cd requirements && for name in controller models runtime vision development fuzz clients; do \
 		../build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 			--no-header $$name.in --output-file $$name.txt; done
+	@cd roles/model_store/files/minify && $(CURDIR)/build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 \
+		--generate-hashes --no-annotate --no-header --constraint $(CURDIR)/requirements/models.txt \
+		requirements.in --output-file requirements.txt
 	@cd runtime/benchmarks/requirements && for file in *.in; do \
 		../../../build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --no-annotate \
 			--no-header $$file --output-file $${file%.in}.txt; done

@@ -21,6 +21,12 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem imp
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.catalogue import DEFAULT_VARIANT
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.images import address_of
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.lock import read_lock
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.minify import (
+    check_variants,
+    content_of,
+    files_of,
+    plan_minified,
+)
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.plan import Plan
 
 #: Platforms whose models are programs.
@@ -51,19 +57,23 @@ def plan_model(plan: Plan, model: Mapping[str, Any], place: Place) -> None:
         return
     else:
         directory = _plan_fetch(plan, source)
-    for index, variant in enumerate(variants):
-        if "file" not in variant:
-            seen = f"variant {variant['name']}"
-            plan.wrong("A variant has no file", (*place, "variants", index), seen, "name its file in the source")
-            return
-    files = [variant["file"] for variant in variants]
-    for variant in variants or [None]:
-        form = variant and {
-            "name": variant["name"],
-            "file": variant["file"],
-            "others": [file for file in files if file != variant["file"]],
-        }
-        _plan_artifact(plan, model, place, directory, form, (variant or {}).get("when", {}).get("arch"))
+    if not check_variants(plan, model, place):
+        return
+    files = [variant["file"] for variant in variants if "file" in variant]
+    # Left out of each variant: the files of the others, what they are made from, and what judges them.
+    files += [variant["minify"].get("from", "model.onnx") for variant in variants if "minify" in variant]
+    files += [model["evaluation"]] if "evaluation" in model else []
+    identity = "" if not any("minify" in variant for variant in variants) else _identity(model, directory)
+    for index, variant in enumerate(variants or [None]):
+        others = sorted({file for file in files if variant and file != variant.get("file")})
+        form = variant and {"name": variant["name"], "file": variant.get("file", ""), "others": others}
+        made = directory
+        if variant and "minify" in variant:
+            made = plan_minified(plan, model, variant, directory, identity, (*place, "variants", index))
+            form = {"name": variant["name"], "file": "", "others": []}
+        architecture = (variant or {}).get("when", {}).get("arch")
+        # What minify makes has golden cases already.
+        _plan_artifact(plan, model, place, made, form, architecture, with_golden=made == directory)
 
 
 def _plan_artifact(
@@ -73,8 +83,10 @@ def _plan_artifact(
     directory: Path,
     form: Mapping[str, Any] | None,
     architecture: str | None = None,
+    *,
+    with_golden: bool = True,
 ) -> None:
-    golden = model.get("golden")
+    golden = model.get("golden") if with_golden else None
     plan.artifacts.append(
         {
             "name": model["name"],
@@ -111,9 +123,8 @@ def _plan_build(plan: Plan, model: Mapping[str, Any], source: Path, place: Place
     # A directory may hold several programs.
     inputs = hashlib.sha256(f"{model['build']['program']}\n{locked}\n".encode())
     # Modules beside the directory are what several models share.
-    for path in sorted([*_files(source), *source.parent.glob("*.py")]):
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-        inputs.update(f"{path.relative_to(source.parent).as_posix()}\n{content}\n".encode())
+    for text in content_of(source.parent, sorted([*files_of(source), *source.parent.glob("*.py")])):
+        inputs.update(text.encode())
     directory = plan.build_directory / "models" / f"{model['name']}-{inputs.hexdigest()[:12]}"
     plan.builds.append(
         {
@@ -123,13 +134,16 @@ def _plan_build(plan: Plan, model: Mapping[str, Any], source: Path, place: Place
             "requirements": str(requirements),
             "environment": str(plan.build_directory / "environments" / locked[:12]),
             "directory": str(directory),
+            "options": "",
         }
     )
     return directory
 
 
-def _files(source: Path) -> list[Path]:
-    return [path for path in source.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+def _identity(model: Mapping[str, Any], directory: Path) -> str:
+    """Return what stands for the content of a model's source: the name of a directory to be made, or all files."""
+    made = "build" in model or not isinstance(model["source"], str)
+    return directory.name if made else "".join(content_of(directory, files_of(directory)))
 
 
 def _plan_fetch(plan: Plan, source: Mapping[str, str]) -> Path:

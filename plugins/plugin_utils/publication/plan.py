@@ -24,6 +24,7 @@ class Plan:
     registry: str
     store: str
     runtimes: Mapping[str, Mapping[str, Any]]
+    minify_directory: str = ""
     problems: list[Problem] = field(default_factory=list)
     images: list[dict[str, Any]] = field(default_factory=list)
     sources: dict[str, dict[str, str]] = field(default_factory=dict)

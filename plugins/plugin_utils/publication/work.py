@@ -28,6 +28,7 @@ def publication(
     registry: str,
     store: str,
     own_images: Sequence[Mapping[str, Any]] = (),
+    minify_directory: str = "",
 ) -> dict[str, list[dict[str, Any]]]:
     """Check catalogue and runtimes, and return the work of a publication, with every path absolute.
 
@@ -43,6 +44,8 @@ def publication(
         Name of the registry in the lock, and the store's own address.
     own_images : sequence of mappings
         ``name`` and ``recipe`` of further images.
+    minify_directory : str
+        The program that makes smaller variants, and the packages that it needs.
 
     Returns
     -------
@@ -67,7 +70,7 @@ def publication(
     if problems:
         raise InventoryError.of(_with_origin(problem, variables) for problem in problems)
     named = {runtime["name"]: runtime for runtime in runtimes}
-    plan = Plan(Path(directory), Path(build_directory), architectures, registry, store, named)
+    plan = Plan(Path(directory), Path(build_directory), architectures, registry, store, named, minify_directory)
     for index, runtime in enumerate(runtimes):
         plan_image(plan, runtime, ("edgeml_runtimes", index))
     for own in own_images:
