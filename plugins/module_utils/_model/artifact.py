@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._model.external_data import external_files
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.archive import HashingSink, write_tar
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
     IMAGE_CONFIG,
@@ -158,7 +159,10 @@ def model_files(model: Model) -> dict[str, Path]:
                 remedy="remove one of them",
             )
         entries |= {GOLDEN: model.golden, **{f"{GOLDEN}/{name}": path for name, path in _files(model.golden)}}
-    return _of_variant(entries, model.variant, model.source) if model.variant and model.variant.file else entries
+    if model.variant and model.variant.file:
+        return _of_variant(entries, model.variant, model.source)
+    _weights(entries, model.file, model.source)
+    return entries
 
 
 def _of_variant(entries: Mapping[str, Path], variant: Variant, source: Path) -> dict[str, Path]:
@@ -171,7 +175,14 @@ def _of_variant(entries: Mapping[str, Path], variant: Variant, source: Path) -> 
             seen="the directory holds " + (", ".join(sorted(entries)[:20]) or "nothing"),
             remedy="correct the variant's file",
         )
-    left = {name: path for name, path in entries.items() if name not in (variant.file, *variant.others)}
+    weights = _weights(entries, variant.file, source)
+    of_others = {
+        name for other in variant.others if other in entries for name in _weights(entries, other, source).values()
+    }
+    away = {variant.file, *variant.others, *weights.values(), *of_others}
+    left = {name: path for name, path in entries.items() if name not in away}
+    # What is beside the variant's file is beside it under its common name, too.
+    left |= {place: entries[name] for place, name in weights.items()}
     common = "model" + PurePosixPath(variant.file).suffix
     if common in left:
         raise FleetError(
@@ -180,11 +191,29 @@ def _of_variant(entries: Mapping[str, Path], variant: Variant, source: Path) -> 
             seen=f"{variant.file} becomes {common}",
             remedy=f"name {common} as the file of another variant, or rename it",
         )
-    for name in (variant.file, *variant.others):  # directories that held nothing else
+    for name in away:  # directories that held nothing else
         for directory in PurePosixPath(name).parents:
             if not any(other.startswith(f"{directory}/") for other in left):
                 left.pop(str(directory), None)
     return {**left, common: own}
+
+
+def _weights(entries: Mapping[str, Path], file: str, source: Path) -> dict[str, str]:
+    """Return the files of an ONNX file's weights, as it calls them and as the directory does. Raise FleetError."""
+    if not file.endswith(".onnx") or file not in entries:
+        return {}
+    found = {}
+    for name in external_files(entries[file]):
+        place = PurePosixPath(file).parent / name
+        if PurePosixPath(name).is_absolute() or ".." in place.parts or str(place) not in entries:
+            raise FleetError(
+                "The model's weights are missing",
+                where=str(source / file),
+                seen=f"it keeps weights in a file {name!r}, which is not beside it",
+                remedy="put that file into the model's directory, or save the model with its weights in one file",
+            )
+        found[str(PurePosixPath(name))] = str(place)
+    return found
 
 
 @dataclass(frozen=True)
