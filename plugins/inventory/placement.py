@@ -228,6 +228,8 @@ def _apply(
     inventory: InventoryData, document: Mapping[str, Any], directory: Path, placed: Mapping[str, Placed]
 ) -> None:
     """Give hosts their models and groups, and the group all the catalogue."""
+    # A job may find its hosts in a generated file elsewhere; lock and secrets are still those of this directory.
+    inventory.set_variable("all", "edgeml_inventory_directory", str(directory.absolute()))
     inventory.set_variable("all", "edgeml_models", [])
     inventory.set_variable("all", "edgeml_catalogue", [_absolute_model(m, directory) for m in document["catalogue"]])
     if "runtimes" in document:

@@ -17,6 +17,8 @@ description:
     the engine's command line client on the host and no library.
   - It is replaced when the image, these options or the content of O(configuration) changed. If the successor does not
     answer, the container before it is started again and the task fails.
+  - At an address that the host may get after its engine has started, a systemd unit named after the container starts it
+    at boot as soon as it can.
 options:
   name:
     description: Name of the container.
@@ -131,6 +133,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.boot_unit import start_at_boot, waits_for_address
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine, NoEngine
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.service_container import Readiness, ServiceContainer
 from ansible_collections.edgeml.fleet.plugins.module_utils._module import command_runner, run
@@ -160,7 +163,10 @@ def serve(module: AnsibleModule) -> Mapping[str, Any]:
     container = ServiceContainer(**{name: options[name] for name in names}, ready=ready)
     absent = module.check_mode and module.get_bin_path("docker") is None
     engine = NoEngine() if absent else DockerEngine(command_runner(module))
-    return container.apply(engine, options["pull"], module.check_mode)
+    result = container.apply(engine, options["pull"], module.check_mode)
+    waits = waits_for_address(options["publish"])
+    arranged = start_at_boot(options["name"], waits, command_runner(module), module.check_mode)
+    return {**result, "changed": result["changed"] or arranged}
 
 
 def main() -> None:

@@ -62,7 +62,8 @@ def certificates(host: Host, wanted: Wanted) -> Iterator[Finding]:
                 REFUSE,
                 f"{certificate.path}: {certificate.error}",
                 "a certificate in PEM",
-                "run the playbook edgeml.fleet.certificates, or correct the variable that names the file",
+                "run the playbook edgeml.fleet.certificates, or correct the variable that names the file "
+                "(edgeml_inventory_directory, where a program made the inventory)",
             )
         elif not certificate.not_before <= now <= certificate.not_after - RENEW_CERTIFICATE:
             valid = certificate.not_before <= now <= certificate.not_after

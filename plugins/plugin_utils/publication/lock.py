@@ -38,7 +38,10 @@ def read_lock(path: str) -> dict[str, Any] | None:
 def published_lock(path: str) -> Any:
     """Return what the lock in a file says, not held against its schema; raise InventoryError if there is none."""
     if not Path(path).exists():
-        remedy = "run the playbook edgeml.fleet.publish, or set edgeml_lock_file to the lock that it wrote"
+        remedy = (
+            "run the playbook edgeml.fleet.publish, or set edgeml_lock_file to the lock that it wrote (where a program "
+            "made the inventory: edgeml_inventory_directory to the directory of its sources)"
+        )
         raise InventoryError.of([Problem("Nothing has been published", (), "no lock", remedy, file=path)])
     return _load_lock(path)[1]
 
