@@ -466,3 +466,14 @@ def test_hooks_before_a_commit_run_what_lint_runs() -> None:
     lint = (ROOT / "Makefile").read_text().replace("$(BIN)", ".venv/bin")
     commands = {" ".join(hook["entry"].split()[:2]) for hook in hooks}
     assert [command for command in commands if command not in lint] == []
+
+
+def test_a_controller_needs_what_something_imports_and_no_more() -> None:
+    asked = re.findall(r"^[A-Za-z0-9_.-]+", (ROOT / "requirements" / "controller.in").read_text(), re.MULTILINE)
+    imported = {
+        name
+        for _path, text in texts("plugins")
+        for name in re.findall(r"^\s*(?:import|from) ([a-zA-Z0-9_]+)", text, re.MULTILINE)
+    }
+    # community.crypto, which the role private_ca uses, imports cryptography as well.
+    assert set(asked) - {"ansible"} <= imported
