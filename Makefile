@@ -117,6 +117,10 @@ test: ## Everything, with fleets in the lab (about 26 minutes on two cores)
 test-fleet: $(VENV)/development engine ## Stories on real hosts; K=drift runs those with that word, KEEP=1 leaves the hosts up for the next run
 	@EDGEML_KEEP_LAB=$(KEEP) $(BIN)/pytest -v $(if $(K),-k "$(K)") tests/fleet
 
+.PHONY: newest-python
+newest-python: ## Unpack Debian unstable's PYTHON_VERSION=3.14 in build/; the tests of target code then use it as well
+	@tests/support/newest_python.sh $(or $(PYTHON_VERSION),3.14) build/cache/debian-python
+
 .PHONY: test-faults
 test-faults: $(VENV)/development engine ## Faults at every step of a release: TRIALS=500 (7 s each) SEED=1; a table in build/faults
 	@SEED=$(SEED) TRIALS=$(or $(TRIALS),500) $(BIN)/pytest -v tests/faults

@@ -58,6 +58,7 @@ def interpreters() -> dict[str, Path]:
         *(Path.home() / ".pyenv/versions").glob("*/bin/python3.*"),
         *Path("/usr/local/bin").glob("python3.*"),
         *Path("/usr/bin").glob("python3.*"),
+        *(ROOT / "build/cache/debian-python").glob("python3.*"),  # of `make newest-python`
     ]
     found: dict[tuple[int, ...], Path] = {}
     for path in [Path(sys.executable), *candidates]:
