@@ -477,3 +477,15 @@ def test_a_controller_needs_what_something_imports_and_no_more() -> None:
     }
     # community.crypto, which the role private_ca uses, imports cryptography as well.
     assert set(asked) - {"ansible"} <= imported
+
+
+def test_the_two_hosts_of_the_readme_say_what_a_new_user_needs() -> None:
+    chapter = (ROOT / "README.md").read_text().partition("## Your own two hosts")[2].partition("\n## ")[0]
+    block = re.search(r"```yaml\n(all:.*?)```", chapter, re.DOTALL)
+    assert block
+    inventory = yaml.safe_load(block[1])["all"]
+    assert set(inventory["children"]) == {"controllers", "stores", "mirrors", "devices"}
+    known = load(ROOT / "roles/defaults/meta/argument_specs.yml")["argument_specs"]["variables"]["options"]
+    assert set(inventory["vars"]) - {"ansible_user"} <= set(known)
+    for words in ("ansible_user", "Permission denied", "on the board", "inference_runtime_listen_address"):
+        assert words in chapter

@@ -108,3 +108,10 @@ def test_a_mirror_at_an_address(listen: str, published: str, asked: str) -> None
     options = task["edgeml.fleet.service_container"]
     assert templar.template(options["publish"]) == [published]
     assert templar.template(options["endpoint"]) == asked
+    # Inside the container it is another network: the host's address has no meaning there, wherever it was set.
+    assert "listen_address" not in (ROLES / "site_mirror/templates/nginx.conf.j2").read_text()
+
+
+def test_a_store_is_asked_without_a_proxy() -> None:
+    (block,) = DataLoader().load_from_file(str(ROLES / "model_store/tasks/verify.yml"), trusted_as_template=True)
+    assert block["block"][0]["ansible.builtin.uri"]["use_proxy"] is False
