@@ -243,6 +243,22 @@ def test_excluded_operators_keep_their_precision(interpreter: Path, model: Path,
     assert weights["dense_quantized"] == TensorProto.INT8
 
 
+@pytest.mark.parametrize("recipe", ["optimized", "fp16"])
+def test_a_variant_has_its_own_weights_alone(interpreter: Path, model: Path, tmp_path: Path, recipe: str) -> None:
+    """Those of the original lie in a file of their own here."""
+    source = tmp_path / "source"
+    (source / "golden").mkdir(parents=True)
+    (source / "golden/a.json").write_text((model / "golden/case_0.json").read_text())
+    (source / "labels.txt").write_text("none\n")
+    net = onnx.load(model / "model.onnx")
+    options: dict[str, Any] = {"save_as_external_data": True, "location": "weights.bin", "size_threshold": 0}
+    onnx.save(net, source / "model.onnx", **options)
+    done = minify(interpreter, source, tmp_path / "made", recipe)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "made").iterdir()} == {"golden", "labels.txt", "model.onnx"}
+    assert json.loads(done.stdout.splitlines()[-1])[0]["bytes"] > (source / "weights.bin").stat().st_size
+
+
 def test_a_recipe_that_does_not_apply_says_what_does(interpreter: Path, model: Path, tmp_path: Path) -> None:
     net = onnx.load(model / "model.onnx")
     net.graph.node.remove(next(node for node in net.graph.node if node.op_type == "Gemm"))

@@ -47,6 +47,16 @@ def apply(recipe: Recipe, original: Path, target: Path, calibration: Iterable[Ar
     """Write the variant of the model `original` to `target`. Raise MinifyError if the recipe does not apply."""
     model = onnx.load(original)
     _check(recipe, model)
+    if external_files(original):
+        with tempfile.TemporaryDirectory(prefix="minify-") as directory:
+            whole = Path(directory) / "model.onnx"
+            _save(model, whole)
+            _apply(recipe, whole, target, calibration)
+    else:
+        _apply(recipe, original, target, calibration)
+
+
+def _apply(recipe: Recipe, original: Path, target: Path, calibration: Iterable[Arrays]) -> None:
     if recipe.name == "optimized":
         if recipe.exclude_operators or recipe.exclude_nodes:
             raise MinifyError(
