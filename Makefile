@@ -129,6 +129,10 @@ test-faults: $(VENV)/development engine ## Faults at every step of a release: TR
 test-awx: $(VENV)/development ## What awx_setup makes, in the recorded API of an AWX; jobs in AWX's layout (2 minutes)
 	@$(BIN)/pytest -v tests/awx
 
+.PHONY: test-content-faults
+test-content-faults: $(VENV)/development ## Faults at any step of filling a mirror: TRIALS=220 (1 s each) SEED=1; a table in build/faults
+	@SEED=$(SEED) TRIALS=$(or $(TRIALS),220) $(BIN)/pytest -q tests/integration/content/test_sync_faults.py
+
 .PHONY: bench
 bench: ## Compare the runtime with other inference servers (25 minutes; BENCH='--help' tells its options)
 	@$(PYTHON) runtime/benchmarks/run.py $(BENCH)
