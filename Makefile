@@ -153,6 +153,10 @@ bench-release: $(VENV)/development engine ## Measure a run without a change, of 
 bench-converge: $(VENV)/development engine ## Compare a converge that changes nothing with a plain playbook's, in the lab
 	@$(BIN)/python tests/benchmark/converge.py
 
+.PHONY: bench-content
+bench-content: $(VENV)/development engine ## Compare filling a mirror with skopeo and docker: seconds, and bytes on the wire
+	@$(BIN)/python tests/benchmark/content.py
+
 build/environments/fuzz/installed: requirements/fuzz.txt
 	@echo "Making the environment for fuzzing (about a minute, once)"
 	@$(PYTHON) -m venv build/environments/fuzz
