@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import base64
-import fcntl
 import json
 import os
 import subprocess
@@ -16,7 +15,7 @@ from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._signature.lock import signature_line, signed_bytes
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.signing.keys import SigningKey
-from ansible_collections.edgeml.fleet.runtime.tests.support.debian_packages import CACHE
+from ansible_collections.edgeml.fleet.tests.support.debian_suite import program_of
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
@@ -52,22 +51,7 @@ def sign_lock(lock: Mapping[str, Any], keys: Iterable[KeyPair]) -> str:
 
 def cosign_program(suite: str) -> Path:
     """Return cosign of a suite of Debian; it is fetched once. It runs on this machine whatever that suite is."""
-    target = CACHE / f"cosign-{suite}"
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with target.with_name(f"{target.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # tests run in several processes
-        if not target.exists():
-            archive = target.with_suffix(".tar")
-            command = ["mmdebstrap", "--quiet", "--mode=root" if os.geteuid() == 0 else "--mode=unshare"]
-            # A mirror that is kept for long has lists that are past their date; their signatures are checked.
-            command += ["--aptopt=Acquire::Check-Valid-Until false", "--variant=extract", "--include=cosign"]
-            subprocess.run([*command, suite, archive], check=True)
-            partial = target.with_suffix(".partial")
-            partial.mkdir(exist_ok=True)
-            subprocess.run(["tar", "-xf", archive, "-C", partial, "./usr/bin/cosign"], check=True)
-            archive.unlink()
-            partial.rename(target)
-    return target / "usr/bin/cosign"
+    return program_of(suite, "cosign", "usr/bin/cosign")
 
 
 @dataclass
