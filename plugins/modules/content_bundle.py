@@ -49,6 +49,16 @@ options:
   lock:
     description: Content of C(fleet.lock.yml). Required unless O(state=restored).
     type: dict
+  needed:
+    description: The part of the lock that is written, as for M(edgeml.fleet.mirror_sync). All of it by default.
+    type: dict
+  held:
+    description:
+      - Blobs that are left out, as M(edgeml.fleet.mirror_sync) returned them for the mirror that has them.
+      - Such a directory is no backup.
+    type: list
+    elements: str
+    default: []
   architectures:
     description: Architectures of the site's hosts, named as in OCI.
     type: list
@@ -155,6 +165,8 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "path": {"type": "path", "required": True},
     "store": REGISTRY_ARGUMENT,
     "lock": {"type": "dict"},
+    "needed": {"type": "dict"},
+    "held": {"type": "list", "elements": "str", "default": []},
     "architectures": {
         "type": "list",
         "elements": "str",
@@ -177,6 +189,8 @@ def write(module: AnsibleModule) -> dict[str, Any]:
         options["architectures"],
         write=not module.check_mode,
         trust=Trust.from_options(options["signatures"]),
+        needed=options["needed"],
+        held=frozenset(options["held"]),
     )
 
 

@@ -192,6 +192,12 @@ damaged_blobs:
   type: list
   elements: str
   sample: []
+held:
+  description: The blobs that the mirror holds, each by the first 16 digits of its digest.
+  returned: success
+  type: list
+  elements: str
+  sample: [fca0be072e43d1a5]
 removed_blobs:
   description: Number of blobs removed because no kept generation refers to them.
   returned: success

@@ -21,7 +21,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._host.detached import
     key_of,
     launcher,
 )
-from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.bundle import Bundle
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.bundle import Bundle, held_by
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.scrub import scrub
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.sync import Course, synchronize
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.tree import Tree
@@ -189,7 +189,7 @@ def perform(options: Mapping[str, Any], *, write: bool, wait: bool) -> dict[str,
             parallel=options["parallel"],
         ),
     )
-    result = {**asdict(summary), "damaged_blobs": damaged, "plan": summary.plan()}
+    result = {**asdict(summary), "damaged_blobs": damaged, "plan": summary.plan(), "held": held_by(Tree(root))}
     result["changed"] |= bool(damaged)
     del result["bill"]  # the plan has it
     diff = {"before": "\n".join(result.pop("before")) + "\n", "after": "\n".join(result.pop("after")) + "\n"}

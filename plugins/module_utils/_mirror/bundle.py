@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,8 +26,9 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.disk import check_space
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import make_directory, replace_file
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.content import MirrorContent, resolve
-from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.lock import integer
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.lock import integer, part_of
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.signatures import SignatureCopy
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.tree import Tree
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
     IMAGE_INDEX,
     IMAGE_MANIFEST,
@@ -41,6 +42,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._signature.formats im
 from ansible_collections.edgeml.fleet.plugins.module_utils._signature.lock import IGNORED, Trust
 
 LAYOUT, INDEX, LOCK = "oci-layout", "index.json", "fleet.lock.json"
+HELD_DIGITS = 16
 REFERENCE = "org.opencontainers.image.ref.name"
 EXPORT_AGAIN = "export it again with the playbook edgeml.fleet.bundle_export, from the same lock"
 
@@ -188,8 +190,13 @@ def export(
     *,
     write: bool,
     trust: Trust = IGNORED,
+    needed: Mapping[str, Any] | None = None,
+    held: Collection[str] = (),
 ) -> dict[str, Any]:
     """Make `root` a bundle of exactly what `lock` names for `architectures`, its signatures included.
+
+    With `needed` it holds that part of the lock (see `part_of`). Blobs in `held`, as `held_by` names them, are left
+    out: the mirror that it is for has them.
 
     What an earlier or interrupted export has left is not fetched again. The index is written last. Returns what the
     module content_bundle returns; without `write` nothing is changed. Raises FleetError as `synchronize` does.
@@ -197,7 +204,10 @@ def export(
     trust.check(lock)
     bundle = Bundle(root)
     known = bundle.open().manifests() if (root / INDEX).exists() else {}
-    content = resolve(known, store, lock, architectures)
+    part = lock if needed is None else part_of(lock, needed)
+    content = resolve(known, store, part, architectures)
+    for digest in [digest for digest in content.blobs if _short(digest) in held]:
+        del content.blobs[digest]
     if trust.keys is not None:
         SignatureCopy(bundle, known, store, trust.keys.signer).add(content)
     files, index = _manifests(content)
@@ -234,6 +244,15 @@ def export(
         "bytes_fetched": size,
         "bytes_total": sum(blob.size for blob in content.blobs.values()),
     }
+
+
+def held_by(tree: Tree) -> list[str]:
+    """Return what names the blobs of a mirror, short: with some ten images and models it is about 2 kB."""
+    return sorted(_short(f"sha256:{path.name}") for path in tree.cas.glob("*"))
+
+
+def _short(digest: str) -> str:
+    return digest.partition(":")[2][:HELD_DIGITS]
 
 
 def _manifests(content: MirrorContent) -> tuple[dict[str, bytes], bytes]:

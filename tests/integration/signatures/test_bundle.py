@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.bundle import Bundle, export
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.bundle import Bundle, export, held_by
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.restore import restore
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.sync import Summary, synchronize
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.tree import Tree
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import sha256_digest
 from ansible_collections.edgeml.fleet.plugins.module_utils._signature.lock import IGNORED
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.signing.content import manifests_of
@@ -147,6 +148,30 @@ def blob_of(lock: dict[str, Any]) -> str:
     """Return the digest of a model's content."""
     (version,) = next(iter(lock["models"].values())).values()
     return str(version["variants"]["default"]["blob"]["digest"])
+
+
+def test_a_stick_for_one_mirror_brings_what_it_lacks(signed: Signed, stick: Path) -> None:  # noqa: F811
+    """By 2 kB that the mirror has told; what it has lost since is named."""
+    whole = write(signed, stick)
+    carry(signed, stick)
+    held = held_by(Tree(signed.mirror.root))
+    assert len(json.dumps(held)) < 2000
+    signed.lock = {**publish(signed.store, signed.directory, serial=2), "images": signed.lock["images"]}
+    sign_all(signed.store, signed.directory, signed.lock, signed.key.private)
+    for path in stick.parent.iterdir():
+        shutil.rmtree(path)
+    made = export(
+        stick, signed.store.registry(), signed.lock, ARCHITECTURES, write=True, trust=signed.trust(), held=held
+    )
+    assert 0 < made["bytes_total"] < whole["bytes_total"]
+    assert carry(signed, stick).generation == 2
+
+    for path in (signed.mirror.root / "cas/sha256").iterdir():
+        if path.name[:16] in held:
+            path.unlink()
+    with pytest.raises(FleetError, match="does not hold, or no longer holds whole") as caught:
+        carry(signed, stick)
+    assert caught.value.seen.partition(":")[2][:16] in held
 
 
 def test_a_store_is_restored_as_it_was(
