@@ -268,7 +268,8 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import 
 options = json.loads(sys.argv[1])
 try:
     registry = Registry.from_options(options["store"])
-    print(synchronize(Path(options["root"]), registry, options["lock"], ["amd64", "arm64"], 2, write=True))
+    architectures = options.get("architectures", ["amd64", "arm64"])
+    print(synchronize(Path(options["root"]), registry, options["lock"], architectures, 2, write=True))
 except FleetError as error:
     print(error)
 """
