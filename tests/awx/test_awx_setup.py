@@ -1,6 +1,6 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The playbook edgeml.fleet.awx_setup, with the real modules of awx.awx, against the recorded API of AWX 24.6.1."""
+"""The playbook edgeml.fleet.awx_setup, with the real modules of awx.awx, against the API of AWX as api.yml has it."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +71,10 @@ def plan_model(plan: Plan, model: Mapping[str, Any], place: Place) -> None:
         if variant and "minify" in variant:
             made = plan_minified(plan, model, variant, directory, identity, (*place, "variants", index))
             form = {"name": variant["name"], "file": "", "others": []}
-        architecture = (variant or {}).get("when", {}).get("arch")
+        for_whom = (variant or {}).get("when", {}).get("architecture", [])
+        architectures = [for_whom] if isinstance(for_whom, str) else for_whom
         # What minify makes has golden cases already.
-        _plan_artifact(plan, model, place, made, form, architecture, with_golden=made == directory)
+        _plan_artifact(plan, model, place, made, form, architectures, with_golden=made == directory)
 
 
 def _plan_artifact(
@@ -82,7 +83,7 @@ def _plan_artifact(
     place: Place,
     directory: Path,
     form: Mapping[str, Any] | None,
-    architecture: str | None = None,
+    architectures: Sequence[str] = (),
     *,
     with_golden: bool = True,
 ) -> None:
@@ -94,7 +95,7 @@ def _plan_artifact(
             "variant": form["name"] if form else DEFAULT_VARIANT,
             "platform": model["platform"],
             "runtime": model.get("runtime", DEFAULT_RUNTIME),
-            "untried": _untried(model, architecture),
+            "untried": _untried(model, architectures),
             "directory": str(directory),
             "form": dict(form) if form else None,
             "golden": str(plan.path(golden, (*place, "golden"), directory=True)) if golden else None,
@@ -102,12 +103,15 @@ def _plan_artifact(
     )
 
 
-def _untried(model: Mapping[str, Any], architecture: str | None) -> str:
-    """Return why a model is not tried on the controller before it is published; empty if it can be."""
+def _untried(model: Mapping[str, Any], architectures: Sequence[str]) -> str:
+    """Return why a model is not tried on the controller before it is published; empty if it can be.
+
+    `architectures` are those that it is for; all of them if empty.
+    """
     if model.get("requires", {}).get("devices"):
         return "it requires devices, which only its hosts have"
-    if architecture not in (None, ARCHITECTURES.get(platform.machine())):
-        return f"it is for {architecture} alone"
+    if architectures and ARCHITECTURES.get(platform.machine()) not in architectures:
+        return f"it is for {' and '.join(architectures)} alone"
     if not isinstance(model["source"], str) and model["platform"] in CODE:
         return "it is code that others made, which is not run on the controller"
     return ""

@@ -106,6 +106,20 @@ def test_a_finished_image_is_copied(base: Path) -> None:
     assert "edgeml_runtimes[1].requirements" in problem
 
 
+@pytest.mark.parametrize(
+    ("architecture", "untried"),
+    [("arm64", "it is for arm64 alone"), (["arm64"], "it is for arm64 alone"), (["amd64", "arm64"], ""), ("amd64", "")],
+)
+def test_a_variant_for_the_other_architecture_alone_is_not_tried_here(
+    base: Path, monkeypatch: pytest.MonkeyPatch, architecture: str | list[str], untried: str
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    variants = [{"name": "int8", "file": "model.int8.onnx", "when": {"architecture": architecture}}]
+    (base / "models/digits/model.int8.onnx").write_bytes(b"int8")
+    (artifact,) = plan(base, DIGITS | {"variants": variants})["artifacts"]
+    assert artifact["untried"] == untried
+
+
 def test_each_variant_is_an_artifact(base: Path) -> None:
     for name in ("model.onnx", "model.int8.onnx"):
         (base / "models/digits" / name).touch()
