@@ -1,6 +1,10 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One rig for all tests with faults: it takes a minute to make."""
+"""The rig of the tests with faults, which takes a minute to make.
+
+While it is there the process has a network of its own, so it must end with their file: what comes next in the same
+process needs the machine's network.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from ansible_collections.edgeml.fleet.tests.integration.content.conftest import 
 from ansible_collections.edgeml.fleet.tests.support.content import Authority
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def rig(programs: Path, authority: Authority) -> Iterator[Rig]:  # noqa: F811 - fixtures of the content tests
     """A box that serves the first release."""
     with running_rig(programs, authority) as found:
