@@ -109,7 +109,7 @@ test-quick: $(VENV)/development ## Lint, unit, architecture, contract and runtim
 	@$(PYTEST) -q $(QUICK_TESTS)
 
 .PHONY: test
-test: ## Everything, with fleets in the lab (about 26 minutes on two cores)
+test: ## Everything, with fleets in the lab (about 28 minutes on two cores)
 	@$(MAKE) --jobs 2 --output-sync lint lab-tools
 	@$(PYTEST) --durations 15 $(HOST_TESTS) $(QUICK_TESTS)
 
