@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import tarfile
@@ -183,14 +184,10 @@ def _program(root: Path, version: str, environment: Mapping[str, str], work: Pat
     }
     script = work / "python"
     quoted = [*(f"{name}={value}" for name, value in variables.items()), *interpreter.command]
-    script.write_text("#!/bin/sh\nexec env -i " + " ".join(map(_quote, quoted)) + ' "$@"\n')
+    script.write_text("#!/bin/sh\nexec env -i " + " ".join(map(shlex.quote, quoted)) + ' "$@"\n')
     script.chmod(0o755)
     start = "import sys; sys.executable = sys.argv.pop(1); from edgeml_runtime.start import main; main()"
     return [str(script), "-c", start, str(script)]
-
-
-def _quote(text: str) -> str:
-    return "'" + text.replace("'", "'\\''") + "'"
 
 
 def _try(model: Model, directory: Path, work: Path, program: Sequence[str], limits: Mapping[str, Any]) -> None:
