@@ -1,12 +1,15 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Files and directories that a power cut cannot damage."""
+"""Files and directories that a power cut cannot damage, and what tells whether a disk has."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from pathlib import Path
+
+_BLOCK = 1 << 20  # bytes
 
 
 def make_directory(path: Path) -> None:
@@ -44,3 +47,12 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def file_digest(path: Path) -> str:
+    """Return the digest of a file's content, ``sha256:`` and hexadecimal; raise OSError if it cannot be read."""
+    sha256 = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            sha256.update(block)
+    return f"sha256:{sha256.hexdigest()}"

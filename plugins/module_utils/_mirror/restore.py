@@ -4,16 +4,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import file_digest
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.bundle import EXPORT_AGAIN, Bundle
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.content import INDEXES, Blob, blobs_of
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.lock import document_of
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci.store import READ_BLOCK
 
 
 def restore(root: Path, store: Registry, *, write: bool) -> dict[str, Any]:
@@ -53,12 +52,8 @@ def restore(root: Path, store: Registry, *, write: bool) -> dict[str, Any]:
 
 
 def _check(path: Path, blob: Blob) -> None:
-    sha256 = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while data := file.read(READ_BLOCK):
-                sha256.update(data)
-        seen = f"sha256:{sha256.hexdigest()}"
+        seen = file_digest(path)
     except OSError as error:
         seen = error.strerror or str(error)
     if seen != blob.digest:

@@ -4,13 +4,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
-from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import sync_directory
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import file_digest, sync_directory
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.tree import Tree
-
-BLOCK = 1 << 20
 
 
 def scrub(root: Path, *, write: bool) -> list[str]:
@@ -29,13 +26,9 @@ def scrub(root: Path, *, write: bool) -> list[str]:
 
 
 def _is_intact(path: Path) -> bool:
-    sha256 = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while block := file.read(BLOCK):
-                sha256.update(block)
+        return file_digest(path) == f"sha256:{path.name}"
     except FileNotFoundError:  # a synchronization has just removed it
         return True
     except OSError:  # the disk cannot read it
         return False
-    return sha256.hexdigest() == path.name
