@@ -386,7 +386,7 @@ CASES = [
     malformed(
         "8.1.1", "content-length is more than the DATA's", *FIELDS, header("content-length", b"%d" % (len(BODY) + 1))
     ),
-    malformed("8.1.1", "content-length is no number", *FIELDS, header("content-length", b"x")),
+    malformed("8.1.1", "content-length is not a number", *FIELDS, header("content-length", b"x")),
     case(
         "8.1.1",
         "content-length is not the sum of several DATA",
