@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import json
 import os
 import signal
-import struct
 import subprocess
 import sys
 import time
@@ -24,12 +22,19 @@ from typing import Any
 
 import yaml
 from ansible_collections.edgeml.fleet.tests.support.content import REPOSITORY_ROOT
+from ansible_collections.edgeml.fleet.tests.support.failing_disk import FailingDisk
 
-#: Linux, include/uapi/linux/ext4.h: stop all writing at once. 2 is EXT4_GOING_FLAGS_NOLOGFLUSH, as in a power cut.
-EXT4_IOC_SHUTDOWN, NO_LOG_FLUSH = 0x8004587D, 2
 DISK_BYTES = 4 << 30
 #: Seconds that anything here may take on a slow machine.
 PATIENCE = 120.0
+#: The first process: it ends with whoever started it, gives up its copies of others' disks (FailingDisk.unmount), and
+#: takes in what lost its parent.
+PROCESS_ONE = """
+mount -t tmpfs tmpfs /run
+awk -v own="$0" '$1 ~ "^/dev/loop" && $2 != own && $2 != "/" {print $2}' /proc/mounts | xargs -r umount --lazy
+touch /run/up
+while :; do sleep 0.2; done
+"""
 
 #: The module runtime_release without Ansible: it prints its result, or the failure's keys.
 CONVERGE = """
@@ -96,21 +101,18 @@ class Box:
     """A computer with the disk `directory`/disk.img. `engine_log` outlives its power cuts."""
 
     def __init__(self, directory: Path) -> None:
-        self.image = directory / "disk.img"
         self.disk = directory / "disk"
         self.root = self.disk / "edgeml"
         self.engine_log = directory / "engine.log"
         self._engine_configuration = directory / "daemon.json"
         self._first: subprocess.Popen[bytes] | None = None
         self._engine: subprocess.Popen[bytes] | None = None
+        self._failing_disk = FailingDisk(directory / "disk.img", self.disk)
         self._filler = self.disk / "filler"
 
     def build(self) -> None:
         """Make the disk, empty, and configure the engine as the role does."""
-        self.disk.mkdir()
-        with self.image.open("wb") as file:
-            file.truncate(DISK_BYTES)
-        subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", self.image], check=True)
+        self._failing_disk.make(DISK_BYTES)
         role = yaml.safe_load((REPOSITORY_ROOT / "roles/docker_engine/defaults/main.yml").read_text())
         self._engine_configuration.write_text(json.dumps(role["docker_engine_configuration"]))
 
@@ -118,20 +120,9 @@ class Box:
 
     def power_on(self) -> None:
         """Start it; the engine starts what was to start with it."""
-        subprocess.run(["mount", "-o", "loop", self.image, self.disk], check=True)
-        # It ends with whoever started it. A shell that waits over and over also takes in what lost its parent.
-        command = [
-            "setpriv",
-            "--pdeathsig",
-            "KILL",
-            "unshare",
-            "--mount",
-            "--pid",
-            "--fork",
-            "--kill-child",
-            "--mount-proc",
-        ]
-        command += ["sh", "-c", "mount -t tmpfs tmpfs /run && touch /run/up && while :; do sleep 0.2; done"]
+        self._failing_disk.mount()
+        command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child"]
+        command += ["--mount-proc", "sh", "-c", PROCESS_ONE, str(self.disk)]
         self._first = subprocess.Popen(command)
         _wait(lambda: self._process_one() and self.run(["test", "-e", "/run/up"]).returncode == 0)
         self.start_engine()
@@ -143,11 +134,7 @@ class Box:
 
     def fail_disk(self) -> None:
         """Let nothing more be read from the disk or written to it; processes go on."""
-        directory = os.open(self.disk, os.O_RDONLY)
-        try:
-            fcntl.ioctl(directory, EXT4_IOC_SHUTDOWN, struct.pack("I", NO_LOG_FLUSH))
-        finally:
-            os.close(directory)
+        self._failing_disk.fail()
 
     def power_off(self) -> None:
         """End every process; what the kernel still holds for the disk is written if the disk works."""
@@ -161,7 +148,7 @@ class Box:
         if self._engine is not None:
             self._engine.wait()
             self._engine = None
-        _wait(lambda: subprocess.run(["umount", self.disk], capture_output=True).returncode == 0)
+        self._failing_disk.unmount()
 
     def _process_one(self) -> int:
         assert self._first is not None
@@ -180,9 +167,14 @@ class Box:
                 stdout=log, stderr=log,
             )  # fmt: skip
         try:
-            _wait(lambda: self.run(["docker", "info"]).returncode == 0)
+            _wait(self._engine_answers)
         except AssertionError as error:
             raise AssertionError(f"the engine does not come up: {self.say()}") from error
+
+    def _engine_answers(self) -> bool:
+        assert self._engine is not None
+        assert self._engine.poll() is None, "it has ended"
+        return self.run(["docker", "info"]).returncode == 0
 
     def stop_engine(self, how: signal.Signals) -> None:
         """Stop the engine: SIGTERM stops its containers too, SIGKILL leaves them alone."""

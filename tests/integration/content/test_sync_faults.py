@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import random
 import signal
-import struct
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -38,13 +36,12 @@ from ansible_collections.edgeml.fleet.tests.support.content import (
     Store,
     publish_image,
 )
+from ansible_collections.edgeml.fleet.tests.support.failing_disk import FailingDisk
 
 SEED = int(os.environ.get("SEED") or 1)
 TRIALS = int(os.environ.get("TRIALS") or 11)
 LARGE = 1_500_000
 DISK_BYTES = 64 << 20
-#: Linux, include/uapi/linux/ext4.h: stop all writing at once, and lose what was not on the disk.
-EXT4_IOC_SHUTDOWN, NO_LOG_FLUSH = 0x8004587D, 2
 #: What a synchronization does to the file system; a fault comes with one of these calls.
 CALLS = ("fsync", "replace", "rename", "unlink", "mkdir", "symlink", "fchmod", "rmdir")
 REFUSED = 7  # exit status of a child whose synchronization ended with a FleetError
@@ -55,15 +52,14 @@ class Rig:
     """A store with two generations, and a small disk for the mirror."""
 
     store: Store
-    image: Path
-    disk: Path
+    disk: FailingDisk
     locks: tuple[dict[str, Any], dict[str, Any]]
     layer: str
     steps: int = 0
 
     @property
     def root(self) -> Path:
-        return self.disk / "mirror"
+        return self.disk.directory / "mirror"
 
     def sync(self, serial: int, address: str = "", timeout: float = 60) -> Summary:
         registry = Registry(address or self.store.address, self.store.username, self.store.password, self.store.ca_file,
@@ -84,13 +80,10 @@ class Rig:
             os._exit(0)
         return os.waitpid(child, 0)[1]
 
-    def mount(self) -> None:
-        subprocess.run(["mount", "-o", "loop", self.image, self.disk], check=True)
-
     def restart(self) -> None:
         """Start again after a power cut."""
-        subprocess.run(["umount", self.disk], check=True)
-        self.mount()
+        self.disk.unmount()
+        self.disk.mount()
 
     def partials(self) -> list[Path]:
         return sorted((self.root / "staging").glob("*.part"))
@@ -149,8 +142,7 @@ def power_cut(rig: Rig, dice: random.Random) -> None:
     def cut(now: int) -> None:
         if now == step:
             with contextlib.suppress(OSError):
-                handle = os.open(rig.disk, os.O_RDONLY)
-                fcntl.ioctl(handle, EXT4_IOC_SHUTDOWN, struct.pack("I", NO_LOG_FLUSH))
+                rig.disk.fail()
             os.kill(os.getpid(), signal.SIGKILL)
 
     assert os.WIFSIGNALED(rig.apart(cut))
@@ -266,12 +258,9 @@ def rig(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]
     directory = tmp_path_factory.mktemp("faults")
     first, second = publish_image(store, "edgeml/runtime", 20_000), publish_image(store, "edgeml/runtime", LARGE)
     locks = lock_of(1, {"runtime": first.entry}), lock_of(2, {"runtime": second.entry})
-    found = Rig(store, directory / "disk.img", directory / "disk", locks, second.layers["amd64"])
-    with found.image.open("wb") as file:
-        file.truncate(DISK_BYTES)
-    subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", found.image], check=True)
-    found.disk.mkdir()
-    found.mount()
+    found = Rig(store, FailingDisk(directory / "disk.img", directory / "disk"), locks, second.layers["amd64"])
+    found.disk.make(DISK_BYTES)
+    found.disk.mount()
     try:
         found.sync(1)
         counted = directory / "steps"
@@ -283,7 +272,7 @@ def rig(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]
         found.steps = int(counted.read_text())
         yield found
     finally:
-        subprocess.run(["umount", found.disk], check=True)
+        found.disk.unmount()
 
 
 @pytest.fixture(scope="module")
