@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ansible.errors import AnsibleConnectionFailure
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.demand import prepare, with_demand
@@ -35,6 +35,8 @@ class ActionModule(ActionBase):
             result: dict[str, Any] = self._execute_module(module_args=arguments, task_vars=task_vars)
         except AnsibleConnectionFailure as error:
             finding = unreachable(str(error))
+        except AnsibleError as error:  # of sudo's password
+            finding = not_examined({"msg": str(error)})
         else:
             if "findings" in result or "Unsupported parameters" in result.get("msg", ""):
                 return result

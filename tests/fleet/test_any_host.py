@@ -1,7 +1,7 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Devices that need SSH, Python 3.8 and an engine: one like Ubuntu, one like Raspberry Pi OS, one without a package
-manager and systemd. Nothing is installed on any of them."""
+manager and systemd, one as a hardening guide asks for it. Nothing is installed on any of them."""
 
 from __future__ import annotations
 
@@ -10,20 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ansible_collections.edgeml.fleet.tests.lab import guises
+from ansible_collections.edgeml.fleet.tests.lab.hosts import find
 
 from .conftest import Fleet, running_lab
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(1200)]
 
-DEVICES = ("any-ubuntu", "any-pi", "any-foreign")
+DEVICES = ("any-ubuntu", "any-pi", "any-foreign", "any-hardened")
 DIGITS = [str(digit) for digit in range(10)]
 # What installs packages is taken away, and says if somebody asks for it.
 TRAP = r"""sudo sh -c 'for name in apt-get apt-mark dpkg; do
 printf "#!/bin/sh\necho \$0 \$@ >> /var/tmp/asked\nexit 100\n" > /usr/bin/$name; chmod 755 /usr/bin/$name; done'"""
-
-
-# What a user's own hardening guide may have asked for.
-HARDENED = {"userns-remap": "default", "no-new-privileges": True, "icc": False}
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +32,6 @@ def fleet(request: pytest.FixtureRequest) -> Iterator[Fleet]:
         if not fleet.lock_file.exists():
             for host in ("any-ubuntu", "any-pi"):
                 lab.run(host, TRAP, check=True)
-            harden = (
-                f"echo '{json.dumps(HARDENED)}' | sudo tee /etc/docker/daemon.json && sudo systemctl restart docker"
-            )
-            lab.run("any-pi", harden, check=True)
             fleet.publish().must_succeed()
         yield fleet
 
@@ -79,10 +73,23 @@ def test_the_host_itself_is_asked_over_grpc(in_use: Fleet) -> None:
         assert last["inference_latency"]["models"][0]["samples"] >= 5
 
 
-def test_hardened_defaults_of_the_engine_stay(in_use: Fleet) -> None:
-    configuration = json.loads(in_use.lab.run("any-pi", "cat /etc/docker/daemon.json", check=True).stdout)
-    assert HARDENED.items() < configuration.items()
-    assert "userns" in in_use.lab.run("any-pi", "sudo docker info --format '{{.SecurityOptions}}'", check=True).stdout
+def test_a_hardened_host_stays_as_it_was(in_use: Fleet) -> None:
+    lab = in_use.lab
+    refused = lab.run("any-hardened", "sudo --non-interactive true")
+    assert "tty" in refused.stderr, refused
+    mounts = {
+        place: lab.run("any-hardened", f"findmnt --noheadings --output SOURCE,OPTIONS --target {place}").stdout
+        for place in (*guises.NOEXEC, "/var/lib/edgeml", "/var/lib/docker")
+    }
+    assert all("noexec" in mounts[place] for place in guises.NOEXEC), mounts
+    assert "/dev/loop" in mounts["/var/lib/edgeml"], mounts
+    assert len({mounts["/var/lib/edgeml"], mounts["/var/lib/docker"]}) == 2
+    configuration = json.loads(lab.run("any-hardened", "cat /etc/docker/daemon.json", check=True).stdout)
+    assert guises.HARDENED_ENGINE.items() < configuration.items()
+    console = find(lab.client, lab.topology.host("any-hardened"))
+    told = str(console.exec_run(["docker", "info", "--format", "{{json .SecurityOptions}}"]).output)
+    assert "name=userns" in told
+    assert "seccomp.json" in told
 
 
 def test_a_configuration_that_the_engine_does_not_take_is_put_back(in_use: Fleet) -> None:

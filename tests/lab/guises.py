@@ -8,13 +8,15 @@ A guise changes what a host says of itself and what programs it has; the kernel 
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from pathlib import Path
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 
 NONE, UBUNTU, RASPBERRY_PI, FOREIGN = "", "ubuntu", "raspberry_pi", "foreign"
-GUISES = (NONE, UBUNTU, RASPBERRY_PI, FOREIGN)
+HARDENED, IMAGE_BASED = "hardened", "image_based"
+GUISES = (NONE, UBUNTU, RASPBERRY_PI, FOREIGN, HARDENED, IMAGE_BASED)
 
 OS_RELEASE = {
     UBUNTU: 'ID=ubuntu\nID_LIKE=debian\nVERSION_ID="22.04"\nVERSION_CODENAME=jammy\nPRETTY_NAME="Ubuntu 22.04.5 LTS"\n',
@@ -45,17 +47,64 @@ trap 'kill -TERM -1; exit 0' TERM
 while :; do sleep 3600 & wait $!; done
 """
 
+#: What sudo asks for on a hardened host.
+PASSWORD = "asked by sudo"
+# sudo wants a terminal of its own and a password.
+HARDENED_SUDOERS = "Defaults requiretty, use_pty, timestamp_timeout=0\nedge ALL=(ALL:ALL) ALL\n"
+#: The directories for temporary files, from which nothing can be started.
+NOEXEC = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - they are mounted there
+HARDENED_INIT = f"""#!/bin/sh
+set -e
+echo 'edge:{PASSWORD}' | chpasswd
+for place in {" ".join(NOEXEC)}; do mount -t tmpfs -o noexec,nosuid,nodev none $place; done
+exec /sbin/init
+"""
+#: What a hardening guide asks of the engine for every container that does not say otherwise.
+HARDENED_ENGINE = {
+    "userns-remap": "default",
+    "no-new-privileges": True,
+    "icc": False,
+    "seccomp-profile": "/etc/docker/seccomp.json",
+}
+HARDENED_SECCOMP = {
+    "defaultAction": "SCMP_ACT_ALLOW",
+    "syscalls": [
+        {
+            "names": ["add_key", "bpf", "io_uring_setup", "keyctl", "mount", "perf_event_open", "ptrace", "umount2"],
+            "action": "SCMP_ACT_ERRNO",
+        }
+    ],
+}
+# The root is read-only. Writable is what the maker of such an image has to keep so for us, and not one place more.
+IMAGE_BASED_INIT = """#!/bin/sh
+set -e
+for place in /etc/docker /etc/systemd/system /home /root /var; do
+    mkdir -p $place
+    mount --rbind $place $place
+done
+mount -t tmpfs none /tmp
+mount -o remount,bind,ro /
+exec /sbin/init
+"""
+INITS = {FOREIGN: FOREIGN_INIT, HARDENED: HARDENED_INIT, IMAGE_BASED: IMAGE_BASED_INIT}
+
 
 def command(guise: str) -> list[str]:
     """Return what a host runs as its first process."""
-    return ["/opt/init"] if guise == FOREIGN else ["/sbin/init"]
+    return ["/opt/init"] if guise in INITS else ["/sbin/init"]
 
 
 def files(guise: str) -> list[tuple[str, bytes, int, int]]:
     """Return what a host gets before its first boot: path, content, mode, owner."""
-    found = [("usr/lib/os-release", OS_RELEASE[guise].encode(), 0o644, 0)] if guise else []
-    if guise == FOREIGN:
-        found.append(("opt/init", FOREIGN_INIT.encode(), 0o755, 0))
+    found = [("usr/lib/os-release", OS_RELEASE[guise].encode(), 0o644, 0)] if guise in OS_RELEASE else []
+    if guise in INITS:
+        found.append(("opt/init", INITS[guise].encode(), 0o755, 0))
+    if guise == HARDENED:
+        found += [
+            ("etc/sudoers.d/edge", HARDENED_SUDOERS.encode(), 0o440, 0),
+            ("etc/docker/daemon.json", json.dumps(HARDENED_ENGINE).encode(), 0o644, 0),
+            ("etc/docker/seccomp.json", json.dumps(HARDENED_SECCOMP).encode(), 0o644, 0),
+        ]
     return found
 
 

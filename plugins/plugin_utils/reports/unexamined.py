@@ -28,18 +28,31 @@ def unreachable(reason: str) -> Finding:
     )
 
 
+#: What keeps a module from root, by words of the answer: variable, value and next step.
+BECOME_REMEDIES = {
+    "you must have a tty": "set ansible_ssh_pipelining to false for this host, whose sudo has requiretty; or take "
+    "requiretty out of its sudoers for this user",
+    "sudo password": "set ansible_become_password for this host (in a vault), or run with --ask-become-pass",
+    "incorrect": "correct ansible_become_password, or what --ask-become-pass was told",
+}
+
+
 def not_examined(result: Mapping[str, Any]) -> Finding:
     """Return the finding for a host on which the module failed before it found anything."""
-    seen = _line(result.get("msg") or result.get("module_stderr") or repr(result))
+    said = result.get("module_stderr") or result.get("module_stdout")
+    seen = _line(result.get("msg") or said or repr(result))
+    if "deserialization" in seen and said:  # something else answered in the module's place
+        seen = _line(said)
     if "SyntaxError" in result.get("module_stderr", ""):
         seen = "a Python too old for Ansible's modules"
     elif result.get("rc") != 127 and "interpreter" not in seen and "Python version" not in seen:
+        remedies = [remedy for words, remedy in BECOME_REMEDIES.items() if words in seen.lower()]
         return Finding(
             "examination",
             REFUSE,
             seen,
             "that a module can run on the host as root",
-            "correct what the message names, often the become settings or the password for it",
+            remedies[-1] if remedies else "correct what the message names, often the become settings",
         )
     return Finding(
         "python",

@@ -25,6 +25,28 @@ def test_a_module_that_fails_is_a_finding(failed: dict[str, object], name: str, 
     assert (finding.name, finding.severity, finding.value) == (name, "refuse", seen)
 
 
+@pytest.mark.parametrize(
+    ("failed", "seen", "variable"),
+    [
+        ({"msg": "Missing sudo password"}, "Missing sudo password", "--ask-become-pass"),
+        ({"msg": "Incorrect sudo password"}, "Incorrect sudo password", "correct ansible_become_password"),
+        (
+            {
+                "msg": "Module result deserialization failed: No start of json char found",
+                "module_stderr": "sudo: sorry, you must have a tty to run sudo\n",
+                "rc": 1,
+            },
+            "sudo: sorry, you must have a tty to run sudo",
+            "set ansible_ssh_pipelining to false",
+        ),
+    ],
+)
+def test_what_keeps_a_module_from_root_names_the_variable(failed: dict[str, object], seen: str, variable: str) -> None:
+    finding = not_examined(failed)
+    assert (finding.name, finding.severity, finding.value) == ("examination", "refuse", seen)
+    assert variable in finding.remedy
+
+
 def test_a_host_that_is_away_does_not_hold_up_the_others() -> None:
     result = result_without_module(unreachable("no route\nto host"), {})
     assert [finding["name"] for finding in result["findings"]] == ["unreachable"]
