@@ -29,6 +29,8 @@ class HostOutcome:
     host: str
     state: str
     reason: str = ""
+    lost: bool = False
+    """Whether it is pending since it was lost in its wave."""
     runtimes: Sequence[Mapping[str, Any]] = ()
     gates: Sequence[Mapping[str, Any]] = ()
     known: frozenset[tuple[str, str]] = field(default_factory=frozenset)
@@ -45,13 +47,14 @@ def outcome_of(host: str, variables: Mapping[str, Any], watched: bool = False) -
     )
     gates = [gate for answer in _answers(variables.get(RESULT)) for gate in answer.get("gates") or ()]
     failure = _mapping(variables.get(FAILURE))
+    lost = next((a for a in (after, *_answers(variables.get(RESULT))) if a.get("unreachable")), None)
     state, reason = "done", ""
     if not before:
         state, reason = "failed", "It failed before its turn"
     elif before.get("unreachable"):
         state, reason = "pending", unframed(before.get("msg"))
-    elif after.get("unreachable"):
-        state, reason = "pending", f"It was lost in its wave: {unframed(after.get('msg'))}"
+    elif lost:
+        state, reason = "pending", f"It was lost in its wave: {unframed(lost.get('msg'))}"
     elif failure:
         state, reason = "failed", failure_reason(failure)
     elif not after:  # it left the play at the task that could not reach it
@@ -62,7 +65,8 @@ def outcome_of(host: str, variables: Mapping[str, Any], watched: bool = False) -
         state, reason = "failed", f"It does not answer since its release changed: {unframed(last.get('msg'))}"
     elif faults := _faults(runtimes, known):
         state, reason = "failed", "; ".join(faults)
-    return HostOutcome(host, state, reason, runtimes, gates, known)
+    is_lost = state == "pending" and not before.get("unreachable")
+    return HostOutcome(host, state, reason, is_lost, runtimes, gates, known)
 
 
 def failure_reason(failure: Mapping[str, Any]) -> str:
@@ -97,9 +101,11 @@ class Verdict:
 
 
 def judge(outcomes: Sequence[HostOutcome], tolerated: int) -> Verdict:
-    """Return whether so many failures are allowed. Pending hosts count neither way."""
+    """Return whether so many failures are allowed. Pending hosts count neither way, unless all were lost."""
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
     tried = [outcome for outcome in outcomes if outcome.state != "pending"]
+    if not tried and (lost := [outcome for outcome in outcomes if outcome.lost]):
+        return Verdict(True, f"all {len(lost)} hosts that were to do were lost: {reasons(lost)}")
     if not failed or (len(failed) <= tolerated and len(failed) < len(tried)):
         return Verdict(False)
     return Verdict(

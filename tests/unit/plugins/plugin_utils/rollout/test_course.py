@@ -123,12 +123,13 @@ def test_hosts_that_are_not_there_are_pending() -> None:
     lost_later = {**DONE, AFTER: {"unreachable": True, "msg": "Connection reset"}, FAILURE: {"task": "x", "result": {}}}
     rollout = run({"b": LOST, "c": lost_later})
     step = rollout.judge(rollout.wave("b"))
-    assert not step.result["stop"]
     assert [(line["host"], line["outcome"]) for line in step.lines if line["host"]] == [
         ("b", "pending"),
         ("c", "pending"),
     ]
     assert "Connection timed out" in step.text
+    rollout = run({"b": LOST, "c": LOST})
+    assert not rollout.judge(rollout.wave("b")).result["stop"], "they are in nobody's way"
 
 
 def test_a_host_that_left_the_play_in_its_wave_is_pending() -> None:
@@ -144,6 +145,25 @@ def test_a_host_that_left_the_play_in_its_wave_is_pending() -> None:
         ("", "rollout_wave"),
     ]
     assert "2 of 3 waves, 2 done, 0 failed, 1 not begun, 1 pending" in rollout.sum_up().text
+
+
+@pytest.mark.parametrize("other", [LOST, {BEFORE: told("o", OLD)}])
+def test_a_wave_that_loses_all_its_hosts_ends_the_rollout(other: dict[str, Any]) -> None:
+    """What takes devices off the network gets no further than to its first ones."""
+    gone = {"results": [{"unreachable": True, "msg": "no route to host"}], "unreachable": True}
+    lost = {BEFORE: told("o", OLD), "inference_runtime_result": gone, FAILURE: {"task": "x", "result": {}}}
+    rollout = run({"a": {**DONE, **OPEN}, "b": {**lost, OPENED: {"stop": False}}, "c": other}, max_failed=5)
+    step = rollout.judge(rollout.wave("b"))
+    assert step.result["stop"]
+    assert step.result["red"]
+    assert "hosts that were to do were lost" in step.result["reason"]
+    assert [(line["host"], line["outcome"]) for line in step.lines if line["rollout"]] == [
+        ("b", "pending"),
+        ("c", "pending"),
+        ("", "rollout_wave"),
+        ("", "rollout_stopped"),
+    ]
+    assert "b: It was lost in its wave: no route to host" in step.text
 
 
 def test_what_fails_outside_of_the_release_is_told_to_the_ledger_too() -> None:
