@@ -153,6 +153,10 @@ options:
         description: The variable that sets it.
         type: str
         required: true
+  directories:
+    description: Directories that are written to, by the variable that names each.
+    type: dict
+    default: {}
   certificates:
     description: Validity of the certificates that are meant for the host, as the filter C(certificate) gives it.
     type: list

@@ -1,11 +1,12 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Devices that need SSH, Python 3.8 and an engine: one like Ubuntu, one like Raspberry Pi OS, one without a package
-manager and systemd, one as a hardening guide asks for it. Nothing is installed on any of them."""
+manager and systemd, one as a hardening guide asks for it, one with a read-only root. Nothing is installed on any."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from .conftest import Fleet, running_lab
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(1200)]
 
-DEVICES = ("any-ubuntu", "any-pi", "any-foreign", "any-hardened")
+DEVICES = ("any-ubuntu", "any-pi", "any-foreign", "any-hardened", "any-image")
 DIGITS = [str(digit) for digit in range(10)]
 # What installs packages is taken away, and says if somebody asks for it.
 TRAP = r"""sudo sh -c 'for name in apt-get apt-mark dpkg; do
@@ -90,6 +91,19 @@ def test_a_hardened_host_stays_as_it_was(in_use: Fleet) -> None:
     told = str(console.exec_run(["docker", "info", "--format", "{{json .SecurityOptions}}"]).output)
     assert "name=userns" in told
     assert "seccomp.json" in told
+
+
+def test_a_read_only_root_is_written_to_where_the_inventory_says(in_use: Fleet) -> None:
+    assert in_use.lab.run("any-image", "sudo touch /usr/probe /etc/probe").stderr.count("Read-only file system") == 2
+    migrate = "cat /proc/sys/net/ipv4/tcp_migrate_req"
+    assert in_use.lab.run("any-image", migrate).stdout == "0\n", "it could not be kept for the next start"
+    assert in_use.lab.run("any-ubuntu", migrate).stdout == "1\n"
+    moved = "inference_runtime_configuration_directory"
+    run = in_use.playbook("edgeml.fleet.preflight", "--limit", "any-image", "-e", f"{moved}=/etc/edgeml/runtime")
+    assert run.code != 0
+    line = next(line for line in run.output.splitlines() if line.startswith("any-image"))
+    assert re.search(r"refuse +read_only +/etc/edgeml/runtime is on / ", line), run.output
+    assert f"set {moved} to" in line
 
 
 def test_a_configuration_that_the_engine_does_not_take_is_put_back(in_use: Fleet) -> None:

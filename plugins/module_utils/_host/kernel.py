@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ class KernelSettings:
     ) -> dict[str, Any]:
         """Make exactly these the settings of ours; return {"changed", "diff", "plan", "skipped"}.
 
-        An optional parameter that this kernel lacks, or that cannot be written here, is skipped and named.
+        An optional parameter that this kernel lacks, or that cannot be written or kept here, is skipped and named.
 
         Raises
         ------
@@ -49,10 +50,12 @@ class KernelSettings:
         record = self._record()
         wanted, skipped = dict(sysctls), []
         for name, value in optional_sysctls.items():
-            if self._is_writable(name):
-                wanted.setdefault(name, value)
-            else:
+            if not self._is_writable(name):
                 skipped.append(f"{name}: this kernel lacks it, or it cannot be changed here")
+            elif not self._can_keep(SYSCTLS_FILE):
+                skipped.append(f"{name}: /{SYSCTLS_FILE} cannot be written, so that it would not stay")
+            else:
+                wanted.setdefault(name, value)
         missing = [name for name in modules if not self._is_loaded(name)]
         if not check_mode:
             self._load(missing, record)  # first, since a module brings parameters of its own
@@ -136,6 +139,12 @@ class KernelSettings:
                 return True
         except OSError:
             return False
+
+    def _can_keep(self, path: str) -> bool:
+        place = (self._root / path).parent
+        while not place.exists():
+            place = place.parent
+        return not os.statvfs(place).f_flag & os.ST_RDONLY
 
     def _read(self, name: str, check_mode: bool) -> str | None:
         try:

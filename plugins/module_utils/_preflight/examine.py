@@ -18,7 +18,6 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.host impor
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.machine import (
     architecture,
-    directories,
     disk,
     is_present,
     kernel,
@@ -26,6 +25,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.machine im
     processor,
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.network import ports, registry
+from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.places import directories, read_only
 from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.system import (
     certificates,
     clock,
@@ -48,6 +48,7 @@ def examine(host: Host, wanted: Wanted) -> Examination:
         *engine_network(host, engine, wanted),
         *engine_proxy(engine, wanted, missing),
         *directories(host, wanted),
+        *read_only(host, wanted),
         *disk(host, engine, wanted, missing),
         *memory(host, engine, wanted, missing),
         *clock(host, wanted, missing),

@@ -112,6 +112,7 @@ class Wanted:
     mirror_root: str = "/var/lib/edgeml/mirror"
     memory_mb: Mapping[str, int] = field(default_factory=dict)
     ports: Sequence[Port] = ()
+    directories: Mapping[str, str] = field(default_factory=dict)  # by the variable that names it
     certificates: Sequence[Certificate] = ()
     engine_packages: Sequence[str] | None = None  # None where the host needs no engine, empty for its system's own
     engine_is_here: bool = False  # it is too late to install one

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.disk import SPARE_BYTES, UNPACK_FACTOR
@@ -34,9 +34,6 @@ MINIMUM_KERNEL = (4, 0)  # overlay2, the engine's storage driver; SO_REUSEPORT c
 #: Room for a thing to come, per byte transferred. A model is kept as a tar until it is unpacked.
 SPACE_FACTORS = {"image": UNPACK_FACTOR, "model": 2, "mirrored": 1}
 ENGINE_BYTES = 350 << 20  # what Debian's packages of the engine unpack to
-#: What is longest below a runtime's root of what has to be the name of a socket (sun_path of unix(7), without its NUL).
-LONGEST_SOCKET = "run/a/admin.sock"
-SOCKET_PATH_BYTES = 107
 BYTES_PER_FILE = 8 << 10  # transferred bytes of an image for each file in it, at least
 
 
@@ -166,53 +163,6 @@ def disk(host: Host, engine: Engine, wanted: Wanted, missing: Sequence[Content])
                 f"{files} for what will come",
                 "remove small files there, or make the file system anew with more inodes",
             )
-
-
-def directories(host: Host, wanted: Wanted) -> Iterator[Finding]:
-    """Where models and state are kept: on a disk, and by a path that a socket below it can have."""
-    for runtime in wanted.memory_mb if wanted.serves_models else ():
-        longest = f"{runtime_root(PurePosixPath(wanted.root), runtime)}/{LONGEST_SOCKET}"
-        if len(longest.encode()) > SOCKET_PATH_BYTES:
-            yield Finding(
-                "directory",
-                REFUSE,
-                f"sockets of runtime {runtime} have a path of {len(longest.encode())} bytes below {wanted.root}",
-                f"{SOCKET_PATH_BYTES} at most, as the kernel allows for a socket",
-                "choose a shorter inference_runtime_directory",
-            )
-    roots = {
-        content.kind: wanted.mirror_root if content.kind == "mirrored" else wanted.root for content in wanted.content
-    }
-    for root in sorted(set(roots.values())):
-        kind = _kind_in_memory(host, root)
-        if kind:
-            yield Finding(
-                "directory_in_memory",
-                REFUSE,
-                f"{root} is on {kind}",
-                "a disk: what is in memory is gone when the power is",
-                "mount a disk there, or choose another directory; directory_in_memory in edgeml_preflight_ignore "
-                "accepts it",
-            )
-
-
-def _kind_in_memory(host: Host, place: str) -> str:
-    """Return the kind of the file system that holds `place` if it is in memory, an overlay on such a one included."""
-    mounts = [line.split() for line in host.text("/proc/mounts").splitlines()]
-    holding = [fields for fields in mounts if len(fields) > 3 and _is_below(place, fields[1])]
-    if not holding:
-        return ""
-    _source, _target, kind, options = max(holding, key=lambda fields: len(fields[1]))[:4]
-    if kind in ("tmpfs", "ramfs"):
-        return str(kind)
-    upper = re.search(r"(?:^|,)upperdir=([^,]+)", options) if kind == "overlay" else None
-    # Of the upper directory of a container's root nothing is known in the container.
-    below = _kind_in_memory(host, upper[1]) if upper and host.path(upper[1]).exists() else ""
-    return f"overlay on {below}" if below else ""
-
-
-def _is_below(place: str, target: str) -> bool:
-    return target == "/" or place == target or place.startswith(target.rstrip("/") + "/")
 
 
 def memory(host: Host, engine: Engine, wanted: Wanted, missing: Sequence[Content]) -> Iterator[Finding]:

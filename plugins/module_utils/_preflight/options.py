@@ -47,6 +47,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "mirror_root": {"type": "path", "default": "/var/lib/edgeml/mirror"},
     "memory_mb": {"type": "dict", "default": {}},
     "ports": _list_of(address=_REQUIRED, port={"type": "int", "required": True}, variable=_REQUIRED),
+    "directories": {"type": "dict", "default": {}},
     "certificates": _list_of(
         path=_REQUIRED,
         not_before={"type": "float", "default": 0},

@@ -22,6 +22,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.host impor
     Finding,
     Host,
     Port,
+    RegistryAccess,
     Requires,
     Wanted,
 )
@@ -272,6 +273,44 @@ def test_a_directory_in_memory(machine: Machine, mounts: str, kind: str) -> None
     machine.write("cow/up/file", "")
     finding = machine.findings(DEVICE).get("directory_in_memory")
     assert (finding.value if finding else "") == (f"/var/lib/edgeml is on {kind}" if kind else "")
+
+
+ROOT = "overlay / overlay ro,lowerdir=/l 0 0\n"
+
+
+@pytest.mark.parametrize(
+    ("mounts", "places"),
+    [
+        (ROOT, ["/etc/edgeml/runtime", "/var/lib/edgeml", "/etc/docker", "/etc/hosts", "/etc/systemd/system"]),
+        (ROOT + "/dev/a /var ext4 rw 0 0\n/dev/a /etc ext4 rw 0 0\n", []),
+        (ROOT + "/dev/a /var ext4 rw 0 0\noverlay /etc overlay rw,upperdir=/u 0 0\n/dev/b /etc/docker ext4 ro 0 0\n",
+         ["/etc/docker"]),
+        (ROOT + "/dev/a / ext4 rw,errors=remount-ro 0 0\n", []),
+    ],
+)  # fmt: skip
+def test_a_place_that_cannot_be_written_to(machine: Machine, mounts: str, places: list[str]) -> None:
+    machine.write("proc/mounts", mounts)
+    machine.write("run/systemd/system/unit", "")
+    wanted = replace(
+        DEVICE,
+        content=[MODEL],
+        registry=RegistryAccess("registry.test:5443", ip_address="192.0.2.1"),
+        directories={"inference_runtime_configuration_directory": "/etc/edgeml/runtime"},
+    )
+    machine.write(f"var/lib/edgeml/models/{'b' * 64}/model.onnx", "")
+    found = [finding for finding in examine(machine, wanted).findings if finding.name == "read_only"]
+    assert [finding.value.split()[0] for finding in found] == places
+    assert all(finding.severity == "refuse" for finding in found)
+    if "/etc/hosts" in places:
+        assert found[0].remedy.startswith("set inference_runtime_configuration_directory to a directory")
+        assert "leave edgeml_mirror_ip_address empty" in found[3].remedy
+
+
+def test_what_models_require_is_written_as_well(machine: Machine) -> None:
+    machine.write("proc/mounts", ROOT)
+    requires = Requires(kernel_modules=["overlay"], sysctls=["kernel.osrelease"])
+    found = [f.value for f in examine(machine, replace(DEVICE, requires=requires)).findings if f.name == "read_only"]
+    assert [value.split()[0] for value in found] == ["/var/lib/edgeml", "/etc/sysctl.d", "/etc/modules-load.d"]
 
 
 def test_a_directory_whose_name_is_too_long_for_a_socket(machine: Machine) -> None:
