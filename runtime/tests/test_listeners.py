@@ -2,8 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Unix sockets, TLS, client certificates and bearer tokens."""
 
+import json
+import os
 import socket
 import ssl
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +15,11 @@ import grpc  # type: ignore[import-untyped]
 import pytest
 from authority import Authority
 from edgeml_runtime.codecs import open_inference_grpc_pb2 as messages
+from onnx_models import ModelDirectory
 from ports import free_port
 from serving import Server, UnixConnection, ask, features_message, features_request
 
+SUPPORT = Path(__file__).parent / "support"
 ROWS = [[1.0, 2.0, 3.0, 4.0]]
 TOKEN = "correct-horse-battery-staple"
 
@@ -193,3 +199,19 @@ def test_certificate_without_its_key(start_server: Any, authority: Authority, tm
     assert server.process.wait(240) == 1
     assert "tls.certificate" in server.log
     assert "Traceback" not in server.log
+
+
+def test_an_address_that_comes_after_the_server(model_directories: dict[str, ModelDirectory], tmp_path: Path) -> None:
+    """As at a board's start: the release serves as soon as the address is there, and is not restarted for it."""
+    namespace = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--net"]
+    model = json.dumps(model_directories["perceptron"].config)
+    command = [*namespace, sys.executable, str(SUPPORT / "late_address.py"), str(tmp_path), model]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    told = json.loads(result.stdout)
+    assert told["before"] == [0, 0]
+    assert told["after"] == [200, 200], result.stderr[-3000:]
+    assert told["exit"] == 0
+    # A person's mistake is still told, and so is a port that somebody holds.
+    assert "cannot listen on 192.0.2.7:8000" in told["by hand"]
+    assert "cannot listen on " in told["taken"]

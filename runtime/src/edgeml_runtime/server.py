@@ -27,7 +27,7 @@ from edgeml_runtime.transports.http import listen as http
 from edgeml_runtime.transports.http.admin import AdminApplication
 from edgeml_runtime.transports.http.prometheus import MetricsApplication
 from edgeml_runtime.transports.http.rest import RestApplication
-from edgeml_runtime.transports.listener import Listener
+from edgeml_runtime.transports.listener import Claim, Listener
 from edgeml_runtime.transports.unsent import Unsent
 
 STARTING = "starting"
@@ -49,22 +49,25 @@ async def serve(
     read_config: Callable[[], Config],
     as_candidate: bool = False,
     on_ready: Callable[[Engine], None] | None = None,
+    claim: Claim = Claim.NEW,
 ) -> None:
     """Serve until SIGTERM or SIGINT; SIGUSR1 activates a candidate, SIGHUP reloads. Raises StartError.
 
-    ``read_config`` reads the configuration again. ``on_ready`` is called once all models are loaded.
+    ``read_config`` reads the configuration again. ``on_ready`` is called once all models are loaded. ``claim`` is
+    how one that is no candidate comes to its ports.
     Threads of the engine may still be running on return: the caller ends the process.
     """
-    await Server(config, read_config, as_candidate).run(on_ready)
+    await Server(config, read_config, as_candidate, claim).run(on_ready)
 
 
 class Server:
     """One server process."""
 
-    def __init__(self, config: Config, read_config: Callable[[], Config], as_candidate: bool) -> None:
+    def __init__(self, config: Config, read_config: Callable[[], Config], as_candidate: bool, claim: Claim) -> None:
         self._config = config
         self._read_config = read_config
         self._as_candidate = as_candidate
+        self._claim = claim
         self._metrics = Metrics()
         self.engine = Engine(config, self._metrics, lambda: read_config().models)
         self._access = Access(config.grants)
@@ -94,9 +97,9 @@ class Server:
             self._in_background(self._watch_tls)
         try:
             # Listeners first: live answers, and ready says no, however long a model takes to load.
-            await self._open(self._private, lambda address: bool(address.path), share_ports=False)
+            await self._open(self._private, lambda address: bool(address.path), Claim.NEW)
             if not self._as_candidate:
-                await self._open_public(share_ports=False)
+                await self._open_public(self._claim)
             loading = asyncio.create_task(self.engine.start())
             stopping = asyncio.create_task(self._stop.wait())
             await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -134,7 +137,7 @@ class Server:
                     "net.ipv4.tcp_migrate_req is 0: connections that wait at a stopping predecessor are reset"
                 )
             try:
-                await self._open_public(share_ports=True)
+                await self._open_public(Claim.OVER)
                 self._open_broker()
             except StartError as error:
                 await asyncio.gather(*(listener.stop() for listener in self._public))
@@ -168,8 +171,8 @@ class Server:
 
     # -- private ---------------------------------------------------------------------------------------------------
 
-    async def _open_public(self, share_ports: bool) -> None:
-        await self._open(self._public, lambda address: not address.path, share_ports)
+    async def _open_public(self, claim: Claim) -> None:
+        await self._open(self._public, lambda address: not address.path, claim)
 
     def _open_broker(self) -> None:
         """Only once all models are loaded: the broker may hold requests for them. Raises StartError."""
@@ -178,24 +181,24 @@ class Server:
 
             self._public.append(mqtt.connect(self.engine, self._metrics, self._config, self._config.mqtt))
 
-    async def _open(self, opened: list[Listener], chosen: Callable[[Address], bool], share_ports: bool) -> None:
+    async def _open(self, opened: list[Listener], chosen: Callable[[Address], bool], claim: Claim) -> None:
         """Open the chosen listeners. Raises StartError; what is open by then is in ``opened``."""
         config = self._config
         for address in filter(chosen, config.rest):
             rest = RestApplication(self.engine, self._metrics, self._access_of(address), config)
-            opened.append(await http.listen(rest, address, self._tls, config, share_ports, self._unsent))
+            opened.append(await http.listen(rest, address, self._tls, config, claim, self._unsent))
         for address in filter(chosen, config.metrics):
             prometheus = MetricsApplication(self._metrics, self._access_of(address))
-            opened.append(await http.listen(prometheus, address, self._tls, config, share_ports, self._unsent))
+            opened.append(await http.listen(prometheus, address, self._tls, config, claim, self._unsent))
         for address in filter(chosen, config.admin):
-            opened.append(await http.listen(AdminApplication(self), address, None, config, share_ports, self._unsent))
+            opened.append(await http.listen(AdminApplication(self), address, None, config, claim, self._unsent))
         addresses = list(filter(chosen, config.grpc))
         if addresses:
             from edgeml_runtime.transports.grpc import listen as grpc  # its library costs start-up time and memory
 
             for address in addresses:
                 access = self._access_of(address)
-                listening = (self.engine, self._metrics, address, self._tls, access, config, share_ports, self._unsent)
+                listening = (self.engine, self._metrics, address, self._tls, access, config, claim, self._unsent)
                 opened.append(await grpc.listen(*listening))
         if opened:
             logger.info("listening: %s", ", ".join(listener.name for listener in opened))

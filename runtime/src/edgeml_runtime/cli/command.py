@@ -62,6 +62,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     from edgeml_runtime.memory import bound_memory, return_memory
     from edgeml_runtime.server import serve
+    from edgeml_runtime.transports.listener import Claim
 
     bound_memory()
     return_memory()
@@ -81,7 +82,9 @@ def _serve(arguments: argparse.Namespace) -> int:
             arguments.candidate_file is not None and arguments.candidate_file.exists()
         )
         on_ready = greet if arguments.paths and not as_candidate else None
-        runner.run(serve(config, lambda: _config(arguments), as_candidate, on_ready))
+        # Where there may be a candidate, one that is none was activated before, on the same ports.
+        claim = Claim.NEW if arguments.candidate_file is None else Claim.AGAIN
+        runner.run(serve(config, lambda: _config(arguments), as_candidate, on_ready, claim))
     return 0
 
 

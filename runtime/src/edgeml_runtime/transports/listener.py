@@ -10,15 +10,27 @@ import ssl
 import stat
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from edgeml_runtime.config import Address, Config
 from edgeml_runtime.errors import StartError
 
 _BACKLOG = 2048
+# Linux takes an address that no interface has yet (ip(7), ipv6(7)); the module socket does not name the options.
+_IP_FREEBIND = (socket.IPPROTO_IP, 15)
+_IPV6_FREEBIND = (socket.IPPROTO_IPV6, 78)
 
 # Owner and group of the server: on a unix socket the file's permissions are the access control.
 SOCKET_MODE = 0o660
+
+
+class Claim(Enum):
+    """How a process comes to a TCP port."""
+
+    NEW = "nobody holds it"
+    OVER = "another process holds it, and gives it up"
+    AGAIN = "this was served before; the address may come later than the process, as at the start of a machine"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +49,13 @@ async def accept(
     address: Address,
     context: ssl.SSLContext | None,
     config: Config,
-    share_ports: bool,
+    claim: Claim,
 ) -> Callable[[], None]:
     """Accept connections, which ``make`` makes; what is given back ends that. TLS applies to TCP only.
 
-    ``share_ports``: see bind. Raises StartError.
+    Raises StartError.
     """
-    bound = bind(address, share_ports)
+    bound = bind(address, claim)
     if address.path:
         context = None
     server = await asyncio.get_running_loop().create_server(
@@ -95,20 +107,20 @@ def remove_unix_socket(address: Address) -> None:
         Path(address.path).unlink(missing_ok=True)
 
 
-def bind(address: Address, share_ports: bool) -> socket.socket:
+def bind(address: Address, claim: Claim) -> socket.socket:
     """A bound socket, not yet listening. Raises StartError.
 
     Another process can share the port later (SO_REUSEPORT); one that holds it already is an error,
-    unless ``share_ports`` says that this process takes over from it.
+    unless this process takes over from it.
     """
     if address.path:
         clear_unix_socket(address)
         bound = socket.socket(socket.AF_UNIX)
         target: str | tuple[str, int] = address.path
     else:
-        if not share_ports:
-            refuse_taken_port(address)
-        bound = _tcp_socket(address)
+        if claim is not Claim.OVER:
+            refuse_taken_port(address, claim)
+        bound = _tcp_socket(address, claim)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         target = (address.host, address.port)
     try:
@@ -121,18 +133,21 @@ def bind(address: Address, share_ports: bool) -> socket.socket:
     return bound
 
 
-def refuse_taken_port(address: Address) -> None:
+def refuse_taken_port(address: Address, claim: Claim) -> None:
     """Raises StartError when another process listens there, even one that would share the port."""
-    with _tcp_socket(address) as probe:
+    with _tcp_socket(address, claim) as probe:
         try:
             probe.bind((address.host, address.port))
         except OSError as error:
             raise StartError(f"cannot listen on {address.text}: {_explained(error)}") from None
 
 
-def _tcp_socket(address: Address) -> socket.socket:
-    opened = socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET)
+def _tcp_socket(address: Address, claim: Claim) -> socket.socket:
+    is_ipv6 = ":" in address.host
+    opened = socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET)
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if claim is Claim.AGAIN:
+        opened.setsockopt(*(_IPV6_FREEBIND if is_ipv6 else _IP_FREEBIND), 1)
     return opened
 
 

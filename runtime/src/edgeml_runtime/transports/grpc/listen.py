@@ -18,7 +18,7 @@ from edgeml_runtime.transports.grpc.incoming import PREFIX_BYTES
 from edgeml_runtime.transports.grpc.reflection import REFLECTION_SERVICES, ReflectionService
 from edgeml_runtime.transports.grpc.service import SERVICE, InferenceService
 from edgeml_runtime.transports.grpc.windows import Shared
-from edgeml_runtime.transports.listener import Listener, accept, emptied, remove_unix_socket
+from edgeml_runtime.transports.listener import Claim, Listener, accept, emptied, remove_unix_socket
 from edgeml_runtime.transports.unsent import Unsent
 
 _LARGEST_WINDOW = 2**31 - 1
@@ -33,10 +33,10 @@ async def listen(
     tls: TlsMaterial | None,
     access: Access | None,
     config: Config,
-    share_ports: bool,
+    claim: Claim,
     unsent: Unsent | None = None,
 ) -> Listener:
-    """Open one listener; TLS applies to TCP only. ``share_ports``: see listener.bind. Raises StartError.
+    """Open one listener; TLS applies to TCP only. Raises StartError.
 
     ``unsent`` counts the answers of all listeners that wait for their clients.
     """
@@ -53,7 +53,7 @@ async def listen(
     shared = Shared(
         partial(Call, calls), min(config.limits.body_bytes + PREFIX_BYTES, _LARGEST_WINDOW), config.limits, loop, unsent
     )
-    end = await accept(lambda: Connection(shared), address, tls.http2 if tls else None, config, share_ports)
+    end = await accept(lambda: Connection(shared), address, tls.http2 if tls else None, config, claim)
     return Listener(f"gRPC {address.text}", lambda: _stop(end, shared, calls, address, config.drain_seconds))
 
 

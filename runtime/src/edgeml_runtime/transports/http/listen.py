@@ -10,7 +10,7 @@ from edgeml_runtime.transports.credentials import TlsMaterial
 from edgeml_runtime.transports.http.connection import Connection
 from edgeml_runtime.transports.http.messages import Application
 from edgeml_runtime.transports.http.shared import Shared
-from edgeml_runtime.transports.listener import Listener, accept, emptied, remove_unix_socket
+from edgeml_runtime.transports.listener import Claim, Listener, accept, emptied, remove_unix_socket
 from edgeml_runtime.transports.unsent import Unsent
 
 # While draining: how long connections without a request stay open, so that a request that is on
@@ -25,15 +25,15 @@ async def listen(
     address: Address,
     tls: TlsMaterial | None,
     config: Config,
-    share_ports: bool,
+    claim: Claim,
     unsent: Unsent | None = None,
 ) -> Listener:
-    """Open one listener; TLS applies to TCP only. ``share_ports``: see listener.bind. Raises StartError.
+    """Open one listener; TLS applies to TCP only. Raises StartError.
 
     ``unsent`` counts the answers of all listeners that wait for their clients.
     """
     shared = Shared(application, config.limits, asyncio.get_running_loop(), unsent)
-    end = await accept(lambda: Connection(shared), address, tls.http1 if tls else None, config, share_ports)
+    end = await accept(lambda: Connection(shared), address, tls.http1 if tls else None, config, claim)
     return Listener(f"{application.name} {address.text}", lambda: _stop(end, shared, address, config.drain_seconds))
 
 
