@@ -150,4 +150,27 @@ options:
             and C(parameters), as the runtime documents them.
         type: dict
         default: {}
+      shadow:
+        description:
+          - A share of the live requests to the release that serves is asked of the candidate as well, before it takes
+            traffic; answers and latency are compared. No client waits for it or gets an answer of the candidate.
+          - It needs the collection's runtime. Where too few requests come, the candidate passes.
+        type: dict
+        suboptions:
+          share:
+            description: Share of the live requests, above 0 and at most 1.
+            type: float
+            required: true
+          seconds:
+            description: Seconds in which requests are waited for.
+            type: float
+            default: 60
+          requests:
+            description: Requests after which it ends earlier. Fewer than 20 judge nothing.
+            type: int
+            default: 200
+          max_different:
+            description: Share of these that the candidate may answer differently, or fail.
+            type: float
+            default: 0.01
 """

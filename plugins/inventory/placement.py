@@ -58,7 +58,7 @@ options:
   placement:
     description:
       - Rules. Each puts its C(models) on the C(hosts) of a pattern, and may say what is different there, C(version),
-        C(variant), C(runtime), C(requires), C(protocols), C(options) or C(slo).
+        C(variant), C(runtime), C(requires), C(protocols), C(options), C(slo) or C(shadow).
       - A model may reach a host by one rule only.
     type: list
     elements: dict

@@ -18,8 +18,9 @@ description:
   - "The steps: compare, stage (pull the image, fetch and verify the models), start a candidate on private sockets,
     check it, hand over, commit."
   - "The gates of the check: it becomes ready; golden outputs; latency objectives; latency against the release that
-    serves, measured in turns; errors under a burst; memory. RV(gates) has what was measured and allowed. A release that
-    does not pass never takes traffic, and is not tried again until it or its objectives change, or O(force) says so."
+    serves, measured in turns; errors under a burst; a share of live requests; memory. RV(gates) has what was
+    measured and allowed. A release that does not pass never takes traffic, and is not tried again until it or its
+    objectives change, or O(force) says so."
   - The transaction runs in a process of its own on the host, under systemd where there is one. A lost connection or a
     killed controller does not end it; the next run attaches to it or finds what became of it. C(journalctl --unit
     'edgeml-release-*') and the module M(edgeml.fleet.runtime_release_info) tell what it does.
@@ -192,7 +193,8 @@ plan:
 gates:
   description:
     - What the candidate was judged by, also if the module fails for it. C(gate) is C(ready), C(golden), C(p50), C(p95),
-      C(p99), C(regression), C(errors) or C(memory); C(allowed) is null where anything is.
+      C(p99), C(regression), C(errors), C(shadow) or C(memory); C(allowed) is null where anything is. C(shadow) has a
+      C(note) with its counts; its C(measured) is null where too few requests came.
     - Empty if no candidate was tried.
   returned: success, and failure of a gate
   type: list

@@ -41,6 +41,8 @@ FAULTS = {
     "greedy": "kept.append(np.ones(20_000_000))",
     "crashes": "os._exit(3) if calls > 30 else None",
     "weary": "time.sleep(0.15) if x[0] < 0 else None",
+    "wrong elsewhere": "x = x + np.float32(x[0] < 0)",  # than in its golden case
+    "fails elsewhere": "assert x[0] >= 0",
     "poison": "os._exit(3) if x[0] < 0 else None",
 }
 

@@ -16,7 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import D
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.connect import connect
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.tensor import Tensor
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.agent import GUARD_SECONDS, Transaction
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import Desired, Model
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import Desired, Model, Shadow
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.gates import RefusedError
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.guard import CRASHES, Guard
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.objectives import LEAST_REQUESTS
@@ -322,6 +322,54 @@ def test_gate_refuses(device: Device, case: str) -> None:
     with pytest.raises(FleetError, match="is not tried again"):
         device.release.converge(wanted, check_mode=False)
     assert container(device.installed.active) == before
+
+
+def test_live_requests_refuse_what_golden_cases_pass(device: Device) -> None:
+    """A candidate that is wrong for what clients ask takes no traffic, one that is right does; no request is lost."""
+    shadow = Shadow(share=0.5, seconds=60, requests=100, max_different=0.01)
+    over = threading.Event()
+    asked, failed = Counter[str](), list[str]()
+
+    def ask(scheme: str, port: int) -> None:
+        tensor = Tensor.from_values("x", "FP32", [1], [-3.0])
+        while not over.is_set():
+            try:
+                with connect(f"{scheme}://127.0.0.1:{port}", timeout=60) as client:
+                    for _ in range(20):
+                        answer = client.infer("double", "", [tensor])[0].values()
+                        asked[scheme] += 1
+                        if answer != [-6.0]:
+                            failed.append(f"{scheme}: {answer}")
+                        over.wait(0.005)
+            except FleetError as error:
+                failed.append(f"{scheme}: {error}")
+
+    threads = [threading.Thread(target=ask, args=way) for way in zip(("http", "grpc"), device.ports, strict=True)]
+    for thread in threads:
+        thread.start()
+    try:
+        before = container(device.installed.active)
+        wrong = device.desired(device.model("wrong elsewhere", shadow=shadow))
+        with pytest.raises(RefusedError, match=r"answers 100\.0% of live requests unlike the release") as caught:
+            device.release.converge(wrong, check_mode=False)
+        assert container(device.installed.active) == before
+        right = device.desired(device.model("weary", shadow=replace(shadow, max_different=0.0)))
+        result = device.release.converge(right, check_mode=False)
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert failed == []
+    assert min(asked["http"], asked["grpc"]) > 100
+    assert [row["gate"] for row in caught.value.gates if not row["passed"]] == ["shadow"]
+    assert "output 'y' by up to 2" in caught.value.gates[-2]["note"]
+    (refused,) = device.installed.history.refused()
+    assert refused["gates"] == caught.value.gates
+    share, ratio = (row for row in result["gates"] if row["gate"] == "shadow")
+    assert (share["measured"], share["passed"]) == (0, True)
+    assert share["note"].startswith("100 of ")
+    assert ratio["measured"] > 1
+    assert device.installed.history.entries()[-1]["gates"] == result["gates"]
 
 
 def test_release_goes_on_when_its_module_is_killed(device: Device) -> None:

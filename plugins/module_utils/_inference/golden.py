@@ -130,6 +130,11 @@ def check_case(
         The server refused the request or gave no answer.
     """
     outputs = client.infer(name, version, case.inputs, [tensor.name for tensor in case.outputs], binary=binary)
+    return compare(case, outputs, labels)
+
+
+def compare(case: GoldenCase, outputs: Sequence[Tensor], labels: Sequence[str] = ()) -> CaseResult:
+    """Return the outcome of a case for which a model answered `outputs`; `labels` as for `check_case`."""
     seen = {tensor.name: tensor for tensor in outputs}
     label = _label(outputs, labels)
     differences = [_difference(expected, seen.get(expected.name), case) for expected in case.outputs]

@@ -37,7 +37,11 @@ ADMIN_SOCKET = "admin.sock"
 METRICS_SOCKET = "metrics.sock"  # for the guard
 CANDIDATE_MARK = "candidate"  # a runtime that finds this file among its sockets starts as a candidate
 RUNTIME_COMMAND = ("serve", "--config", CONFIGURATION_FILE, "--candidate-file", f"{SOCKET_DIRECTORY}/{CANDIDATE_MARK}")
-ACTIVATION_SECONDS = 30.0
+ADMIN_SECONDS = 30.0
+
+
+class AdminError(Exception):
+    """A runtime does not do what it is asked at its admin socket."""
 
 
 class Container:
@@ -122,25 +126,36 @@ class Container:
 
         Raises FleetError with the runtime's own reason; the candidate is one still.
         """
-        seen = ""
-        connection = UnixConnection(str(self._sockets(name) / ADMIN_SOCKET), timeout=ACTIVATION_SECONDS)
         try:
-            connection.request("POST", "/activate", headers={"Host": "localhost"})
+            self.ask_admin(name, "POST", "/activate")
+        except AdminError as error:
+            raise FleetError(
+                "The new release cannot take over the ports",
+                where=f"container {name}",
+                seen=str(error),
+                remedy="correct what it names; the release that served before still serves",
+            ) from None
+
+    def ask_admin(self, name: str, method: str, path: str, document: Any = None) -> tuple[dict[str, Any], bytes]:
+        """Return what a runtime's admin socket answers: the JSON part, and the bytes after it.
+
+        Raises AdminError with the runtime's own reason.
+        """
+        connection = UnixConnection(str(self._sockets(name) / ADMIN_SOCKET), timeout=ADMIN_SECONDS)
+        try:
+            body = None if document is None else json.dumps(document)
+            connection.request(method, path, body, headers={"Host": "localhost"})
             answer = connection.getresponse()
-            body = json.loads(answer.read() or b"{}")
-            if answer.status == 200:
-                return
-            seen = str(body.get("error", answer.status))
+            content = answer.read()
+            size = int(answer.headers.get("Inference-Header-Content-Length", len(content)))
+            told: dict[str, Any] = json.loads(content[:size] or b"{}")
+            if answer.status != 200:
+                raise AdminError(str(told.get("error", answer.status)))
+            return told, content[size:]
         except (OSError, ValueError, http.client.HTTPException) as error:
-            seen = str(error)
+            raise AdminError(str(error)) from None
         finally:
             connection.close()
-        raise FleetError(
-            "The new release cannot take over the ports",
-            where=f"container {name}",
-            seen=seen,
-            remedy="correct what it names; the release that served before still serves",
-        )
 
     def confirm(self, name: str) -> None:
         """Have the container active after each start from now on."""

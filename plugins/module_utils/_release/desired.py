@@ -16,11 +16,23 @@ CACHE_DIRECTORY = "/var/cache/edgeml"
 
 
 @dataclass(frozen=True)
+class Shadow:
+    """How live requests judge a candidate: a `share` of them, at most so many `requests` of at most so many `seconds`,
+    of whose answers a share of `max_different` may differ from those of the release that serves.
+    """
+
+    share: float
+    seconds: float
+    requests: int
+    max_different: float
+
+
+@dataclass(frozen=True)
 class Model:
     """One model of a release; `digest` and `size` (bytes) are those of its tar blob.
 
     `options` override how the model's own serving.json has it served. Clients reach it through `protocols` only.
-    What it is judged by before it takes traffic (`golden_cases` to `protocol`) is no part of a release's id.
+    What it is judged by before it takes traffic (`golden_cases` to `protocol`, `shadow`) is no part of a release's id.
     """
 
     name: str
@@ -38,6 +50,15 @@ class Model:
     protocol: str = "grpc"
     protocols: tuple[str, ...] = ("rest", "grpc", "mqtt")
     options: dict[str, Any] = field(default_factory=dict)
+    shadow: Shadow | None = None
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> Model:
+        """Return the model whose fields have these values, lists and mappings as JSON has them."""
+        shadow = values.get("shadow")
+        return cls(
+            **{**values, "protocols": tuple(values["protocols"]), "shadow": Shadow(**shadow) if shadow else None}
+        )
 
     @property
     def has_objective(self) -> bool:
@@ -145,6 +166,7 @@ class Desired:
         """Return the digest of the release and of all that it is judged by: what a refusal holds for."""
         gates = [
             [m.name, m.golden_cases, m.p50_ms, m.p95_ms, m.p99_ms, m.max_regression, m.concurrency, m.protocol]
+            + ([asdict(m.shadow)] if m.shadow else [])
             for m in self.models
         ]
         return hashlib.sha256(canonical_json({"release": release_id, "gates": gates})).hexdigest()
@@ -160,7 +182,7 @@ class Desired:
         return cls(
             **{
                 **record,
-                "models": tuple(Model(**{**m, "protocols": tuple(m["protocols"])}) for m in record["models"]),
+                "models": tuple(map(Model.from_values, record["models"])),
                 "limits": Limits(**record["limits"]),
                 "devices": tuple(record["devices"]),
                 "server": ForeignServer(**{**server, "command": tuple(server["command"])}) if server else None,

@@ -1,9 +1,10 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The gates that a candidate passes before it takes traffic: answers, latency, regression, errors and memory.
+"""The gates that a candidate passes before it takes traffic: answers, latency, regression, errors, live
+requests and memory.
 
 Each gate is a row ``{"gate", "model", "protocol", "measured", "allowed", "unit", "passed"}``; `allowed` is None where
-the inventory allows anything.
+the inventory allows anything. A row of live requests has a ``note`` too, in words.
 """
 
 from __future__ import annotations
@@ -31,8 +32,13 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._inference.latency im
     percentile,
     prepare_request,
 )
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.container import Container, endpoint_of
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.container import (
+    RELEASE_LABEL,
+    Container,
+    endpoint_of,
+)
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import Model
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.shadow import Comparison, compare_live
 
 #: Requests for a latency objective, and the seconds after which a slow model gets fewer.
 WARMUP, SAMPLES, SECONDS = 20, 200, 5.0
@@ -89,6 +95,7 @@ class Gates:
                 if model.golden_cases and (model.concurrency or asked < LEAST_REQUESTS):
                     self._check_burst(model)
             if not answers_only:
+                self._check_shadow()
                 self._check_memory()
         except FleetError as error:
             raise RefusedError(self._reason(error), self.rows) from error
@@ -176,6 +183,58 @@ class Gates:
                 seen=f"{len(burst.errors)} of {burst.asked} requests failed; the first: {burst.errors[0]}",
                 remedy="see the message; more clients at once than the model can serve need a longer queue "
                 "(options.queue) or a smaller slo.concurrency",
+            )
+
+    # -- live requests ---------------------------------------------------------------------------------------------
+
+    def _check_shadow(self) -> None:
+        """Ask the candidate what clients asked the release that serves; too few of them say nothing against it."""
+        models = [model for model in self.container.desired.models if model.shadow]
+        active = self.engine.container(self.container.active)
+        if not models or active is None or not self.container.hands_over:
+            return
+        if active["Config"]["Labels"].get(RELEASE_LABEL) == self.container.release_id:
+            return  # it is made anew since it is damaged
+
+        def clients(model: Model) -> tuple[Client, Client]:
+            protocol = self._protocol(model)
+            serving = self.container.endpoint(self.container.active, protocol)
+            return self._connect(protocol), connect(serving, timeout=self.timeout)
+
+        if endpoint_of(self.engine, self.container.active, "rest") is None:
+            found = {model.name: Comparison(why_not="no release of this runtime serves") for model in models}
+        else:
+            found = compare_live(self.container, models, clients, self._golden)
+        for model in models:
+            self._judge_shadow(model, found[model.name])
+
+    def _judge_shadow(self, model: Model, found: Comparison) -> None:
+        share, ratio = found.share_different, found.ratio
+        most = model.shadow.max_different if model.shadow else 0.0
+        agrees = share is None or share <= most
+        fast = ratio is None or ratio <= float(model.max_regression or math.inf)
+        protocol = self._protocol(model)
+        rounded = share if share is None else round(share, 4)
+        self._row("shadow", model.name, protocol, rounded, most, "share", agrees)
+        self.rows[-1]["note"] = found.told()
+        if ratio is not None:
+            self._row("shadow", model.name, protocol, round(ratio, 3), model.max_regression, "ratio", fast)
+            self.rows[-1]["note"] = found.times_told()
+        if not agrees:
+            raise FleetError(
+                f"The model {model.name} {model.version} answers {share:.1%} of live requests unlike the release that "
+                f"serves, {most:.1%} are allowed",
+                where="the candidate, before it takes traffic",
+                seen=found.told() + (f"; the first failure: {found.failure}" if found.failure else ""),
+                remedy="correct the model, or raise shadow.max_different if the new answers are meant",
+            )
+        if not fast:
+            raise FleetError(
+                f"The model {model.name} {model.version} is {ratio:.2f} times as slow for live requests as the release "
+                f"that serves, {model.max_regression:g} times is allowed",
+                where="the candidate, before it takes traffic",
+                seen=found.times_told(),
+                remedy="make the model faster, or raise slo.max_regression if the new time is fine",
             )
 
     # -- memory ----------------------------------------------------------------------------------------------------

@@ -49,6 +49,15 @@ ARGUMENT_SPEC: dict[str, Any] = {
                 "default": ["rest", "grpc", "mqtt"],
             },
             "options": {"type": "dict", "default": {}},
+            "shadow": {
+                "type": "dict",
+                "options": {
+                    "share": {"type": "float", "required": True},
+                    "seconds": {"type": "float", "default": 60},
+                    "requests": {"type": "int", "default": 200},
+                    "max_different": {"type": "float", "default": 0.01},
+                },
+            },
         },
     },
     "configuration": {"type": "dict", "default": {}},
@@ -95,7 +104,7 @@ def desired_release(options: Mapping[str, Any]) -> Desired:
     return Desired(
         image=options["image"],
         image_size=options["image_size"],
-        models=tuple(Model(**{**model, "protocols": tuple(model["protocols"])}) for model in options["models"]),
+        models=tuple(map(Model.from_values, options["models"])),
         configuration=options["configuration"],
         secrets_directory=options["secrets_directory"],
         secrets=options["secrets"],

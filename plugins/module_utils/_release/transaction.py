@@ -335,7 +335,7 @@ class Release:
             container.create(candidate, "candidate")
             self.engine.start(candidate)
             self._wait_until_ready(container, candidate)
-            self.say("gates: answers, latency, errors and memory")
+            self.say("gates: answers, latency, errors, live requests and memory")
             gates = self._check(container, answers_only)
             self.say("switch: the candidate takes over")
             self.takeover.take_over(container, unneeded)

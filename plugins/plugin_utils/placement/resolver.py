@@ -27,7 +27,7 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.hosts impor
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.variants import choose_variant, no_variant
 
 #: What a rule, an item of edgeml_models or an override may say about a model.
-SETTINGS = ("version", "variant", "runtime", "requires", "protocols", "options", "slo")
+SETTINGS = ("version", "variant", "runtime", "requires", "protocols", "options", "slo", "shadow")
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,6 +169,7 @@ def _defaults(model: Mapping[str, Any]) -> dict[str, Any]:
         "protocols": model.get("protocols", PROTOCOLS),
         "options": model.get("options", {}),
         "slo": model.get("slo", {}),
+        "shadow": model.get("shadow", {}),
     }
 
 

@@ -74,6 +74,14 @@ def _release(
             if server
             else "name the broker in inference_runtime_mqtt, or leave mqtt out of the model's protocols",
         )
+    shadowed = [model["name"] for model in resolved["models"] if "shadow" in model]
+    if server and shadowed:
+        raise FleetError(
+            f"Live requests for {', '.join(shadowed)} are to judge a new release, and its runtime keeps none",
+            where=f"host {host}, runtime {name}",
+            seen="another server than the collection's runtime",
+            remedy="write shadow: {share: 0} for the model, or have it served by the collection's runtime",
+        )
     return {
         "name": name,
         **resolved,

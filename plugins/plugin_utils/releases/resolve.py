@@ -132,6 +132,7 @@ def resolve_release(
                 "protocol": objective.get("protocol", "grpc"),
                 "protocols": model.get("protocols", ["rest", "grpc"]),
                 "options": model.get("options", {}),
+                **({"shadow": model["shadow"]} if model.get("shadow", {}).get("share") else {}),
             }
         )
     if problems:

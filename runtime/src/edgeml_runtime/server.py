@@ -20,6 +20,7 @@ from time import perf_counter
 from edgeml_runtime import memory
 from edgeml_runtime.config import Address, Config
 from edgeml_runtime.engine.engine import Engine, ModelStatus
+from edgeml_runtime.engine.sampling import Sampling
 from edgeml_runtime.errors import ConfigurationError, Failure, RequestError, StartError
 from edgeml_runtime.metrics import Metrics
 from edgeml_runtime.transports.credentials import Access, TlsMaterial
@@ -70,6 +71,7 @@ class Server:
         self._claim = claim
         self._metrics = Metrics()
         self.engine = Engine(config, self._metrics, lambda: read_config().models)
+        self.sampling = Sampling(self.engine)
         self._access = Access(config.grants)
         self._unsent = Unsent(config.limits.unsent_bytes)
         self._metrics.observe_unsent(lambda: self._unsent.bytes, lambda: self._unsent.refused)

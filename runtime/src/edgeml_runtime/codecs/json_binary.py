@@ -177,6 +177,21 @@ def encode_parts(
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), raw
 
 
+def sampled_parts(
+    model: Signature, inputs: Mapping[str, Array], outputs: Mapping[str, Array]
+) -> tuple[bytes, list[bytes | memoryview]]:
+    """A request and its answer for the admin socket: a JSON part, then the tensors' bytes, inputs first."""
+    document: dict[str, Any] = {"model": model.name, "version": model.version}
+    raw: list[bytes | memoryview] = []
+    for key, specs, tensors in (("inputs", model.inputs, inputs), ("outputs", model.outputs, outputs)):
+        document[key] = []
+        for name, array in tensors.items():
+            raw.append(to_raw(array))
+            described = {"name": name, "datatype": specs[name].datatype, "shape": array.shape, "bytes": len(raw[-1])}
+            document[key].append(described)
+    return orjson.dumps(document), raw
+
+
 def _in_portions(array: Array) -> bytes:
     """The values of a large tensor as a flat JSON list."""
     flat = array.reshape(-1)
@@ -213,7 +228,7 @@ def wants_ready_only(body: bytes | memoryview) -> bool:
 
     Raises RequestError (invalid).
     """
-    ready = _management(body).get("ready", False)
+    ready = json_body(body).get("ready", False)
     if type(ready) is not bool:
         raise invalid("'ready' must be true or false")
     return ready
@@ -224,7 +239,7 @@ def check_no_override(body: bytes | memoryview) -> None:
 
     Parameters that change nothing here, such as "unload_dependents", are ignored.
     """
-    parameters = _management(body).get("parameters", {})
+    parameters = json_body(body).get("parameters", {})
     if type(parameters) is not dict:
         raise invalid("'parameters' must be an object")
     for name in parameters:
@@ -232,7 +247,8 @@ def check_no_override(body: bytes | memoryview) -> None:
             raise invalid(f"parameter '{name[:100]}' is not supported: models come from the server's configuration")
 
 
-def _management(body: bytes | memoryview) -> dict[str, Any]:
+def json_body(body: bytes | memoryview) -> dict[str, Any]:
+    """The object in a body, which may be empty. Raises RequestError (invalid)."""
     try:
         document = orjson.loads(body) if body else {}
     except orjson.JSONDecodeError as error:

@@ -16,6 +16,7 @@ from edgeml_runtime.engine.batching import Batcher, check_batchable
 from edgeml_runtime.engine.golden import golden_files, read_case, zeros
 from edgeml_runtime.engine.loading import load_model
 from edgeml_runtime.engine.model import Cancellation
+from edgeml_runtime.engine.sampling import Sample
 from edgeml_runtime.engine.scheduler import Outcome, Run, Scheduler
 from edgeml_runtime.engine.sequences import SequenceModel, Sequences
 from edgeml_runtime.errors import RequestError, StartError
@@ -40,6 +41,8 @@ class ServedModel:
 
     #: Set by enter_service.
     metrics: ModelMetrics
+    #: While a share of the requests is kept; see sampling.Sampling.
+    sample: Sample | None = None
 
     def __init__(
         self, config: ModelConfig, engine: EngineOptions, cache_directory: Path | None, check: bool = False
@@ -92,14 +95,19 @@ class ServedModel:
         """
         if self._sequences is not None:
             return await self._infer_in_sequence(self._sequences, request)
+        sample = self.sample
+        copied = sample.begin(request) if sample is not None else None
         elements = 0
         for tensor in request.inputs.values():
             elements += tensor.size
         if elements > self._inline_elements:
-            return await self._scheduler.infer(request)
-        started = perf_counter()
-        results = self.model.run(request.inputs, request.outputs)
-        self._observe_inline(request, perf_counter() - started)
+            results = await self._scheduler.infer(request)
+        else:
+            started = perf_counter()
+            results = self.model.run(request.inputs, request.outputs)
+            self._observe_inline(request, perf_counter() - started)
+        if sample is not None and copied is not None:
+            sample.end(copied, request, results)
         return results
 
     async def retire(self) -> None:

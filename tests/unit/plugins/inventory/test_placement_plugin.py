@@ -31,9 +31,9 @@ def test_models_and_groups_of_each_host(inventory: Inventory) -> None:
     hosts = listed["_meta"]["hostvars"]
     assert hosts["camera"]["edgeml_models"] == [
         {"name": "digits", "version": "1.0.0", "variant": "int8", "runtime": "runtime", "requires": {},
-         "protocols": ["rest", "grpc"], "options": {}, "slo": {"p95_ms": 25}},
+         "protocols": ["rest", "grpc"], "options": {}, "slo": {"p95_ms": 25}, "shadow": {}},
         {"name": "sound-events", "version": "2.0.0", "variant": "default", "runtime": "runtime", "requires": {},
-         "protocols": ["rest", "grpc"], "options": {}, "slo": {"p95_ms": 40}},
+         "protocols": ["rest", "grpc"], "options": {}, "slo": {"p95_ms": 40}, "shadow": {}},
     ]  # fmt: skip
     assert [model["name"] for model in hosts["board"]["edgeml_models"]] == ["digits"]
     assert "variant" not in hosts["server"]["edgeml_models"][0], "nobody knows its architecture"

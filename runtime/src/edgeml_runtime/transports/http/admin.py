@@ -8,8 +8,9 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, Protocol
 
 from edgeml_runtime import __version__
-from edgeml_runtime.codecs.json_binary import json_object
+from edgeml_runtime.codecs.json_binary import json_body, json_object, sampled_parts
 from edgeml_runtime.engine.engine import ModelStatus
+from edgeml_runtime.engine.sampling import Sampling
 from edgeml_runtime.errors import RequestError
 from edgeml_runtime.transports.http.messages import JSON, STATUS, Answer, Request
 
@@ -18,6 +19,7 @@ class Controlled(Protocol):
     """What the socket controls."""
 
     state: str
+    sampling: Sampling
 
     def models(self) -> Sequence[ModelStatus]:
         """See engine.Engine.index."""
@@ -33,7 +35,10 @@ class Controlled(Protocol):
 
 
 class AdminApplication:
-    """The application of the admin listeners: ``GET /state``, ``POST /activate``, ``/reload``, ``/drain``."""
+    """The application of the admin listeners: ``GET /state``, ``POST /activate``, ``/reload``, ``/drain``.
+
+    ``POST /sample`` begins what engine.sampling does, ``GET /sample`` counts, ``POST /sample/next`` takes one.
+    """
 
     name = "admin"
 
@@ -59,12 +64,27 @@ class AdminApplication:
                 case b"POST", b"/drain":
                     self._server.drain()
                     status = 202
+                case b"POST", b"/sample":
+                    self._server.sampling.start(json_body(request.body))
+                case b"GET", b"/sample":
+                    return 200, JSON, json_object(models=self._server.sampling.counts())
+                case b"POST", b"/sample/next":
+                    return await self._next_sampled()
                 case _:
                     status = 404
-                    error = "there are GET /state, POST /activate, POST /reload and POST /drain"
+                    error = "there are GET /state, /sample and POST /activate, /reload, /drain, /sample, /sample/next"
         except RequestError as failed:
             status, error = STATUS[failed.failure], str(failed)
         return status, JSON, json_object(**self._described(error))
+
+    async def _next_sampled(self) -> Answer:
+        sampled = self._server.sampling.take()
+        if sampled is None:
+            return 200, JSON, b"{}"
+        # Elsewhere: strings are encoded one by one.
+        head, raw = await asyncio.to_thread(sampled_parts, sampled.model, sampled.inputs, sampled.outputs)
+        lines = b"content-type: application/octet-stream\r\ninference-header-content-length: %d\r\n" % len(head)
+        return 200, lines, [head, *raw]
 
     def _described(self, error: str) -> dict[str, object]:
         models = [

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import (
@@ -11,6 +12,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired impo
     ForeignServer,
     Limits,
     Model,
+    Shadow,
 )
 
 RUNTIME = Desired(
@@ -44,3 +46,12 @@ def test_the_id_of_a_release_of_another_server_never_changes() -> None:
 def test_what_only_the_transaction_needs_is_not_part_of_the_id() -> None:
     slower = tuple(replace(model, size=7, golden_cases=3, p95_ms=50.0) for model in RUNTIME.models)
     assert replace(RUNTIME, image_size=0, models=slower).release_id() == RUNTIME.release_id()
+
+
+def test_what_a_release_is_judged_by_is_part_of_the_attempt() -> None:
+    """And an attempt without live requests is what it was before there were any."""
+    shadow = Shadow(share=0.1, seconds=60, requests=200, max_different=0.01)
+    judged = replace(RUNTIME, models=tuple(replace(model, shadow=shadow) for model in RUNTIME.models))
+    assert judged.release_id() == RUNTIME.release_id()
+    assert judged.attempt_id("one") != RUNTIME.attempt_id("one")
+    assert Desired.from_record(json.loads(json.dumps(judged.as_record()))) == judged

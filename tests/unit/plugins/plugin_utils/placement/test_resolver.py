@@ -46,7 +46,15 @@ def test_override_goes_before_rule_and_rule_before_catalogue() -> None:
         "protocols": ["rest", "grpc"],
         "options": {"batching": {"max_size": 4}},
         "slo": {"p95_ms": 100, "protocol": "grpc"},
+        "shadow": {},
     }
+
+
+def test_shadow_is_merged_as_objectives_are() -> None:
+    catalogue = [{**DIGITS, "shadow": {"share": 0.1, "seconds": 30}}, PLAIN]
+    (item,), problems = resolve({"shadow": {"share": 0.5}}, {"shadow": {"requests": 50}}, models=catalogue)
+    assert problems == []
+    assert item["shadow"] == {"share": 0.5, "seconds": 30, "requests": 50}
 
 
 def test_an_override_takes_an_objective_back() -> None:

@@ -125,6 +125,11 @@ def test_devices_and_environment_are_those_of_all_models() -> None:
         ),
         ([model("one", protocols=["mqtt"])], {"has_broker": False}, ["no broker", "inference_runtime_mqtt"]),
         ([model("three", runtime="other", protocols=["mqtt"])], {}, ["another server", "leave mqtt out"]),
+        (
+            [model("three", runtime="other", shadow={"share": 0.1})],
+            {},
+            ["Live requests for three", "another server", "share: 0"],
+        ),
         ([model("one", runtime="third"), model("four")], {}, ["no third image", "Model four is not in the lock"]),
     ],
 )

@@ -119,3 +119,17 @@ def test_all_mistakes_are_named_at_once() -> None:
     with pytest.raises(InventoryError) as caught:
         resolve_release(LOCK, [{"name": "one"}, {"name": "two"}], "riscv64", "camera-1")
     assert len(str(caught.value).splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("shadow", "expected"),
+    [
+        ({"share": 0.1, "seconds": 30}, {"shadow": {"share": 0.1, "seconds": 30}}),
+        ({"share": 0, "seconds": 30}, {}),
+        ({"share": None}, {}),
+        ({}, {}),
+    ],
+)
+def test_a_share_of_live_requests_is_asked_where_there_is_one(shadow: dict[str, Any], expected: dict[str, Any]) -> None:
+    (model,) = resolve_release(LOCK, [{"name": "digits", "shadow": shadow}], "amd64", "camera-1")["models"]
+    assert {key: value for key, value in model.items() if key == "shadow"} == expected
