@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 from edgeml_runtime.engine import sampling
+from edgeml_runtime.errors import RequestError
+from edgeml_runtime.inference import InferenceRequest
 from edgeml_runtime.tensors import DTYPES
 from in_process import InProcess, serving, settled
 from onnx_models import perceptron, perceptron_scores
 from serving import Answer, Server, UnixConnection, ask, features_message, features_request
 
 ROWS = [[1.0, 2.0, 3.0, 4.0]]
+VALUES = [7654321.5, 0.0, -1.0]
 ALL = {"share": 1, "requests": 100, "seconds": 3600}
 
 
@@ -56,10 +59,10 @@ def test_requests_are_kept_with_their_answers(start_server: Any, protocol: str) 
     ask_by(server, protocol, ROWS)
     assert admin(server, "GET", "/sample").json == {"models": {}}
     assert admin(server, "POST", "/sample", {"perceptron": ALL}).status == 200
-    for value in range(3):
-        ask_by(server, protocol, [[float(value)] * 4])
+    for value in VALUES:
+        ask_by(server, protocol, [[value] * 4])
     assert counts(server) == {"open": True, "seen": 3, "kept": 3, "dropped": 0}
-    for value in range(3):
+    for value in VALUES:
         sampled = taken(server)
         assert (sampled["model"], sampled["version"]) == ("perceptron", "1.0.0")
         features = np.full((1, 4), value, np.float32)
@@ -70,7 +73,7 @@ def test_requests_are_kept_with_their_answers(start_server: Any, protocol: str) 
     assert admin(server, "POST", "/sample", {}).status == 200
     ask_by(server, protocol, ROWS)
     assert admin(server, "GET", "/sample").json == {"models": {}}
-    assert str(ROWS[0][1]) not in server.log
+    assert str(VALUES[0]) not in server.log
 
 
 def test_it_ends_with_the_last_request_that_is_wanted(start_server: Any) -> None:
@@ -157,6 +160,22 @@ def test_what_has_no_room_is_dropped(in_process: InProcess) -> None:
     # The first time as many as may wait, then what is left of all that may be kept, then none.
     assert 0 < kept[0] < kept[1] <= kept[2] == kept[3] < 3 * kept[0]
     assert sampled.counts()["perceptron"] == {"open": True, "seen": 81, "kept": kept[3], "dropped": 81 - kept[3]}
+
+
+def test_a_request_without_an_answer_takes_no_room(in_process: InProcess) -> None:
+    async def fail() -> sampling.Sampling:
+        sampled = sampling.Sampling(in_process.engine)
+        sampled.start({"perceptron": {**ALL}})
+        model = in_process.engine.model("perceptron", "")
+        wrong = InferenceRequest("", {"features": np.zeros((1, 5), np.float32)}, list(model.outputs))
+        for _ in range(20):
+            with pytest.raises(RequestError):
+                await model.infer(wrong)
+        return sampled
+
+    sampled = in_process.run(fail())
+    infer(in_process, "perceptron", features_request(ROWS))
+    assert sampled.counts()["perceptron"] == {"open": True, "seen": 21, "kept": 1, "dropped": 0}
 
 
 def test_what_nobody_asks_for_is_forgotten(in_process: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,18 +66,22 @@ class Sample:
         if not self._has_room(request.inputs.values()):
             self.dropped += 1
             return None
+        self._sampling.account(_bytes(request.inputs.values()))
         return {name: tensor.copy() for name, tensor in request.inputs.items()}
 
-    def end(self, inputs: dict[str, Array], request: InferenceRequest, results: list[Array]) -> None:
-        """Keep the request, now that its answer is there."""
-        if not self.is_open:
+    def end(self, inputs: dict[str, Array], request: InferenceRequest, results: list[Array] | None) -> None:
+        """Keep the request, now that its answer is there; not one without an answer."""
+        if not self._sampling.has(self):  # forgotten meanwhile
+            return
+        self._sampling.account(-_bytes(inputs.values()))
+        if results is None or not self.is_open:
             return
         if not self._has_room((*inputs.values(), *results)):
             self.dropped += 1
             return
         self.kept += 1
         outputs = {name: tensor.copy() for name, tensor in zip(request.outputs, results, strict=True)}
-        size = sum(map(byte_size, (*inputs.values(), *outputs.values())))
+        size = _bytes((*inputs.values(), *outputs.values()))
         self._sampling.keep(Sampled(self._model, inputs, outputs, size))
         if self.kept == self._requests:
             self.close()
@@ -90,7 +94,7 @@ class Sample:
     def _has_room(self, tensors: Collection[Array]) -> bool:
         if any(tensor.dtype.kind == "O" and tensor.size > _MOST_STRINGS for tensor in tensors):
             return False
-        return self._sampling.has_room(sum(map(byte_size, tensors)))
+        return self._sampling.has_room(_bytes(tensors))
 
 
 class Sampling:
@@ -102,7 +106,7 @@ class Sampling:
         self._kept: deque[Sampled] = deque()
         self._timers: list[asyncio.TimerHandle] = []
         self._idle: asyncio.TimerHandle | None = None
-        #: Of all that was kept since the start, and of what nobody has taken.
+        #: Of all that was copied since the start, and of what nobody has taken.
         self._bytes = self._waiting = 0
 
     def start(self, document: object) -> None:
@@ -138,10 +142,18 @@ class Sampling:
         """Whether so many bytes more can be kept."""
         return self._bytes + size <= MOST_BYTES and self._waiting + size <= MOST_WAITING
 
+    def has(self, sample: Sample) -> bool:
+        """Whether it has not been forgotten."""
+        return sample in self._samples.values()
+
+    def account(self, size: int) -> None:
+        """So many bytes more are copied, or less."""
+        self._bytes += size
+        self._waiting += size
+
     def keep(self, sampled: Sampled) -> None:
         """Add a request to what is kept."""
-        self._bytes += sampled.size
-        self._waiting += sampled.size
+        self.account(sampled.size)
         self._kept.append(sampled)
 
     def take(self) -> Sampled | None:
@@ -164,6 +176,10 @@ class Sampling:
         if self._idle is not None:
             self._idle.cancel()
         self._idle = asyncio.get_running_loop().call_later(seconds + _IDLE_SECONDS, self.forget)
+
+
+def _bytes(tensors: Collection[Array]) -> int:
+    return sum(map(byte_size, tensors))
 
 
 def _read(document: object) -> dict[str, tuple[float, int, float]]:

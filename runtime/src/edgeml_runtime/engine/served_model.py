@@ -100,15 +100,18 @@ class ServedModel:
         elements = 0
         for tensor in request.inputs.values():
             elements += tensor.size
-        if elements > self._inline_elements:
-            results = await self._scheduler.infer(request)
-        else:
-            started = perf_counter()
-            results = self.model.run(request.inputs, request.outputs)
-            self._observe_inline(request, perf_counter() - started)
-        if sample is not None and copied is not None:
-            sample.end(copied, request, results)
-        return results
+        results: list[Array] | None = None
+        try:
+            if elements > self._inline_elements:
+                results = await self._scheduler.infer(request)
+            else:
+                started = perf_counter()
+                results = self.model.run(request.inputs, request.outputs)
+                self._observe_inline(request, perf_counter() - started)
+            return results
+        finally:
+            if sample is not None and copied is not None:
+                sample.end(copied, request, results)
 
     async def retire(self) -> None:
         """Let the requests under way finish, then give the model's memory back. New ones are refused."""
