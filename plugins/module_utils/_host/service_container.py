@@ -16,6 +16,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.evidence import answers
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import SERVICE_USER
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.selinux import relabelled
 
 LABEL = "io.edgeml.made-of"
 HARDENED = (
@@ -106,7 +107,7 @@ class ServiceContainer:
     def _options(self) -> list[str]:
         options = [*HARDENED, "--pids-limit", str(self.pids)]
         for volume in self.volumes:
-            options += ["--volume", volume]
+            options += ["--volume", relabelled(volume)]
         return options
 
     def _try_configuration(self, engine: DockerEngine) -> None:

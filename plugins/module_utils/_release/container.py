@@ -22,6 +22,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import (
     sync_directory,
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import SERVICE_USER
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.selinux import mount
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.unix_http import UnixConnection
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import (
     CACHE_DIRECTORY,
@@ -192,14 +193,14 @@ class Container:
         options = [
             "--network", "host",
             "--user", f"{SERVICE_USER}:{SERVICE_USER}",
-            *_mount(configuration, CONFIGURATION_FILE),
-            *_mount(sockets, SOCKET_DIRECTORY, writable=True),
-            *_mount(cache, CACHE_DIRECTORY, writable=True),
+            *mount(configuration, CONFIGURATION_FILE),
+            *mount(sockets, SOCKET_DIRECTORY, writable=True),
+            *mount(cache, CACHE_DIRECTORY, writable=True),
         ]  # fmt: skip
         if desired.secrets_directory:
-            options += _mount(Path(desired.secrets_directory), desired.secrets_directory)
+            options += mount(Path(desired.secrets_directory), desired.secrets_directory)
         for digest in sorted({model.directory_name for model in desired.models}):
-            options += _mount(self.root / "models" / digest, f"/models/{digest}")
+            options += mount(self.root / "models" / digest, f"/models/{digest}")
         return options
 
     def _foreign_options(self, server: ForeignServer, name: str, purpose: str) -> list[str]:
@@ -215,7 +216,7 @@ class Container:
                 for address in listen.get(protocol, []):
                     options += ["--publish", f"{address}:{port}"]
         for model in self.desired.models:
-            options += _mount(self.root / "models" / model.directory_name, f"{server.models_directory}/{model.name}")
+            options += mount(self.root / "models" / model.directory_name, f"{server.models_directory}/{model.name}")
         return options
 
 
@@ -310,7 +311,3 @@ def _limit_options(limits: Limits) -> list[str]:
     if limits.shared_memory_mb:
         options += ["--shm-size", f"{limits.shared_memory_mb}m"]
     return options
-
-
-def _mount(source: Path, target: str, *, writable: bool = False) -> list[str]:
-    return ["--mount", f"type=bind,source={source},target={target}" + ("" if writable else ",readonly")]
