@@ -51,6 +51,10 @@ options:
     description: Processes and threads that it may have at most.
     type: int
     default: 256
+  memory_mb:
+    description: MiB of memory that it may have at most; what it reads from the disk counts only while there is room.
+    type: int
+    default: 1024
   test:
     description: Arguments for the image that check O(configuration); a test that fails keeps what serves.
     type: list
@@ -147,6 +151,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "volumes": _WORDS,
     "configuration": {"type": "list", "elements": "path", "default": []},
     "pids": {"type": "int", "default": 256},
+    "memory_mb": {"type": "int", "default": 1024},
     "test": _WORDS,
     "endpoint": {"type": "str", "required": True},
     "path": {"type": "str", "default": "/"},
@@ -159,7 +164,7 @@ def serve(module: AnsibleModule) -> Mapping[str, Any]:
     """Have the container run."""
     options = module.params
     ready = Readiness(options["endpoint"], options["path"], options["status"], options["timeout"])
-    names = ("name", "image", "publish", "volumes", "configuration", "pids", "test")
+    names = ("name", "image", "publish", "volumes", "configuration", "pids", "memory_mb", "test")
     container = ServiceContainer(**{name: options[name] for name in names}, ready=ready)
     absent = module.check_mode and module.get_bin_path("docker") is None
     engine = NoEngine() if absent else DockerEngine(command_runner(module))

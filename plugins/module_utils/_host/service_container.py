@@ -21,6 +21,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._host.selinux import 
 LABEL = "io.edgeml.made-of"
 HARDENED = (
     "--restart", "always",
+    "--cpu-shares", "512",  # half of what a runtime on the same host has
     "--user", f"{SERVICE_USER}:{SERVICE_USER}",
     "--userns", "host",  # files of the host are the service user's by number, whatever the engine remaps
     "--read-only",
@@ -56,6 +57,7 @@ class ServiceContainer:
     volumes: Sequence[str]
     configuration: Sequence[str]
     pids: int
+    memory_mb: int
     test: Sequence[str]
     ready: Readiness
 
@@ -105,7 +107,7 @@ class ServiceContainer:
         return [path for path in found if path.is_file()]
 
     def _options(self) -> list[str]:
-        options = [*HARDENED, "--pids-limit", str(self.pids)]
+        options = [*HARDENED, "--pids-limit", str(self.pids), "--memory", f"{self.memory_mb}m"]
         for volume in self.volumes:
             options += ["--volume", relabelled(volume)]
         return options

@@ -80,6 +80,7 @@ class Container:
             "--cap-drop", "ALL",
             "--security-opt", "no-new-privileges",
             "--restart", "no",
+            "--cpu-shares", "1024",
             "--stop-timeout", str(STOP_SECONDS + int(desired.configuration.get("drain_seconds") or 0)),
             "--userns", "host",  # files of the host are the service user's by number, whatever the engine remaps
             "--tmpfs", "/tmp:rw,noexec,nosuid,nodev,size=64m",  # noqa: S108 - inside the container

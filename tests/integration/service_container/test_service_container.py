@@ -116,6 +116,6 @@ def test_it_has_few_rights_and_starts_again_by_itself(options: dict[str, Any]) -
     shown = docker(
         "container", "inspect", "--format",
         "{{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} {{.HostConfig.SecurityOpt}} "
-        "{{.HostConfig.RestartPolicy.Name}} {{.Config.User}} {{.HostConfig.PidsLimit}}", NAME,
+        "{{.HostConfig.RestartPolicy.Name}} {{.Config.User}} {{.HostConfig.PidsLimit}} {{.HostConfig.Memory}}", NAME,
     )  # fmt: skip
-    assert shown == "true [ALL] [no-new-privileges] always 65532:65532 256"
+    assert shown == "true [ALL] [no-new-privileges] always 65532:65532 256 1073741824"
