@@ -13,6 +13,8 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.command import RunCommand
 
 STOP_SECONDS = 15  # for a container to end by itself
+#: What is kept of a container's log where the engine would keep all: in files of JSON.
+LOG_OPTIONS = ("--log-opt", "max-size=10m", "--log-opt", "max-file=3")
 PULL_PAUSES = (3, 6)  # seconds before the second and the third attempt
 
 
@@ -103,8 +105,9 @@ class DockerEngine:
 
     def create(self, name: str, image: str, options: Sequence[str], command: Sequence[str] = ()) -> None:
         """Create a container, with the image's own command unless one is given; it is not started."""
+        log = LOG_OPTIONS if self.information()["LoggingDriver"] == "json-file" else ()
         self._run(
-            ["container", "create", "--pull", "never", "--name", name, *options, image, *command],
+            ["container", "create", "--pull", "never", "--name", name, *log, *options, image, *command],
             f"The container {name} cannot be made",
         )
 
