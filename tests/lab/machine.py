@@ -26,6 +26,10 @@ TOOLS = {
 EMULATORS = ("qemu-aarch64-static", "qemu-aarch64")
 EMULATOR_PACKAGE = "qemu-user-static"
 
+# Linux lets a user have 128. Three labs at once need more: what starts last on a host then fails.
+INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
+INOTIFY_INSTANCES = 1024
+
 BINFMT = Path("/proc/sys/fs/binfmt_misc")
 # ELF header of a little-endian 64-bit arm64 executable or shared object, as in binfmt.d(5).
 ARM64_MAGIC = r"\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00"
@@ -88,9 +92,10 @@ def connect_engine() -> docker.DockerClient:
 
 
 def prepare() -> None:
-    """Have this machine's tools, and arm64 programs run on it. Raises FleetError when that fails."""
+    """Have this machine's tools, arm64 programs and room for many hosts. Raises FleetError when that fails."""
     _ensure_tools()
     _ensure_arm64_emulation()
+    _ensure_inotify_instances()
 
 
 def _ensure_tools() -> None:
@@ -126,6 +131,12 @@ def _ensure_arm64_emulation() -> None:
     say("this machine: registering the arm64 emulator")
     rule = f":qemu-aarch64:M::{ARM64_MAGIC}:{ARM64_MASK}:{emulator}:F"
     run(["tee", BINFMT / "register"], root=True, stdin=rule)
+
+
+def _ensure_inotify_instances() -> None:
+    """Let all labs' hosts watch files: each needs about six instances, and the kernel counts them together."""
+    if int(INOTIFY.read_text()) < INOTIFY_INSTANCES:
+        run(["tee", INOTIFY], root=True, stdin=str(INOTIFY_INSTANCES))
 
 
 def _search_path() -> str:

@@ -124,6 +124,12 @@ def test_arm64_programs_run_without_their_emulator_at_hand() -> None:
 
 
 @pytest.mark.lab
+def test_the_kernel_has_room_for_the_hosts_of_all_labs(lab: Lab) -> None:
+    del lab
+    assert int(machine.INOTIFY.read_text()) >= machine.INOTIFY_INSTANCES
+
+
+@pytest.mark.lab
 def test_names_and_ways_of_a_connected_site(lab: Lab) -> None:
     assert resolves(lab, "labtest-mirror", "store.edgeml.internal") == CENTRAL
     assert resolves(lab, "labtest-device", "registry.edgeml.internal") == MIRROR
