@@ -80,10 +80,11 @@ class Work:
         make_directory(self.lock_file.parent)
         with self.lock_file.with_suffix(".start").open("wb") as starting:
             fcntl.flock(starting, fcntl.LOCK_EX)
+            self._let_end()
             if self.is_running() and self.is_in_the_way(key, options):
                 self.stop()
             if not self.is_running():
-                self._start({"options": dict(options), "key": key})
+                self._start(options)
         return key
 
     def is_in_the_way(self, key: str, options: Mapping[str, Any]) -> bool:
@@ -179,15 +180,30 @@ class Work:
             look()
             time.sleep(POLL_SECONDS)
 
+    def ask_later(self, options: Mapping[str, Any]) -> None:
+        """Leave a request for a process that begins later, unless one works now."""
+        self._let_end()
+        if not self.is_running():
+            self._leave_request(options)
+
+    def _let_end(self) -> None:
+        """Wait for the end of a process that has left its result, which is not that of the next one."""
+        while self.is_running() and self.result_file.exists():
+            time.sleep(POLL_SECONDS)
+
+    def _leave_request(self, options: Mapping[str, Any]) -> None:
+        self.result_file.unlink(missing_ok=True)
+        request = {"options": dict(options), "key": key_of(options)}
+        replace_file(self.request_file, json.dumps(request).encode(), 0o600)
+
     def command(self) -> list[str]:
         """Return what carries it out, with code that stays."""
         return [sys.executable, "-c", self.launch[0], str(keep_code(self.home)), *self.launch[1:]]
 
-    def _start(self, request: Mapping[str, Any]) -> None:
+    def _start(self, options: Mapping[str, Any]) -> None:
         self.lock_file.touch(mode=0o600)
-        self.result_file.unlink(missing_ok=True)
         self.untold_file.touch(mode=0o600)
-        replace_file(self.request_file, json.dumps(request).encode(), 0o600)
+        self._leave_request(options)
         self.log_file.write_bytes(b"")
         command = self.command()
         environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}

@@ -21,6 +21,8 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._host.detached import
     key_of,
     launcher,
 )
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import replace_file
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.scrub_unit import scrub_units
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.bundle import Bundle, held_by
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.scrub import scrub
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.sync import Course, synchronize
@@ -35,6 +37,7 @@ RETRY_SECONDS = 30.0
 #: What a host may take after a start until its network is there.
 START_PATIENCE = 900
 SERVICE, TIMER = "edgeml-mirror-sync.service", "edgeml-mirror-sync.timer"
+SCRUB = "edgeml-mirror-scrub"
 SERVICE_UNIT = """\
 [Unit]
 Description=edgeml: go on with the synchronization of the site mirror
@@ -67,6 +70,10 @@ class Synchronization(Work):
         super().__init__(root / "sync", "sync", root, "edgeml-mirror-sync", [LAUNCHER, str(root)])
         self.root = root
         self.status_file = Tree(root).status_file
+        #: The options of the last synchronization that succeeded, with which a scrub heals.
+        self.last_file = root / "sync" / "last"
+        #: There from the removal of damaged blobs until they are here again.
+        self.damaged_file = root / "sync" / "damaged"
 
     def is_in_the_way(self, key: str, options: Mapping[str, Any]) -> bool:
         """Let the same be waited for. Anything newer takes over: what was fetched so far is not lost."""
@@ -107,9 +114,9 @@ class Synchronization(Work):
         except _NotYetError:
             return {"changed": True, "running": True, "progress": self.status()}
 
-    def _start(self, request: Mapping[str, Any]) -> None:
+    def _start(self, options: Mapping[str, Any]) -> None:
         self.status_file.unlink(missing_ok=True)  # what an earlier one said
-        super()._start(request)
+        super()._start(options)
 
     def status(self) -> dict[str, Any]:
         """Return what is done now (see Progress); empty if nobody knows."""
@@ -135,15 +142,41 @@ class Synchronization(Work):
         """Carry out what was requested; `resumed` after a restart of the host."""
         code = keep_code(self.root)
         keep_only(code)
+        start = f'{sys.executable} -c "{LAUNCHER}" {code} {self.root}'
         install_units(
             {
-                SERVICE: SERVICE_UNIT.format(
-                    request=self.request_file, command=f'{sys.executable} -c "{LAUNCHER}" {code} {self.root} resume'
-                ),
+                SERVICE: SERVICE_UNIT.format(request=self.request_file, command=f"{start} resume"),
                 TIMER: TIMER_UNIT,
+                **scrub_units(SCRUB, "the site mirror", f"{start} scrub", every="30d"),
             }
         )
-        self.carry_out(lambda options: patient(options, START_PATIENCE if resumed else 0), attend=not resumed)
+
+        def whole(options: dict[str, Any]) -> dict[str, Any]:
+            result = patient(options, START_PATIENCE if resumed else 0)
+            replace_file(self.last_file, json.dumps({**options, "scrub": False}).encode(), 0o600)
+            self.damaged_file.unlink(missing_ok=True)
+            return result
+
+        self.carry_out(whole, attend=not resumed)
+
+    def scrub(self) -> list[str]:
+        """Read all blobs anew; what is damaged is removed, and copied again as in the last synchronization.
+
+        Returns a line for each damaged blob, and what became of them. What cannot be copied now is tried again by the
+        timer of the synchronization, and by the next scrub.
+        """
+        told = scrub(self.root, write=True)
+        if told:
+            self.damaged_file.touch(mode=0o600)
+        if not self.damaged_file.exists() or not self.last_file.exists():
+            return told
+        options = json.loads(self.last_file.read_text())
+        try:
+            self.run(options)
+        except FleetError as error:
+            self.ask_later(options)
+            return [*told, f"what was damaged is not here again yet: {error}"]
+        return [*told, "what was damaged is here again"]
 
 
 class _NotYetError(Exception):
@@ -202,6 +235,13 @@ def _serial(options: Mapping[str, Any]) -> int:
 
 
 def main(arguments: list[str]) -> None:
-    """Carry out the synchronization of a mirror (``ROOT``), or go on with it after a restart (``ROOT resume``)."""
+    """Carry out the synchronization of a mirror (``ROOT``), go on with it after a restart (``ROOT resume``), or read
+    anew what the mirror holds (``ROOT scrub``).
+    """
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    Synchronization(Path(arguments[0])).work(resumed=arguments[1:] == ["resume"])
+    work = Synchronization(Path(arguments[0]))
+    if arguments[1:] == ["scrub"]:
+        for line in work.scrub():
+            print(line)
+        return
+    work.work(resumed=arguments[1:] == ["resume"])

@@ -21,6 +21,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._host.detached import
     remove_units,
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.scrub_unit import scrub_units
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.approval import ACCEPTED_LOCK, approve
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.installed import InstalledRuntime, in_another_hand
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.options import desired_release
@@ -28,7 +29,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.transaction 
 
 DIRECTORY = "transactions"
 GUARD_SERVICE, GUARD_TIMER = "edgeml-guard.service", "edgeml-guard.timer"
-SCRUB_SERVICE, SCRUB_TIMER = "edgeml-scrub.service", "edgeml-scrub.timer"
+SCRUB = "edgeml-scrub"
 GUARD_SECONDS = 15
 GUARD_SERVICE_UNIT = """\
 [Unit]
@@ -48,30 +49,6 @@ Description=edgeml: look after the releases
 OnBootSec=60
 OnUnitInactiveSec={seconds}
 AccuracySec=1
-
-[Install]
-WantedBy=timers.target
-"""
-SCRUB_SERVICE_UNIT = """\
-[Unit]
-Description=edgeml: find content that is not what its digest says, and heal it
-After=docker.service network-online.target
-
-[Service]
-Type=oneshot
-ExecStart={command}
-Nice=19
-CPUSchedulingPolicy=idle
-IOSchedulingClass=idle
-"""
-SCRUB_TIMER_UNIT = """\
-[Unit]
-Description=edgeml: read the content of the releases anew
-
-[Timer]
-OnBootSec=2min
-OnUnitInactiveSec=1d
-AccuracySec=1min
 
 [Install]
 WantedBy=timers.target
@@ -169,8 +146,7 @@ def install_guard(host_root: Path) -> None:
         {
             GUARD_SERVICE: GUARD_SERVICE_UNIT.format(command=f"{start} guard {host_root}"),
             GUARD_TIMER: GUARD_TIMER_UNIT.format(seconds=GUARD_SECONDS),
-            SCRUB_SERVICE: SCRUB_SERVICE_UNIT.format(command=f"{start} scrub {host_root}"),
-            SCRUB_TIMER: SCRUB_TIMER_UNIT,
+            **scrub_units(SCRUB, "the releases", f"{start} scrub {host_root}", every="1d"),
         }
     )
 
@@ -179,7 +155,7 @@ def forget(host_root: Path) -> None:
     """Remove the guard and what transactions have left, if the host has no runtime any more."""
     if (host_root / "state.json").exists() or (host_root / "runtimes").exists():
         return
-    remove_units(GUARD_SERVICE, GUARD_TIMER, SCRUB_SERVICE, SCRUB_TIMER)
+    remove_units(GUARD_SERVICE, GUARD_TIMER, f"{SCRUB}.service", f"{SCRUB}.timer")
     (host_root / ACCEPTED_LOCK).unlink(missing_ok=True)
     for name in (DIRECTORY, "agent"):
         shutil.rmtree(host_root / name, ignore_errors=True)

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -145,6 +147,50 @@ def test_what_was_killed_goes_on_after_a_start(serve: Serve, tmp_path: Path, hel
     assert (tmp_path / "current").readlink().name == "1"
     assert json.loads(work.result_file.read_text())["result"]["changed"] is True
     work.work(resumed=True)  # nothing is left to do
+
+
+def test_a_scrub_heals_what_is_damaged_as_soon_as_the_store_answers(serve: Serve, tmp_path: Path) -> None:
+    content, entry = image("a")
+    answers = [deliverer(content)]
+    work = Synchronization(tmp_path)
+    assert work.scrub() == [], "a mirror that is not there yet"
+    asked = options(serve(lambda request: answers[0](request)), tmp_path, 1, entry)
+    run(work, asked)
+    assert oct(work.last_file.stat().st_mode & 0o777) == "0o600"
+    assert work.scrub() == []
+    layer = sha256_digest(b"a")
+    blob = tmp_path / "cas" / "sha256" / layer.partition(":")[2]
+    blob.chmod(0o644)
+    blob.write_bytes(b"b")
+    answers[0] = lambda _: Answer(503)
+    told = work.scrub()
+    assert told[0] == layer
+    assert told[1].startswith("what was damaged is not here again yet: ")
+    assert not blob.exists(), "no host gets what is damaged"
+    assert work.request_file.exists(), "the timer of the synchronization goes on"
+    answers[0] = deliverer(content)
+    assert work.scrub() == ["what was damaged is here again"]
+    assert blob.read_bytes() == b"a"
+    while work.is_running():
+        time.sleep(0.02)
+    assert not work.request_file.exists()
+    assert work.scrub() == []
+
+
+def test_systemd_scrubs_a_mirror_after_each_boot_and_each_month(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed: dict[str, str] = {}
+    monkeypatch.setattr(agent, "install_units", installed.update)
+    content, entry = image("a")
+    server = serve(deliverer(content))
+    work = Synchronization(tmp_path)
+    run(work, options(server, tmp_path, 1, entry))
+    work.work()
+    assert "OnBootSec=2min\nOnUnitInactiveSec=30d\n" in installed["edgeml-mirror-scrub.timer"]
+    command = installed["edgeml-mirror-scrub.service"].split("ExecStart=")[1].splitlines()[0]
+    assert command.endswith(f" {tmp_path} scrub")
+    subprocess.run(shlex.split(command), check=True)
 
 
 def test_who_asks_is_told_that_the_night_is_waited_for(serve: Serve, tmp_path: Path) -> None:
