@@ -129,7 +129,7 @@ class Rig:
 
     def wait_until_served(self) -> bool:
         """Wait until something answers; return whether it does."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while not self.served(1):
             if time.monotonic() > deadline:
                 return False

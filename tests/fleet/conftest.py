@@ -33,6 +33,8 @@ from ansible_collections.edgeml.fleet.tests.lab.topology import Topology
 
 ROOT = Path(__file__).resolve().parents[2]
 INVENTORY = ROOT / "inventories" / "lab"
+# Seconds for what a slow machine does as well, only later.
+PATIENCE = 1200
 RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
 
 

@@ -14,9 +14,9 @@ import pytest
 from ansible_collections.edgeml.fleet.tests.lab import guises
 from ansible_collections.edgeml.fleet.tests.lab.hosts import find
 
-from .conftest import Fleet, running_lab
+from .conftest import PATIENCE, Fleet, running_lab
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(3600)]
 
 DEVICES = ("any-ubuntu", "any-pi", "any-foreign", "any-hardened", "any-image")
 DIGITS = [str(digit) for digit in range(10)]
@@ -115,4 +115,4 @@ def test_a_configuration_that_the_engine_does_not_take_is_put_back(in_use: Fleet
         assert run.code != 0
         assert "taken back" in run.output, run.output[-4000:]
         assert in_use.lab.run(host, "cat /etc/docker/daemon.json", check=True).stdout == before
-        assert in_use.check(host, ["digits"], wait=60)["https digits"] == DIGITS
+        assert in_use.check(host, ["digits"], wait=PATIENCE)["https digits"] == DIGITS

@@ -16,7 +16,7 @@ from typing import Any
 import ansible_runner
 import pytest
 
-from .conftest import INVENTORY, ROOT, Fleet, kept, running_lab
+from .conftest import INVENTORY, PATIENCE, ROOT, Fleet, kept, running_lab
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(3600)]
 
@@ -29,8 +29,6 @@ PLACED = {
 DEVICES = ["berlin-amd64", "berlin-arm64"]
 WITHOUT_SPARE = ("--limit", "all:!berlin-spare")
 DIGITS = [str(digit) for digit in range(10)]
-# Seconds for what a slow machine does as well, only later.
-PATIENCE = 1200
 
 
 @pytest.fixture(scope="module")

@@ -131,7 +131,7 @@ def running_mirror(programs: Path, directory: Path, port: int) -> Iterator[None]
         yield
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(240)
 
 
 @pytest.fixture(scope="session")

@@ -124,18 +124,18 @@ def running(*command: str | Path, **environment: str) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(240)
 
 
 def answer(address: str, path: str, data: bytes | None = None) -> bytes:
     request = urllib.request.Request(f"http://{address}{path}", data, {"content-type": "application/json"})
-    with urllib.request.urlopen(request, timeout=10) as response:
+    with urllib.request.urlopen(request, timeout=60) as response:
         return bytes(response.read())
 
 
 def wait_until(condition: Callable[[], Any], what: str) -> Any:
     """Return what `condition` returns once that is something."""
-    end = time.monotonic() + 120
+    end = time.monotonic() + 240
     while time.monotonic() < end:
         with contextlib.suppress(OSError, urllib.error.URLError):
             if found := condition():

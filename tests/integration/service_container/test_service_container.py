@@ -70,7 +70,7 @@ def options(image: str, tmp_path: Path) -> Iterator[dict[str, Any]]:
 
 
 def served(options: dict[str, Any]) -> str:
-    with urllib.request.urlopen(options["endpoint"], timeout=5) as answer:
+    with urllib.request.urlopen(options["endpoint"], timeout=60) as answer:
         return str(answer.read().decode())
 
 
