@@ -15,6 +15,7 @@ from edgeml_runtime.inference import InferenceRequest
 from edgeml_runtime.tensors import DTYPES
 from in_process import InProcess, serving, settled
 from onnx_models import perceptron, perceptron_scores
+from python_models import python_model, values_request
 from serving import Answer, Server, UnixConnection, ask, features_message, features_request
 
 ROWS = [[1.0, 2.0, 3.0, 4.0]]
@@ -122,6 +123,29 @@ def test_a_wrong_wish_changes_nothing(start_server: Any, body: object, seen: str
     assert answer.status in (400, 404)
     assert seen in answer.json["error"]
     assert counts(server)["open"]
+
+
+def test_what_a_model_changes_later_is_kept_as_it_was(start_server: Any, tmp_path: Path) -> None:
+    code = """
+        import numpy
+
+        result = numpy.zeros(1, numpy.float32)
+
+        def infer(inputs):
+            values = inputs["values"]
+            result[:] = 2 * values
+            if values.flags.writeable:
+                values[:] = 0
+            return {"result": result}
+    """
+    server = start_server([python_model(tmp_path, "double", code)])
+    server.wait_ready()
+    admin(server, "POST", "/sample", {"double": ALL})
+    for value in VALUES:
+        assert server.infer("double", values_request(value)).json["outputs"][0]["data"] == [2 * value]
+    for value in VALUES:
+        sampled = taken(server)
+        assert (sampled["inputs"]["values"], sampled["outputs"]["result"]) == (value, 2 * value)
 
 
 @pytest.fixture

@@ -50,6 +50,8 @@ class Sample:
         self._model = model
         self._share = share
         self._requests = requests
+        # What somebody's code may change later, or what would keep a whole batch.
+        self._copies_outputs = model.model.blocking or model.options.batching is not None
         #: Requests that came, that are kept, and that there was no room for.
         self.seen = self.kept = self.dropped = 0
 
@@ -80,7 +82,9 @@ class Sample:
             self.dropped += 1
             return
         self.kept += 1
-        outputs = {name: tensor.copy() for name, tensor in zip(request.outputs, results, strict=True)}
+        if self._copies_outputs:
+            results = [tensor.copy() for tensor in results]
+        outputs = dict(zip(request.outputs, results, strict=True))
         size = _bytes((*inputs.values(), *outputs.values()))
         self._sampling.keep(Sampled(self._model, inputs, outputs, size))
         if self.kept == self._requests:
