@@ -32,6 +32,11 @@ options:
     description: Whether to pull an image that the engine does not have.
     type: bool
     default: false
+  content:
+    description:
+      - Content of a site mirror, as M(edgeml.fleet.mirror_sync) makes it, from which an image by digest that the engine
+        does not have is loaded. Nothing is pulled then.
+    type: path
   publish:
     description: Ports to publish, C(ADDRESS:PORT:PORT_IN_THE_CONTAINER).
     type: list
@@ -133,13 +138,15 @@ remedy:
   sample: correct what its log names, then run again
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.boot_unit import start_at_boot, waits_for_address
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine, NoEngine
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.service_container import Readiness, ServiceContainer
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.engine_image import load_image
 from ansible_collections.edgeml.fleet.plugins.module_utils._module import command_runner, run
 
 _WORDS = {"type": "list", "elements": "str", "default": []}
@@ -147,6 +154,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "name": {"type": "str", "required": True},
     "image": {"type": "str", "required": True},
     "pull": {"type": "bool", "default": False},
+    "content": {"type": "path"},
     "publish": _WORDS,
     "volumes": _WORDS,
     "configuration": {"type": "list", "elements": "path", "default": []},
@@ -160,6 +168,12 @@ ARGUMENT_SPEC: dict[str, Any] = {
 }
 
 
+def _fetch(options: Mapping[str, Any]) -> Callable[[DockerEngine], None] | None:
+    if options["content"]:
+        return lambda engine: load_image(Path(options["content"]), options["image"], engine)
+    return (lambda engine: engine.pull(options["image"])) if options["pull"] else None
+
+
 def serve(module: AnsibleModule) -> Mapping[str, Any]:
     """Have the container run."""
     options = module.params
@@ -168,7 +182,7 @@ def serve(module: AnsibleModule) -> Mapping[str, Any]:
     container = ServiceContainer(**{name: options[name] for name in names}, ready=ready)
     absent = module.check_mode and module.get_bin_path("docker") is None
     engine = NoEngine() if absent else DockerEngine(command_runner(module))
-    result = container.apply(engine, options["pull"], module.check_mode)
+    result = container.apply(engine, _fetch(options), module.check_mode)
     waits = waits_for_address(options["publish"])
     arranged = start_at_boot(options["name"], waits, command_runner(module), module.check_mode)
     return {**result, "changed": result["changed"] or arranged}

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
@@ -16,6 +17,11 @@ STOP_SECONDS = 15  # for a container to end by itself
 #: What is kept of a container's log where the engine would keep all: in files of JSON.
 LOG_OPTIONS = ("--log-opt", "max-size=10m", "--log-opt", "max-file=3")
 PULL_PAUSES = (3, 6)  # seconds before the second and the third attempt
+
+
+def loaded_name(image: str) -> str:
+    """Return the name of an image by digest once it is loaded: an engine knows digests only of what it pulled."""
+    return image.replace("@sha256:", ":")
 
 
 class DockerEngine:
@@ -89,6 +95,10 @@ class DockerEngine:
             "check that the site mirror is reachable and holds the lock's content (playbook edgeml.fleet.mirror; with "
             "-e edgeml_force=true it also reads anew what the mirror holds, and heals it)",
         )
+
+    def load(self, archive: Path) -> None:
+        """Take the image that an archive in the form of `docker image save` holds."""
+        self._run(["image", "load", "--quiet", "--input", str(archive)], "An image cannot be loaded")
 
     def remove_image(self, reference: str) -> None:
         """Remove an image by reference; absent is fine."""

@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine, loaded_name
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.evidence import answers
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import SERVICE_USER
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.selinux import relabelled
@@ -69,8 +69,10 @@ class ServiceContainer:
         parts = [image, self._options(), list(self.publish), digests]
         return hashlib.sha256(canonical_json(parts)).hexdigest()
 
-    def apply(self, engine: DockerEngine, pull: bool, check_mode: bool) -> Mapping[str, Any]:
-        """Have the container run; return the module's result.
+    def apply(
+        self, engine: DockerEngine, fetch: Callable[[DockerEngine], None] | None, check_mode: bool
+    ) -> Mapping[str, Any]:
+        """Have the container run; return the module's result. `fetch` gives the engine an image that it lacks.
 
         Raises
         ------
@@ -94,11 +96,16 @@ class ServiceContainer:
                 engine.start(self.name)
             self._wait(engine)
             return result
-        if pull and not engine.has_image(self.image):
-            engine.pull(self.image)
-        self._try_configuration(engine)
-        self._replace(engine, made_of, found is not None)
+        if fetch is not None and not any(map(engine.has_image, self._names())):
+            fetch(engine)
+        image = next(filter(engine.has_image, self._names()), self.image)
+        self._try_configuration(engine, image)
+        self._replace(engine, image, made_of, found is not None)
         return result
+
+    def _names(self) -> tuple[str, ...]:
+        """Return the names by which an engine may know the image: pulled, or loaded."""
+        return (self.image, loaded_name(self.image)) if "@" in self.image else (self.image,)
 
     def _files(self) -> list[Path]:
         found: list[Path] = []
@@ -112,13 +119,13 @@ class ServiceContainer:
             options += ["--volume", relabelled(volume)]
         return options
 
-    def _try_configuration(self, engine: DockerEngine) -> None:
+    def _try_configuration(self, engine: DockerEngine, image: str) -> None:
         if not self.test:
             return
         trial = f"{self.name}-trial"
         engine.remove(trial)
         options = [option if option != "always" else "no" for option in self._options()]
-        engine.create(trial, self.image, options, self.test)
+        engine.create(trial, image, options, self.test)
         try:
             code, words = engine.run_to_end(trial)
         finally:
@@ -131,7 +138,7 @@ class ServiceContainer:
                 remedy="correct the variable that it names; the container that served before still serves",
             )
 
-    def _replace(self, engine: DockerEngine, made_of: str, exists: bool) -> None:
+    def _replace(self, engine: DockerEngine, image: str, made_of: str, exists: bool) -> None:
         before = f"{self.name}-before"
         if exists:
             engine.remove(before)
@@ -141,7 +148,7 @@ class ServiceContainer:
             engine.stop(before)
         ports = [word for port in self.publish for word in ("--publish", port)]
         try:
-            engine.create(self.name, self.image, [*self._options(), *ports, "--label", f"{LABEL}={made_of}"])
+            engine.create(self.name, image, [*self._options(), *ports, "--label", f"{LABEL}={made_of}"])
             engine.start(self.name)
             self._wait(engine)
         except FleetError:

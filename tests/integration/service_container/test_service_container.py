@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import subprocess
 import tarfile
 import urllib.request
@@ -12,6 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
+    IMAGE_CONFIG,
+    IMAGE_MANIFEST,
+    LAYER_TAR_GZIP,
+    descriptor,
+    sha256_digest,
+)
 from ansible_collections.edgeml.fleet.runtime.tests.support.debian_packages import unpacked
 from ansible_collections.edgeml.fleet.runtime.tests.support.ports import free_port
 from ansible_collections.edgeml.fleet.tests.support.content import run_module
@@ -119,3 +128,67 @@ def test_it_has_few_rights_and_starts_again_by_itself(options: dict[str, Any]) -
         "{{.HostConfig.RestartPolicy.Name}} {{.Config.User}} {{.HostConfig.PidsLimit}} {{.HostConfig.Memory}}", NAME,
     )  # fmt: skip
     assert shown == "true [ALL] [no-new-privileges] always 65532:65532 256 1073741824"
+
+
+@pytest.fixture
+def mirrored(image: str, tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """The same image as a mirror's content, and its name at a store that nobody reaches."""
+    root = tmp_path / "mirror"
+    blobs = root / "cas/sha256"
+    blobs.mkdir(parents=True)
+
+    def blob(media_type: str, data: bytes) -> dict[str, Any]:
+        (blobs / sha256_digest(data).removeprefix("sha256:")).write_bytes(data)
+        return descriptor(media_type, data)
+
+    saved = tmp_path / "saved.tar"
+    docker("image", "save", "--output", str(saved), image)
+    with tarfile.open(saved) as tar:
+
+        def member(name: str) -> bytes:
+            file = tar.extractfile(name)
+            assert file is not None
+            return file.read()
+
+        described = json.loads(member("manifest.json"))[0]
+        config = blob(IMAGE_CONFIG, member(described["Config"]))
+        layers = [blob(LAYER_TAR_GZIP, gzip.compress(member(name))) for name in described["Layers"]]
+    manifest = json.dumps(
+        {"schemaVersion": 2, "mediaType": IMAGE_MANIFEST, "config": config, "layers": layers}
+    ).encode()
+    digest = sha256_digest(manifest)
+    manifests = root / "current/v2/edgeml/mirror/manifests"
+    manifests.mkdir(parents=True)
+    (manifests / f"{digest}.oci-manifest").write_bytes(manifest)
+    yield f"127.0.0.1:{free_port()}/edgeml/mirror@{digest}", root
+    for line in docker(
+        "image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "--filter", "reference=*/edgeml/mirror"
+    ).split():
+        docker("image", "rm", "--force", line, check=False)
+
+
+def test_an_image_comes_out_of_a_mirror_where_no_store_answers(
+    options: dict[str, Any], mirrored: tuple[str, Path]
+) -> None:
+    name, root = mirrored
+    offline = {**options, "image": name, "content": str(root), "pull": True}
+    assert run_module("service_container", offline, check=True)["plan"]["action"] == "create"
+    assert run_module("service_container", offline)["changed"]
+    assert served(options) == "one"
+    assert run_module("service_container", offline)["plan"]["action"] == "none"
+    assert [path.name for path in root.iterdir() if path.name.startswith(".")] == []
+    # The stick is away, and the store still does not answer: the engine has the image.
+    Path(options["configuration"][0], "index.html").write_text("two")
+    assert run_module("service_container", {**options, "image": name, "pull": True})["plan"]["action"] == "replace"
+    assert served(options) == "two"
+
+
+def test_an_altered_image_is_not_loaded(options: dict[str, Any], mirrored: tuple[str, Path]) -> None:
+    name, root = mirrored
+    for path in (root / "cas/sha256").iterdir():
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+    failure = run_module("service_container", {**options, "image": name, "content": str(root)}, fails=True)
+    assert "does not hold the image of its own server whole" in failure["what"]
+    assert docker("ps", "--all", "--quiet", "--filter", f"name={NAME}") == ""
