@@ -116,7 +116,11 @@ test-quick: $(VENV)/development ## Lint, unit, architecture, contract and runtim
 
 .PHONY: test
 test: lab-tools ## Everything, with fleets in the lab (about 27 minutes on two cores)
-	$(call beside-lint,$(PYTEST) --durations 15 $(HOST_TESTS) $(QUICK_TESTS))
+	$(call beside-lint,$(PYTEST) --durations 15 --ignore tests/fleet/test_stick.py $(HOST_TESTS) $(QUICK_TESTS))
+
+.PHONY: test-stick
+test-stick: $(VENV)/development engine ## A site of bare hosts that never had an uplink, from one directory on a stick
+	@$(BIN)/pytest -v tests/fleet/test_stick.py
 
 .PHONY: test-fleet
 test-fleet: $(VENV)/development engine ## Stories on real hosts; K=drift runs those with that word, KEEP=1 leaves the hosts up for the next run

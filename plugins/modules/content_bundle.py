@@ -65,6 +65,33 @@ options:
     elements: str
     choices: [amd64, arm64]
     default: [amd64, arm64]
+  packages:
+    description:
+      - Debian packages that the bundle brings besides, with all that they depend on, as a signed apt repository for
+        each suite in its directory C(packages). None if omitted.
+      - Needs mmdebstrap, apt-utils, gpg and gpg-agent.
+    type: dict
+    suboptions:
+      suites:
+        description: Debian's suites of the site's hosts.
+        type: list
+        elements: str
+        choices: [bookworm, trixie]
+        required: true
+      names:
+        description: Names of packages.
+        type: list
+        elements: str
+        default: []
+      engine_packages:
+        description: Packages that bring an engine. Those of Debian if empty.
+        type: list
+        elements: str
+        default: []
+      key_file:
+        description: A secret OpenPGP key without passphrase, made if there is none; the public key is beside it.
+        type: path
+        required: true
 """
 
 EXAMPLES = r"""
@@ -154,6 +181,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.distribution import SUITES, engine_packages_of
+from ansible_collections.edgeml.fleet.plugins.module_utils._image.package_repository import export_packages
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.bundle import export
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.restore import restore
 from ansible_collections.edgeml.fleet.plugins.module_utils._module import run
@@ -174,6 +203,15 @@ ARGUMENT_SPEC: dict[str, Any] = {
         "default": ["amd64", "arm64"],
     },
     "signatures": SIGNATURES_ARGUMENT,
+    "packages": {
+        "type": "dict",
+        "options": {
+            "suites": {"type": "list", "elements": "str", "choices": sorted(SUITES), "required": True},
+            "names": {"type": "list", "elements": "str", "default": []},
+            "engine_packages": {"type": "list", "elements": "str", "default": []},
+            "key_file": {"type": "path", "required": True, "no_log": False},
+        },
+    },
 }
 
 
@@ -182,7 +220,7 @@ def write(module: AnsibleModule) -> dict[str, Any]:
     options = module.params
     if options["state"] == "restored":
         return restore(Path(options["path"]), Registry.from_options(options["store"]), write=not module.check_mode)
-    return export(
+    result = export(
         Path(options["path"]),
         Registry.from_options(options["store"]),
         options["lock"],
@@ -192,6 +230,21 @@ def write(module: AnsibleModule) -> dict[str, Any]:
         needed=options["needed"],
         held=frozenset(options["held"]),
     )
+    packages = options["packages"]
+    if not packages:
+        return result
+    suites = {
+        suite: sorted({*(packages["engine_packages"] or engine_packages_of(suite)), *packages["names"]})
+        for suite in packages["suites"]
+    }
+    changed = export_packages(
+        Path(options["path"]) / "packages",
+        suites,
+        options["architectures"],
+        Path(packages["key_file"]),
+        write=not module.check_mode,
+    )
+    return {**result, "changed": result["changed"] or changed}
 
 
 def main() -> None:

@@ -189,6 +189,7 @@ options:
     description: Whether a host without an engine is refused, since nothing will install one any more.
     type: bool
     default: false
+  packages_from_mirror: {type: bool, default: false, description: Whether no package source but the mirror counts.}
   engine_configuration:
     description: What the configuration of an engine to come will say.
     type: dict

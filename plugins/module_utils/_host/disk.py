@@ -16,6 +16,8 @@ FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 UNPACK_FACTOR = 4
 #: Bytes that stay free beside what is fetched.
 SPARE_BYTES = 64 << 20
+#: The largest file of FAT32.
+FAT_FILE_BYTES = (1 << 32) - 1
 
 
 class StorageError(FleetError):
@@ -26,6 +28,26 @@ def check_space(directory: Path, needed: int) -> None:
     """Raise FleetError if the file system of `directory` has fewer than `needed` bytes free."""
     if _free(directory) < needed:
         raise full_disk(directory, needed)
+
+
+def check_file_size(directory: Path, name: str, size: int, mounts: Path = Path("/proc/self/mounts")) -> None:
+    """Raise FleetError if the file system that `directory` is to be in cannot hold a file as large as `size`."""
+    if size > FAT_FILE_BYTES and _file_system(directory, mounts) in ("vfat", "msdos"):
+        raise StorageError(
+            "The file system cannot hold a file as large",
+            where=str(directory),
+            seen=f"FAT, and {name} of {size} bytes",
+            remedy="format the stick with exFAT or ext4; FAT32 ends at 4 GiB - 1",
+        )
+
+
+def _file_system(directory: Path, mounts: Path) -> str:
+    found = {}
+    for line in mounts.read_text(errors="replace").splitlines():
+        _device, place, kind = line.split()[:3]
+        found[place.replace("\\040", " ")] = kind
+    places = map(str, (directory.absolute(), *directory.absolute().parents))
+    return next((found[place] for place in places if place in found), "")
 
 
 def full_disk(directory: Path, needed: int | None, seen: str = "") -> StorageError:

@@ -24,6 +24,17 @@ ENGINE_PACKAGES = {
 }
 #: The command line client became a package of its own.
 DEBIAN_WITH_SEPARATE_CLIENT = 13
+SUITES = {"bookworm": 12, "trixie": 13}
+
+
+def engine_packages_of(suite: str) -> tuple[str, ...]:
+    """Return the packages that bring an engine to a host of one of Debian's SUITES."""
+    return _of_debian(SUITES[suite])
+
+
+def _of_debian(version: int) -> tuple[str, ...]:
+    packages = ENGINE_PACKAGES["debian"]
+    return (*packages, "docker-cli") if version >= DEBIAN_WITH_SEPARATE_CLIENT else packages
 
 
 @dataclass(frozen=True)
@@ -33,6 +44,7 @@ class Distribution:
     name: str
     manager: str
     engine_packages: tuple[str, ...]
+    suite: str = ""
 
 
 def distribution(root: Path = Path("/")) -> Distribution:
@@ -43,9 +55,14 @@ def distribution(root: Path = Path("/")) -> Distribution:
     family = next((family for family in families if family in ENGINE_PACKAGES), "")
     packages = ENGINE_PACKAGES.get(family, ()) if manager else ()
     version = release.get("VERSION_ID", "").partition(".")[0]
-    if family == "debian" and version.isdigit() and int(version) >= DEBIAN_WITH_SEPARATE_CLIENT:
-        packages = (*packages, "docker-cli")
-    return Distribution(release.get("PRETTY_NAME") or release.get("ID") or "an unknown system", manager, packages)
+    if packages and family == "debian" and version.isdigit():
+        packages = _of_debian(int(version))
+    return Distribution(
+        release.get("PRETTY_NAME") or release.get("ID") or "an unknown system",
+        manager,
+        packages,
+        release.get("VERSION_CODENAME", ""),
+    )
 
 
 def _os_release(root: Path) -> dict[str, str]:

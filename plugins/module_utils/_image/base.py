@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
@@ -36,8 +37,29 @@ class Package:
 def fetch_packages(base: Base, architecture: str, directory: Path) -> list[Package]:
     """Download the recipe's packages for one architecture into `directory`, checked by Debian's signatures.
 
-    `architecture` is named as in OCI, which for amd64 and arm64 is Debian's name too. Raise FleetError if mmdebstrap is
-    missing or fails, or if Debian has not all of the packages.
+    Raise FleetError as `fetch_with_dependencies` does, or if Debian has not all of the packages.
+    """
+    # Unpacking is done below, because mmdebstrap's own follows dependencies and leaves files of this machine behind.
+    paths = fetch_with_dependencies(base.packages, base.suite, architecture, directory, base.mirror)
+    fetched = {package.name: package for package in map(_package, paths)}
+    missing = [name for name in base.packages if name not in fetched]
+    if missing:
+        raise FleetError(
+            "Debian packages of the recipe were not delivered",
+            where=f"suite {base.suite}, architecture {architecture}",
+            seen=", ".join(missing),
+            remedy="name real packages, not virtual ones",
+        )
+    return [fetched[name] for name in sorted(base.packages)]
+
+
+def fetch_with_dependencies(
+    names: Collection[str], suite: str, architecture: str, directory: Path, mirror: str = ""
+) -> list[Path]:
+    """Download packages of a suite and all that they depend on into the new `directory`; return their files.
+
+    They are checked by Debian's signatures. `architecture` is named as in OCI, which for amd64 and arm64 is Debian's
+    name too. Raise FleetError if mmdebstrap is missing or fails.
     """
     if shutil.which("mmdebstrap") is None:
         raise FleetError(
@@ -46,20 +68,19 @@ def fetch_packages(base: Base, architecture: str, directory: Path) -> list[Packa
             remedy="install it on the controller: apt-get install mmdebstrap",
         )
     directory.mkdir()
-    # Unpacking is done below, because mmdebstrap's own follows dependencies and leaves files of this machine behind.
     command = [
         "mmdebstrap",
         f"--architectures={architecture}",
         "--mode=chrootless",  # nothing is executed, so neither root nor user namespaces are needed
         "--variant=extract",
-        f"--include={','.join(base.packages)}",
+        f"--include={','.join(names)}",
         f"--extract-hook=copy-out /{PACKAGE_DIRECTORY} {shlex.quote(str(directory))}",
         "--format=null",
-        base.suite,
+        suite,
         "-",
-        *([base.mirror] if base.mirror else []),
+        *([mirror] if mirror else []),
     ]
-    where = f"suite {base.suite}, architecture {architecture}"
+    where = f"suite {suite}, architecture {architecture}"
     try:
         run = subprocess.run(
             command, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=TIMEOUT
@@ -79,16 +100,7 @@ def fetch_packages(base: Base, architecture: str, directory: Path) -> list[Packa
             remedy="check the package names and this machine's access to a Debian mirror (base.mirror names another);"
             " for a suite unknown to its keyring: apt-get install debian-archive-keyring",
         )
-    fetched = {package.name: package for package in map(_package, sorted(directory.rglob("*.deb")))}
-    missing = [name for name in base.packages if name not in fetched]
-    if missing:
-        raise FleetError(
-            "Debian packages of the recipe were not delivered",
-            where=where,
-            seen=", ".join(missing),
-            remedy="name real packages, not virtual ones",
-        )
-    return [fetched[name] for name in sorted(base.packages)]
+    return sorted(directory.rglob("*.deb"))
 
 
 def _package(path: Path) -> Package:

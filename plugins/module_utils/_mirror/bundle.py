@@ -23,7 +23,7 @@ from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._host.disk import check_space
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.disk import check_file_size, check_space
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import make_directory, replace_file
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.content import MirrorContent, resolve
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.lock import integer, part_of
@@ -223,6 +223,8 @@ def export(
     stale = {name: data for name, data in {**whole, INDEX: index}.items() if _content(root / name) != data}
     used = {digest.partition(":")[2] for digest in (*files, *content.blobs)}
     garbage = [path for path in bundle.blobs.glob("*") if path.name not in used]
+    for blob in to_fetch:
+        check_file_size(root, f"{blob.repository}@{blob.digest}", blob.size)
     size = sum(blob.size for blob in to_fetch)
     if write and (to_fetch or to_write or stale or garbage):
         make_directory(bundle.blobs)

@@ -116,6 +116,7 @@ class Wanted:
     certificates: Sequence[Certificate] = ()
     engine_packages: Sequence[str] | None = None  # None where the host needs no engine, empty for its system's own
     engine_is_here: bool = False  # it is too late to install one
+    packages_from_mirror: bool = False  # which may have none yet: the run that is judged fills it
     engine_configuration: Mapping[str, Any] = field(default_factory=dict)
     requires: Requires = Requires()
     controller_time: float = 0.0

@@ -56,6 +56,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     ),
     "engine_packages": {"type": "list", "elements": "str"},
     "engine_is_here": {"type": "bool", "default": False},
+    "packages_from_mirror": {"type": "bool", "default": False},
     "engine_configuration": {"type": "dict", "default": {}},
     "requires": {
         "type": "dict",

@@ -112,9 +112,7 @@ def packages(host: Host, engine: Engine, wanted: Wanted) -> Iterator[Finding]:
     absent = [name for name in names if name not in installed]
     if not absent:
         return
-    _code, policy, _error = host.run(["env", "LC_ALL=C", "apt-cache", "policy", *absent])
-    candidates = dict(re.findall(r"^(\S+):\n\s+Installed: .*\n\s+Candidate: (.*)$", policy, re.M))
-    unknown = [name for name in absent if candidates.get(name, "(none)") == "(none)"]
+    unknown = [] if wanted.packages_from_mirror else _without_candidate(host, absent)
     # A new host has no lists: they are read when the first package is installed.
     if unknown and any(host.path("/var/lib/apt/lists").glob("*_Packages*")):
         yield Finding(
@@ -145,7 +143,7 @@ def packages(host: Host, engine: Engine, wanted: Wanted) -> Iterator[Finding]:
             "packages that go with those of the host",
             "remove them yourself, or name packages that go with them in docker_engine_packages",
         )
-    unreachable = _unreachable_sources(host)
+    unreachable = [] if wanted.packages_from_mirror else _unreachable_sources(host)
     if unreachable:
         yield Finding(
             "package_source",
@@ -154,6 +152,12 @@ def packages(host: Host, engine: Engine, wanted: Wanted) -> Iterator[Finding]:
             "a package source that answers",
             "give the host a source that it reaches (files in /etc/apt), or install the packages beforehand",
         )
+
+
+def _without_candidate(host: Host, names: Sequence[str]) -> list[str]:
+    _code, policy, _error = host.run(["env", "LC_ALL=C", "apt-cache", "policy", *names])
+    candidates = dict(re.findall(r"^(\S+):\n\s+Installed: .*\n\s+Candidate: (.*)$", policy, re.M))
+    return [name for name in names if candidates.get(name, "(none)") == "(none)"]
 
 
 def _unmanaged(host: Host, found: Distribution, names: Sequence[str]) -> Iterator[Finding]:

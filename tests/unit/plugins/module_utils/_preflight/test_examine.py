@@ -561,6 +561,7 @@ def test_package_sources_that_nobody_reaches(machine: Machine, listener: socket.
     with socket.create_server(("127.0.0.1", 0)) as closed:
         dead = closed.getsockname()[1]
     machine.programs["apt-get --print-uris update"] = (0, f"'http://127.0.0.1:{dead}/debian/InRelease' a 0\n")
+    assert "package_source" not in machine.findings(replace(wanted, packages_from_mirror=True))
     finding = machine.findings(wanted)["package_source"]
     assert finding.severity == "refuse"
     assert finding.value == f"libgomp1 to install, and no connection to 127.0.0.1:{dead}"
