@@ -28,6 +28,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._inference.health imp
     check_model,
     wait_until_ready,
 )
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.addresses import address
 from ansible_collections.edgeml.fleet.tests.lab.lab import Lab
 from ansible_collections.edgeml.fleet.tests.lab.topology import Topology
 
@@ -150,7 +151,7 @@ class Fleet:
         labels: dict[str, list[str]] = {}
         for scheme, port in zip(("https", "grpcs"), ports, strict=True):
             client = connect(
-                f"{scheme}://{self.address(host)}:{port}",
+                f"{scheme}://{address(self.address(host), port)}",
                 ca_file=str(self.state / "pki" / "ca.crt"),
                 server_name=host,
                 bearer_token=self.token or (self.state / "inference_token").read_text().strip(),

@@ -1,7 +1,10 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Devices that need SSH, Python 3.8 and an engine: one like Ubuntu, one like Raspberry Pi OS, one without a package
-manager and systemd, one as a hardening guide asks for it, one with a read-only root. Nothing is installed on any."""
+manager and systemd, one as a hardening guide asks for it, one with a read-only root, one at a site without IPv4.
+
+Nothing is installed on any of them.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,13 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.edgeml.fleet.tests.lab import guises
-from ansible_collections.edgeml.fleet.tests.lab.hosts import find
+from ansible_collections.edgeml.fleet.tests.lab.hosts import find, start
 
 from .conftest import PATIENCE, Fleet, running_lab
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(3600)]
 
-DEVICES = ("any-ubuntu", "any-pi", "any-foreign", "any-hardened", "any-image")
+DEVICES = ("any-ubuntu", "any-pi", "any-foreign", "any-hardened", "any-image", "any-six")
 DIGITS = [str(digit) for digit in range(10)]
 # What installs packages is taken away, and says if somebody asks for it.
 TRAP = r"""sudo sh -c 'for name in apt-get apt-mark dpkg; do
@@ -91,6 +94,33 @@ def test_a_hardened_host_stays_as_it_was(in_use: Fleet) -> None:
     told = str(console.exec_run(["docker", "info", "--format", "{{json .SecurityOptions}}"]).output)
     assert "name=userns" in told
     assert "seccomp.json" in told
+
+
+def test_a_site_without_ipv4_has_none(in_use: Fleet) -> None:
+    for host in ("any-six-gate", "any-six"):
+        assert in_use.lab.run(host, "ip -4 -brief address show dev eth0").stdout.split()[2:] == []
+        assert in_use.lab.run(host, "ping -c 1 -W 1 10.77.80.10").returncode != 0
+    # Not the one that is reached by IPv4 as well.
+    assert "fd77:80::30 " in in_use.lab.run("any-six", "getent -s files ahosts registry.edgeml.internal").stdout
+    images = in_use.lab.run("any-six", "sudo docker image ls --format '{{.Repository}}'", check=True).stdout
+    assert "registry.edgeml.internal:5443/edgeml/runtime" in images
+
+
+def test_an_address_that_comes_late_at_boot(in_use: Fleet) -> None:
+    """The device listens at that address alone. Its runtime waits for it without a restart, which the guard counts."""
+    lab, host = in_use.lab, in_use.lab.topology.host("any-six")
+    lab.power_cut(host.name)
+    container = find(lab.client, host)
+    start(container, host)
+    assert container.exec_run(["ip", "-6", "address", "flush", "dev", "eth0", "scope", "global"]).exit_code == 0
+    socket = "$(ls -t /var/lib/edgeml/run/*/rest.sock | head -n 1)"
+    ready = f"until curl -sf --unix-socket {socket} http://localhost/v2/health/ready; do sleep 1; done"
+    assert container.exec_run(["timeout", "300", "sh", "-c", ready]).exit_code == 0
+    came = ["ip", "-6", "address", "add", f"{host.address}/64", "dev", "eth0", "nodad"]
+    assert container.exec_run(came).exit_code == 0
+    assert in_use.check(host.name, ["digits"], wait=60)["https digits"] == DIGITS
+    restarts = container.exec_run(["docker", "inspect", "--format", "{{.RestartCount}}", "edgeml-runtime"]).output
+    assert restarts == b"0\n"
 
 
 def test_a_read_only_root_is_written_to_where_the_inventory_says(in_use: Fleet) -> None:

@@ -121,14 +121,19 @@ def ensure_host(client: DockerClient, topology: Topology, host: Host, access: Ac
         )
     if container.status == "running":
         return False
-    start(container)
+    start(container, host)
     return True
 
 
-def start(container: Container) -> None:
-    """Switch a host on. Raises FleetError when the engine cannot, for example after this machine was restarted."""
+def start(container: Container, host: Host) -> None:
+    """Switch a host on. Raises FleetError when the engine cannot, for example after this machine was restarted.
+
+    The engine gives each host an address of IPv4; one that is meant to have none loses it at once.
+    """
     try:
         container.start()
+        if not any(4 in leg.addresses for leg in host.legs):
+            container.exec_run(["ip", "-4", "address", "flush", "dev", "eth0"])
     except APIError as error:
         raise FleetError(
             "the host does not start",

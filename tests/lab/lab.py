@@ -128,7 +128,7 @@ class Lab:
     def power_on(self, host: str) -> None:
         """Switch a host on and wait until it has booted."""
         entry = self.topology.host(host)
-        hosts.start(hosts.find(self.client, entry))
+        hosts.start(hosts.find(self.client, entry), entry)
         hosts.wait_until_booted(self.access, entry)
         say(f"{host}: booted")
 
@@ -247,10 +247,10 @@ def _act(method: Callable[[Lab, str], None], argument: str) -> Callable[[Lab, ar
 
 
 def _print_status(lab: Lab) -> None:
-    print(f"{'HOST':<18}{'DEBIAN':<8}{'ADDRESS':<16}{'STATE':<10}NETWORK")
+    print(f"{'HOST':<18}{'DEBIAN':<8}{'ADDRESS':<20}{'STATE':<10}NETWORK")
     for row in lab.status():
         link = "cut off" if row.cut else "connected"
-        print(f"{row.host:<18}{row.debian:<8}{row.address:<16}{row.state:<10}{link}")
+        print(f"{row.host:<18}{row.debian:<8}{row.address:<20}{row.state:<10}{link}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ a second leg lose it. Both are state of the machine and its engine, so a power c
 
 from __future__ import annotations
 
+from typing import Any
+
 from ansible_collections.edgeml.fleet.tests.lab.machine import run
 from ansible_collections.edgeml.fleet.tests.lab.topology import Host, Leg, Topology
 from docker import DockerClient
@@ -36,21 +38,27 @@ def ensure_network(client: DockerClient, topology: Topology, network: str) -> No
         client.networks.create(
             network_name(network),
             driver="bridge",
-            ipam=IPAMConfig(pool_configs=[IPAMPool(subnet=topology.networks[network])]),
+            ipam=IPAMConfig(pool_configs=[IPAMPool(subnet=subnet) for subnet in topology.networks[network]]),
+            enable_ipv6=any(":" in subnet for subnet in topology.networks[network]),
             labels={LABEL: topology.name},
         )
 
 
 def endpoint(client: DockerClient, host: Host, leg: Leg) -> EndpointConfig:
     """Return the engine's description of one leg: its address and the names that it answers to."""
-    return client.api.create_endpoint_config(ipv4_address=leg.address, aliases=[host.name, *leg.names])
+    return client.api.create_endpoint_config(**_attachment(host, leg))
 
 
 def connect(client: DockerClient, host: Host, leg: Leg, container: Container) -> None:
     """Plug one leg of a host in, unless it is."""
     network = client.networks.get(network_name(leg.network))
     if not _is_connected(container, leg):
-        network.connect(container, ipv4_address=leg.address, aliases=[host.name, *leg.names])
+        network.connect(container, **_attachment(host, leg))
+
+
+def _attachment(host: Host, leg: Leg) -> dict[str, Any]:
+    addresses = {f"ipv{version}_address": address for version, address in leg.addresses.items()}
+    return {**addresses, "aliases": [host.name, *leg.names]}
 
 
 def is_cut(topology: Topology, site: str) -> bool:

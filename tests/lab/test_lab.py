@@ -244,7 +244,7 @@ def test_topologies_can_be_up_at_once() -> None:
     for things in ("hosts", "networks"):
         names = [name for topology in topologies for name in getattr(topology, things)]
         assert len(names) == len(set(names))
-    subnets = [subnet for topology in topologies for subnet in topology.networks.values()]
+    subnets = [subnet for topology in topologies for entry in topology.networks.values() for subnet in entry]
     assert len(subnets) == len(set(subnets))
 
 

@@ -19,11 +19,20 @@ SUITES = {12: "bookworm", 13: "trixie"}
 
 @dataclass(frozen=True)
 class Leg:
-    """One network interface of a host: network, IPv4 address and further DNS names on that network."""
+    """One network interface of a host: network, address and further DNS names on that network.
+
+    `address6` is a second address, of IPv6. A host whose `address` is of IPv6 has none of IPv4.
+    """
 
     network: str
     address: str
     names: tuple[str, ...]
+    address6: str = ""
+
+    @property
+    def addresses(self) -> dict[int, str]:
+        """The addresses by version of IP."""
+        return {ipaddress.ip_address(text).version: text for text in (self.address, self.address6) if text}
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,7 @@ class Host:
 
     @property
     def address(self) -> str:
-        """The IPv4 address by which the controller reaches the host."""
+        """The address by which the controller reaches the host."""
         return self.legs[0].address
 
     @property
@@ -55,10 +64,13 @@ class Host:
 
 @dataclass(frozen=True)
 class Topology:
-    """A named set of networks (name to IPv4 subnet), sites (networks that can be cut off) and hosts."""
+    """A named set of networks (name to subnets), sites (networks that can be cut off) and hosts.
+
+    A network has a subnet of IPv4 and may have one of IPv6.
+    """
 
     name: str
-    networks: dict[str, str]
+    networks: dict[str, tuple[str, ...]]
     sites: tuple[str, ...]
     hosts: dict[str, Host]
 
@@ -75,7 +87,7 @@ class Topology:
             data = yaml.safe_load(path.read_text())
             topology = cls(
                 name=path.stem,
-                networks=dict(data["networks"]),
+                networks={name: _subnets(entry) for name, entry in data["networks"].items()},
                 sites=tuple(data.get("sites", ())),
                 hosts={name: _host(name, entry) for name, entry in data["hosts"].items()},
             )
@@ -106,7 +118,7 @@ class Topology:
         return self.hosts[name]
 
     def _check(self) -> None:
-        subnets = {name: ipaddress.ip_network(subnet) for name, subnet in self.networks.items()}
+        subnets = {name: [ipaddress.ip_network(entry) for entry in entries] for name, entries in self.networks.items()}
         if unknown := set(self.sites) - set(subnets):
             raise ValueError(f"sites without a network: {sorted(unknown)}")
         taken: set[str] = set()
@@ -114,14 +126,19 @@ class Topology:
             if not host.legs:
                 raise ValueError(f"{host.name} has no leg")
             for leg in host.legs:
-                if ipaddress.ip_address(leg.address) not in subnets[leg.network]:
-                    raise ValueError(f"{host.name}: {leg.address} is not in {subnets[leg.network]}")
-                if leg.address in taken:
-                    raise ValueError(f"{host.name}: {leg.address} is given twice")
-                taken.add(leg.address)
+                for address in leg.addresses.values():
+                    if not any(ipaddress.ip_address(address) in subnet for subnet in subnets[leg.network]):
+                        raise ValueError(f"{host.name}: {address} is not in {', '.join(self.networks[leg.network])}")
+                    if address in taken:
+                        raise ValueError(f"{host.name}: {address} is given twice")
+                    taken.add(address)
             # The controller must still reach a host whose site is cut, so a site's network comes first.
             if any(leg.network in self.sites for leg in host.legs[1:]):
                 raise ValueError(f"{host.name}: the leg in its site must be the first")
+
+
+def _subnets(entry: str | list[str]) -> tuple[str, ...]:
+    return (entry,) if isinstance(entry, str) else tuple(entry)
 
 
 def _host(name: str, entry: dict[str, Any]) -> Host:
@@ -132,6 +149,9 @@ def _host(name: str, entry: dict[str, Any]) -> Host:
         raise ValueError(f"{name}: debian must be one of {sorted(SUITES)}, not {entry['debian']!r}")
     if entry.get("guise", guises.NONE) not in guises.GUISES:
         raise ValueError(f"{name}: guise must be one of {sorted(guises.GUISES)}, not {entry['guise']!r}")
-    legs = tuple(Leg(network, leg["address"], tuple(leg.get("names", ()))) for network, leg in entry["legs"].items())
+    legs = tuple(
+        Leg(network, leg["address"], tuple(leg.get("names", ())), leg.get("address6", ""))
+        for network, leg in entry["legs"].items()
+    )
     disk_mb, engine, guise = entry.get("disk_mb"), entry.get("engine", False), entry.get("guise", guises.NONE)
     return Host(name, entry["debian"], legs, disk_mb, engine, guise)
