@@ -118,7 +118,7 @@ def test_an_address_that_comes_late_at_boot(in_use: Fleet) -> None:
     assert container.exec_run(["timeout", "300", "sh", "-c", ready]).exit_code == 0
     came = ["ip", "-6", "address", "add", f"{host.address}/64", "dev", "eth0", "nodad"]
     assert container.exec_run(came).exit_code == 0
-    assert in_use.check(host.name, ["digits"], wait=60)["https digits"] == DIGITS
+    assert in_use.check(host.name, ["digits"], wait=PATIENCE)["https digits"] == DIGITS
     restarts = container.exec_run(["docker", "inspect", "--format", "{{.RestartCount}}", "edgeml-runtime"]).output
     assert restarts == b"0\n"
 
@@ -146,3 +146,15 @@ def test_a_configuration_that_the_engine_does_not_take_is_put_back(in_use: Fleet
         assert "taken back" in run.output, run.output[-4000:]
         assert in_use.lab.run(host, "cat /etc/docker/daemon.json", check=True).stdout == before
         assert in_use.check(host, ["digits"], wait=PATIENCE)["https digits"] == DIGITS
+
+
+def test_an_engine_in_a_swarm_is_taken_as_it_is(in_use: Fleet) -> None:
+    """It was in one before the fleet came: without live-restore, which a swarm's engine does not start with."""
+    lab = in_use.lab
+    before = "rm -f /etc/docker/daemon.json /var/lib/edgeml/engine.json && systemctl restart docker"
+    join = f"docker swarm init --advertise-addr {in_use.address('any-pi')}"
+    lab.run("any-pi", f"sudo sh -c '{before} && {join}'", check=True)
+    in_use.playbook("edgeml.fleet.site", "--limit", "controllers,any-gate,any-pi").must_succeed()
+    state = "sudo docker info --format '{{.Swarm.LocalNodeState}} {{.LiveRestoreEnabled}}'"
+    assert lab.run("any-pi", state, check=True).stdout == "active false\n"
+    assert in_use.check("any-pi", ["digits"], wait=PATIENCE)["https digits"] == DIGITS
