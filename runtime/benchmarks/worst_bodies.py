@@ -63,6 +63,7 @@ BODIES: dict[str, Callable[[], bytes]] = {
     "numbers": numbers,
     "lists": lists,
     "strings": strings,
+    "answer": numbers,  # with an answer of as many numbers
     "grpc": lambda: b"\x0a\x01m" + b"\x2a\x00" * (15 * MIB // 2),  # eight million empty tensors
 }
 
@@ -71,7 +72,12 @@ def request(name: str) -> bytes:
     """What is sent on a connection."""
     body = BODIES[name]()
     if name != "grpc":
-        return b"POST /v2/models/m/infer HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        name = "same" if name == "answer" else "m"
+        return b"POST /v2/models/%b/infer HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b" % (
+            name.encode(),
+            len(body),
+            body,
+        )
     body = http2.message(body)
     parts = [http2.PREFACE, http2.frame(http2.SETTINGS, 0, 0), http2.call(1, SERVICE + "ModelInfer", b"", 0)]
     for start in range(0, len(body), 16384):
@@ -117,12 +123,10 @@ def waits(port: int, seconds: float) -> list[float]:
     return sorted(found)
 
 
-def identity(root: Path) -> ModelDirectory:
+def model(root: Path, name: str, operator: str) -> ModelDirectory:
     """A model that takes tensors of any size."""
-    sides = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", "M"]) for name in "xy")
-    first, last = sides
-    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "m", [first], [last])
-    return save(root, "m", graph)
+    first, last = (helper.make_tensor_value_info(side, TensorProto.FLOAT, ["N", "M"]) for side in "xy")
+    return save(root, name, helper.make_graph([helper.make_node(operator, ["x"], ["y"])], name, [first], [last]))
 
 
 def row(name: str, found: list[float], memory: str) -> str:
@@ -135,9 +139,10 @@ def main() -> None:
     """Measure all bodies, or those named."""
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 20.0
     root = Path(tempfile.mkdtemp())
-    server = Server.start(root, [identity(root)])
+    server = Server.start(root, [model(root, "m", "ReduceMax"), model(root, "same", "Identity")])
     try:
         server.wait_ready()
+        time.sleep(2)
         print("| Body | p50 ms | p99 ms | longest ms | memory |\n|---|---|---|---|---|")
         print(row("none", waits(server.rest_port, seconds), ""), flush=True)
         for name in sys.argv[2:] or BODIES:

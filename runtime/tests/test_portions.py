@@ -3,20 +3,26 @@
 """Bodies that are read in portions mean what they mean when they are read at once; and what is refused before."""
 
 import json
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from edgeml_runtime.codecs import json_binary, portions, protobuf
 from edgeml_runtime.codecs import open_inference_grpc_pb2 as messages
+from edgeml_runtime.codecs.request import check_same_tensors
 from edgeml_runtime.config import Limits
 from edgeml_runtime.errors import Failure, RequestError
+from edgeml_runtime.inference import InferenceRequest
 from edgeml_runtime.tensors import DTYPES, TensorSpec
 from hypothesis import example, given, settings
 from hypothesis import strategies as some
+from in_process import peak_bytes, resident_bytes
 from json_tensors import SPECS, Model, decoded, tensors
 
 LIMITS = Limits()
+MIB = 1 << 20
 
 
 @given(
@@ -156,5 +162,50 @@ def test_large_typed_contents(datatype: str) -> None:
 def test_values_of_a_large_answer() -> None:
     values = np.arange(100_000, dtype=np.float64) / 7
     values[5] = np.nan
-    text = json_binary._in_portions(values.reshape(10, -1))
-    assert json.loads(text) == [None if np.isnan(value) else value for value in values]
+    specs = {name: TensorSpec(name, "FP64", ()) for name in ("a", '"data":~', "b")}
+    request = InferenceRequest('"data":~', {}, list(specs))
+    model = Model("m", "1.0.0", "", "", {}, specs)
+    text, raw = json_binary.encode_parts(model, request, [values.reshape(10, -1), values[:2], values], set())
+    answer = json.loads(text)
+    expected = [None if np.isnan(value) else value for value in values]
+    assert [output["data"] for output in answer["outputs"]] == [expected, expected[:2], expected]
+    assert (answer["id"], answer["outputs"][0]["shape"], raw) == ('"data":~', [10, 10_000], [])
+
+
+def received(text: bytes) -> memoryview:
+    """A body as a transport has received it."""
+    memory = mmap(-1, len(text) + 16, MAP_PRIVATE | MAP_ANONYMOUS)
+    memory[16:] = text
+    return memoryview(memory)[16:]
+
+
+@pytest.mark.parametrize("part", [b"1,", b"[1],", b"123456,", b"[[[1.5]]],"])
+def test_memory_of_a_body_goes_as_it_is_read(part: bytes) -> None:
+    count = 24 * MIB // len(part)
+    shape = [count] + [1] * part.count(b"[")
+    text = received(body(part * (count - 1) + part[:-1], shape))
+    model = Model("m", "1.0.0", "", "", {"x": TensorSpec("x", "FP32", ())}, {})
+    Path("/proc/self/clear_refs").write_text("5")  # forget the highest memory so far
+    before = resident_bytes() - len(text)
+    request, _ = json_binary.decode(model, text, None, LIMITS)
+    taken = peak_bytes() - before
+    assert taken < 3 * len(text), taken / len(text)
+    assert np.count_nonzero(np.frombuffer(text, np.uint8)) < 2 * MIB  # the other pages are new ones
+    assert float(part.strip(b"[],")) == request.inputs["x"].min() == request.inputs["x"].max()
+
+
+def test_an_answer_is_written_once() -> None:
+    values = np.zeros(8 * MIB, np.float32)
+    model = Model("m", "1.0.0", "", "", {}, {"y": TensorSpec("y", "FP32", ())})
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident_bytes()
+    text, _ = json_binary.encode_parts(model, InferenceRequest("", {}, ["y"]), [values], set())
+    assert peak_bytes() - before < 1.3 * len(text)
+
+
+def test_a_request_is_not_computed_by_a_model_of_other_tensors() -> None:
+    before = Model("m", "1.0.0", "", "", {"x": TensorSpec("x", "FP32", (1,))}, {})
+    check_same_tensors(before, before._replace(version="1.1.0"))
+    with pytest.raises(RequestError, match="has got other tensors while the request was read; try again") as caught:
+        check_same_tensors(before, before._replace(inputs={"x": TensorSpec("x", "FP32", (2,))}))
+    assert caught.value.failure is Failure.UNAVAILABLE

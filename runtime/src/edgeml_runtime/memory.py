@@ -7,6 +7,7 @@ import re
 import resource
 import sys
 from contextlib import suppress
+from mmap import MADV_DONTNEED, PAGESIZE, mmap
 from pathlib import Path
 
 #: The kernel counts addresses (RLIMIT_DATA): mostly stacks of threads, of which little is ever used.
@@ -16,6 +17,8 @@ NEVER_TOUCHED_BYTES = 128 << 20
 LARGE_BLOCK_BYTES = 512 << 10
 #: What the C library keeps at hand for them: each request would otherwise get its pages from the system anew.
 SPARE_BYTES = 4 << 20
+#: Buffers of up to that size are used again and again.
+KEPT_BUFFER_BYTES = 4 << 20
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 _ROOT = Path("/")
@@ -37,6 +40,25 @@ def trim() -> None:
     """Give back to the system what the C library has at hand. Takes milliseconds: for when there is nothing to do."""
     with suppress(AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def forget(part: memoryview) -> None:
+    """Give the pages of a part of a large buffer back to the system: nobody reads it any more.
+
+    Smaller buffers are used again, and keep their pages.
+    """
+    memory = part.obj
+    if not isinstance(memory, mmap) or len(memory) <= KEPT_BUFFER_BYTES:
+        return
+    offset = _address(part) - _address(memory)
+    start = -(-offset // PAGESIZE) * PAGESIZE
+    end = (offset + len(part)) // PAGESIZE * PAGESIZE
+    if end > start:
+        memory.madvise(MADV_DONTNEED, start, end - start)
+
+
+def _address(memory: mmap | memoryview) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(memory))
 
 
 def bound_memory() -> None:

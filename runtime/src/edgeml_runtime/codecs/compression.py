@@ -61,7 +61,7 @@ def decompress(coding: str, body: bytes | memoryview, limit: int) -> bytes:
     raise invalid(f"the body ends within its {coding} data")
 
 
-def compress(coding: str, parts: Iterable[bytes | memoryview]) -> bytes:
+def compress(coding: str, parts: Iterable[bytes | bytearray | memoryview]) -> bytes:
     """The parts of a body, one after the other, in gzip or deflate."""
     stream = zlib.compressobj(_LEVEL, zlib.DEFLATED, _WINDOW[coding])
     compressed = [stream.compress(part) for part in parts]

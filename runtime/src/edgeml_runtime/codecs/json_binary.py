@@ -38,6 +38,9 @@ _LARGE = 4 * 1024
 _PORTIONED = 128 * 1024
 # Elements that are written as JSON at once.
 _STEP = 8 * 1024
+# Where values come later.
+_LATER = b"~"
+_LATER_DATA = b'"data":~'
 # What takes longer than a few milliseconds: bytes of a body, elements of an answer.
 _LONG_BODY = 16 << 20
 _LONG_ANSWER = 32 * 1024
@@ -149,17 +152,18 @@ def encode(
 ) -> tuple[bytes, int | None]:
     """The body of an answer and, when it has binary tensors, the bytes of its JSON part."""
     head, raw = encode_parts(model, request, results, in_binary)
-    return (b"".join((head, *raw)), len(head)) if in_binary else (head, None)
+    return (b"".join((head, *raw)), len(head)) if in_binary else (bytes(head), None)
 
 
 def encode_parts(
     model: Signature, request: InferenceRequest, results: list[Array], in_binary: set[str]
-) -> tuple[bytes, list[bytes | memoryview]]:
+) -> tuple[bytes | bytearray, list[bytes | memoryview]]:
     """The JSON part of an answer, and the bytes of its binary tensors.
 
     NaN and infinities, which JSON cannot carry, become null; in binary they are kept.
     """
     outputs: list[dict[str, Any]] = []
+    large: list[Array] = []
     raw: list[bytes | memoryview] = []
     for name, array in zip(request.outputs, results, strict=True):
         output: dict[str, Any] = {"name": name, "datatype": model.outputs[name].datatype, "shape": array.shape}
@@ -169,12 +173,14 @@ def encode_parts(
         elif array.size <= _LONG_ANSWER:
             output["data"] = to_values(array)
         else:
-            output["data"] = orjson.Fragment(_in_portions(array))
+            output["data"] = orjson.Fragment(_LATER)
+            large.append(array)
         outputs.append(output)
     document: dict[str, Any] = {"model_name": model.name, "model_version": model.version, "outputs": outputs}
     if request.id:
         document["id"] = request.id
-    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), raw
+    text = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    return _with_values(text, large) if large else text, raw
 
 
 def sampled_parts(
@@ -192,12 +198,20 @@ def sampled_parts(
     return orjson.dumps(document), raw
 
 
-def _in_portions(array: Array) -> bytes:
-    """The values of a large tensor as a flat JSON list."""
-    flat = array.reshape(-1)
-    steps = (to_values(flat[start : start + _STEP]) for start in range(0, len(flat), _STEP))
-    texts = (orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY) for values in steps)
-    return b"[%b]" % b",".join(text[1:-1] for text in texts)
+def _with_values(text: bytes, tensors: list[Array]) -> bytearray:
+    """The text of an answer with flat lists of the values of large tensors, which are written once, in their place."""
+    first, *others = text.split(_LATER_DATA)  # no string of JSON has that in it
+    whole = bytearray(first)
+    for array, after in zip(tensors, others, strict=True):
+        flat = array.reshape(-1)
+        whole += b'"data":['
+        for start in range(0, len(flat), _STEP):
+            values = to_values(flat[start : start + _STEP])
+            whole += orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
+            whole += b","
+        whole[-1:] = b"]"
+        whole += after
+    return whole
 
 
 def server_metadata(name: str, version: str) -> bytes:

@@ -20,6 +20,7 @@ from edgeml_runtime.codecs.large_json import BUFFERS
 from edgeml_runtime.codecs.request import check_tensor_count
 from edgeml_runtime.config import Limits
 from edgeml_runtime.errors import Failure, RequestError, invalid
+from edgeml_runtime.memory import forget
 from edgeml_runtime.tensors import DTYPES, Array, TensorSpec, from_flat, from_values
 
 #: Bytes of all that is around the values of tensors: names, shapes, parameters.
@@ -30,6 +31,8 @@ _SMALL = 32 * 1024
 # White bytes between brackets of nested lists.
 _MOST_WHITE = 200
 _MOST_PLAIN = 3 << 20
+# Bytes whose memory goes back to the system at once.
+_FORGOTTEN = 1 << 20
 
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}:,]|[^\s"\[\]{}:,]+', re.DOTALL)
 _BEGINNING = re.compile(rb"[^ \t\r\n]")
@@ -75,9 +78,10 @@ def is_plain(text: bytes | bytearray | memoryview, limits: Limits) -> bool:
 def loads(body: bytes | bytearray | memoryview, limits: Limits) -> Any:
     """As orjson.loads, but with Values in the "data" of inputs.
 
+    The body is not copied: Values read it where it lies, once, and its memory goes as they do.
     Raises orjson.JSONDecodeError, and RequestError: invalid, too large for more tensors or other parts than allowed.
     """
-    text = bytes(body) if not isinstance(body, bytes) else body
+    text = memoryview(body)
     around, found = _around(text, limits)
     document = orjson.loads(around)
     tensors = document.get("inputs") if type(document) is dict else None
@@ -87,10 +91,10 @@ def loads(body: bytes | bytearray | memoryview, limits: Limits) -> Any:
     return document
 
 
-def _around(text: bytes, limits: Limits) -> tuple[bytes, list["Values"]]:
+def _around(text: memoryview, limits: Limits) -> tuple[bytes, list["Values"]]:
     """The text with a number in the place of each tensor's values, and these."""
     found: list[Values] = []
-    parts: list[bytes] = []
+    parts: list[bytes | memoryview] = []
     size = position = tensors = 0
     open_ones: list[int] = []
     keys: list[bytes] = [b""]  # of the objects that are open; the last string seen
@@ -159,15 +163,15 @@ def _unescaped(string: bytes) -> bytes:
         return string  # the parser refuses it later
 
 
-def _end_of(text: bytes, start: int) -> int:
+def _end_of(text: memoryview, start: int) -> int:
     """Where the array that begins at ``start`` has ended. Raises RequestError (invalid)."""
     depth = 0
     position = start
     is_inside = False
     while position < len(text):
-        window = text[position : position + _WINDOW]
+        window = bytes(text[position : position + _WINDOW])
         if window.endswith(b"\\"):  # what it escapes belongs to it
-            window = text[position : position + _WINDOW + _odd_backslashes(window)]
+            window = bytes(text[position : position + _WINDOW + _odd_backslashes(window)])
         if position != start and not is_inside and b'"' not in window and depth > window.count(b"]"):
             depth += window.count(b"[") - window.count(b"]")  # it cannot end here
             position += len(window)
@@ -208,11 +212,11 @@ def _brackets(octets: Array, strings: Array | None) -> Array:
 
 
 class Values:
-    """The value of a "data": a list of values, flat or nested, not yet read."""
+    """The value of a "data": a list of values, flat or nested, to be read once."""
 
     __slots__ = ("_end", "_start", "_text")
 
-    def __init__(self, text: bytes, start: int, end: int) -> None:
+    def __init__(self, text: memoryview, start: int, end: int) -> None:
         self._text = text
         self._start = start
         self._end = end
@@ -246,11 +250,15 @@ class Values:
         text, position, last = self._text, self._start + 1, self._end - 1
         beginning = _BEGINNING.search(text, position)
         is_nested = beginning is not None and beginning[0] == b"["
-        expected = _structure(shape)[1:-1] if is_nested else b""
+        expected = _structure(shape) if is_nested else b""
         checked = 0
         size = _WINDOW
+        kept = position  # what is before it has been read, and its memory is gone
         while True:
-            window = text[position : min(last, position + size)]
+            if position - kept >= _FORGOTTEN:
+                forget(text[kept:position])
+                kept = position
+            window = bytes(text[position : min(last, position + size)])
             is_last = position + size >= last
             if not is_last:
                 window = window[: len(window) - _odd_backslashes(window)]
@@ -270,7 +278,7 @@ class Values:
             position += len(window) + 1
             brackets = _brackets(octets, strings)
             if is_nested:
-                seen = _structure_of(window, octets, strings) + (b"" if is_last else b",")
+                seen = _structure_of(window, octets, strings) + b","
                 if expected[checked : checked + len(seen)] != seen or not _is_tidy(octets, brackets):
                     raise invalid(f"input '{spec.name}': 'data' is not nested as its shape {list(shape)}")
                 checked += len(seen)
@@ -287,11 +295,18 @@ class Values:
             raise invalid(f"input '{spec.name}': 'data' is not nested as its shape {list(shape)}")
 
 
-def _structure(shape: tuple[int, ...]) -> bytes:
-    """The brackets and commas of nested lists of that shape."""
-    text = b""
-    for size in reversed(shape):
-        text = b"[%b]" % (b",".join([text] * min(size, 1)) + (b"," + text) * (size - 1))
+def _structure(shape: tuple[int, ...]) -> bytearray:
+    """The brackets and commas in nested lists of that shape, which has no 0, and a comma behind.
+
+    Made in one place: it can be nearly as long as the body.
+    """
+    text = bytearray(b"," if shape else b"")
+    for size in reversed(shape[1:]):
+        text *= size
+        text.insert(0, _OPEN)
+        text[-1:] = b"],"
+    if shape:
+        text *= shape[0]
     return text
 
 

@@ -21,6 +21,13 @@ def input_spec(model: Signature, name: object, seen: Mapping[str, Array]) -> Ten
     return spec
 
 
+def check_same_tensors(before: Signature, now: Signature) -> None:
+    """Raises RequestError (unavailable) when a request was read for a model whose place one of other tensors took."""
+    if (before.inputs, before.outputs) != (now.inputs, now.outputs):
+        message = f"model '{now.name}' has got other tensors while the request was read; try again"
+        raise RequestError(Failure.UNAVAILABLE, message)
+
+
 def check_complete(model: Signature, inputs: Mapping[str, Array]) -> None:
     """Raises RequestError (invalid) when an input of the model is missing."""
     if len(inputs) != len(model.inputs):

@@ -5,7 +5,7 @@
 import asyncio
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 
-from edgeml_runtime.memory import trim
+from edgeml_runtime.memory import KEPT_BUFFER_BYTES, trim
 
 #: Bytes of a body from which on it gets a buffer.
 LARGE = 64 * 1024
@@ -113,7 +113,7 @@ class Buffers:
         return Body(memory, size, aligned_at)
 
     def _keep(self, memory: mmap, wanted: int) -> None:
-        if wanted > _SPARE_BYTES // 2:
+        if wanted > KEPT_BUFFER_BYTES:
             return
         left = sum(map(len, self._spare)) + wanted - _SPARE_BYTES
         for other in [*self._spare] if left > 0 else ():

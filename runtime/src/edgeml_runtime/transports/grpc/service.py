@@ -13,6 +13,7 @@ from typing import Protocol
 
 from edgeml_runtime import SERVER_NAME, __version__
 from edgeml_runtime.codecs import protobuf
+from edgeml_runtime.codecs.request import check_same_tensors
 from edgeml_runtime.config import Config, Grant
 from edgeml_runtime.engine.engine import READY, Engine
 from edgeml_runtime.errors import Failure, RequestError, invalid
@@ -234,7 +235,8 @@ class InferenceService:
             known, version = model.name, model.version
             if protobuf.takes_long(model, inference):
                 request = await self._elsewhere(protobuf.decode, model, inference, self._limits)
-                model = self._engine.model(model.name, model.version, self.clients)
+                before, model = model, self._engine.model(message.model_name, message.model_version, self.clients)
+                check_same_tensors(before, model)
             else:
                 request = protobuf.decode(model, inference, self._limits)
             del message, inference

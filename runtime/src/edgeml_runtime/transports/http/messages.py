@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from edgeml_runtime.codecs.json_binary import json_object
 from edgeml_runtime.errors import Failure, RequestError
 
-Body = bytes | list[bytes | memoryview]
+Body = bytes | list[bytes | bytearray | memoryview]
 
 #: Status, complete header lines beside the ones that the connection adds (content-length, date, connection), body.
 Answer = tuple[int, bytes, Body]

@@ -17,6 +17,7 @@ from urllib.parse import unquote
 from edgeml_runtime import SERVER_NAME, __version__
 from edgeml_runtime.codecs import json_binary
 from edgeml_runtime.codecs.compression import DECOMPRESSED_HERE, accepted, compress, decompress
+from edgeml_runtime.codecs.request import check_same_tensors
 from edgeml_runtime.config import Config, Grant
 from edgeml_runtime.engine.engine import READY, Engine
 from edgeml_runtime.errors import Failure, RequestError, invalid
@@ -214,10 +215,8 @@ class RestApplication:
             if json_binary.takes_long(model, body, json_length, self._limits):
                 limits = self._limits
                 decoded, in_binary = await self._elsewhere(json_binary.decode, model, body, json_length, limits)
-                now = self._engine.model(route.model, route.version, self._clients)
-                if now is not model:  # another version took its place meanwhile, with perhaps other tensors
-                    model = now
-                    decoded, in_binary = await self._elsewhere(json_binary.decode, model, body, json_length, limits)
+                before, model = model, self._engine.model(route.model, route.version, self._clients)
+                check_same_tensors(before, model)
             else:
                 decoded, in_binary = json_binary.decode(model, body, json_length, self._limits, in_portions=False)
             del body  # no need to keep what was JSON
@@ -233,7 +232,7 @@ class RestApplication:
             status = "200"
             model.metrics.total(perf_counter() - started)
             if not in_binary:
-                return 200, lines + JSON, head
+                return 200, lines + JSON, head if isinstance(head, bytes) else [head]
             lines = b"%bcontent-type: application/octet-stream\r\n%b: %d\r\n" % (lines, _JSON_LENGTH_HEADER, len(head))
             return 200, lines, [head, *raw]
         except RequestError as error:

@@ -16,6 +16,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from edgeml_runtime.codecs import json_binary
+from edgeml_runtime.codecs.request import check_same_tensors
 from edgeml_runtime.config import Config, Mqtt
 from edgeml_runtime.engine.engine import Engine
 from edgeml_runtime.errors import Failure, RequestError, invalid
@@ -106,14 +107,16 @@ class _Service:
             if len(message.payload) > self._limits.body_bytes:
                 raise RequestError(Failure.TOO_LARGE, f"the body is larger than {self._limits.body_bytes} bytes")
             asked = dict(getattr(message.properties, "UserProperty", ()))
-            model = self._engine.model(self._model_name(message), asked.get(_MODEL_VERSION, ""), "mqtt")
+            wanted = (self._model_name(message), asked.get(_MODEL_VERSION, ""), "mqtt")
+            model = self._engine.model(*wanted)
             known, version = model.name, model.version
             json_length = _json_length(asked.get(_JSON_LENGTH))
             if json_binary.takes_long(model, message.payload, json_length, self._limits):
                 limits = self._limits
                 decoded = await self._elsewhere(json_binary.decode, model, message.payload, json_length, limits)
                 request, in_binary = decoded
-                model = self._engine.model(model.name, model.version, "mqtt")
+                before, model = model, self._engine.model(*wanted)
+                check_same_tensors(before, model)
             else:
                 limits = self._limits
                 request, in_binary = json_binary.decode(model, message.payload, json_length, limits, in_portions=False)
