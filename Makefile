@@ -183,7 +183,7 @@ build/environments/clients/installed: requirements/clients.txt
 
 .PHONY: soak
 soak: MINUTES ?= 60
-soak: $(VENV)/development ## Serve at half capacity for MINUTES=60 and judge what grows
+soak: $(VENV)/development ## Serve at half capacity for MINUTES=60, a tenth hostile, and judge what grows
 	@$(BIN)/python runtime/benchmarks/soak.py --minutes $(MINUTES)
 
 .PHONY: fuzz

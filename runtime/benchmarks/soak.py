@@ -3,11 +3,14 @@
 """Serve at half capacity for an hour and see what grows; write build/bench/soak.md, .json and .svg.
 
 Capacity is measured first, with h2load on the smallest model, REST and gRPC at the same time. Half
-of it goes on until the end, over connections that are made anew every few seconds. Beside it,
-clients ask every kind of model over both protocols and check the answers, on kept and on short
-connections; others misbehave; an operator loads, unloads and replaces models.
+of it (``--share``) goes on until the end, over connections that are made anew every few seconds. Beside
+it, clients ask every kind of model over both protocols and check the answers, on kept and on short
+connections; an operator loads, unloads and replaces models; and in every second phase of a minute a
+tenth of all that comes is hostile (soak_hostile.py), so that what honest clients wait with and
+without it is compared.
 
-Exit code 1 when memory, descriptors or threads grow beyond the bounds below, or an answer is wrong.
+Exit code 1 when memory, descriptors or threads grow beyond the bounds below, an answer is wrong, or
+honest clients wait longer than the bound.
 """
 
 import argparse
@@ -15,7 +18,6 @@ import json
 import os
 import random
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,9 +26,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -50,6 +53,8 @@ from serving_bench.environments import make_environment  # noqa: E402
 MEMORY_BOUND = 8.0  # MiB that resident memory may grow in the measured time, an hour by default
 DESCRIPTOR_BOUND = 8  # more than before, once all clients are gone
 THREAD_BOUND = 8
+P99_BOUND = 2.0  # times that of the phases without hostile clients; medians of the phases are compared
+HOSTILE_SHARE = 0.1  # of all requests while there are some
 
 SAMPLE_SECONDS = 5
 ROUND_SECONDS = 15  # then h2load connects anew
@@ -58,6 +63,8 @@ CALLERS = 4
 CALLS_PER_SECOND = 20  # of each caller
 OPERATION_SECONDS = 5
 IDLE_SECONDS = 3
+PHASE_SECONDS = 60
+SETTLE_SECONDS = 5  # after hostile clients came or went
 LIMITS = {"body_bytes": 1 << 20, "receive_seconds": 2, "idle_seconds": IDLE_SECONDS, "connections": 200}
 
 
@@ -82,6 +89,22 @@ class Tally:
         self._lock = threading.Lock()
         self.counts: Counter[str] = Counter()
         self.examples: list[str] = []
+        #: What honest clients waited for in each phase, in seconds.
+        self.waits: dict[str, list[list[float]]] = {"quiet": [], "hostile": []}
+        self._phase: list[float] | None = None
+
+    def begin_phase(self, name: str) -> None:
+        """From now on what is waited for belongs to a phase of that name, or to none when it is empty."""
+        with self._lock:
+            self._phase = [] if name else None
+            if self._phase is not None:
+                self.waits[name].append(self._phase)
+
+    def waited(self, seconds: float) -> None:
+        """An honest client has waited so long for its answer."""
+        with self._lock:
+            if self._phase is not None:
+                self._phase.append(seconds)
 
     def add(self, what: str, count: int = 1) -> None:
         """Count what was meant to happen."""
@@ -105,10 +128,11 @@ def main() -> None:
     """Run the soak and judge it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60, help="(default: 60)")
+    parser.add_argument("--share", type=float, default=0.5, help="load as a share of the capacity (default: 0.5)")
     arguments = parser.parse_args()
     install_packages()
     with tempfile.TemporaryDirectory() as directory:
-        result = soak(Path(directory), arguments.minutes * 60)
+        result = soak(Path(directory), arguments.minutes * 60, arguments.share)
     OUTPUT.mkdir(parents=True, exist_ok=True)
     (OUTPUT / "soak.json").write_text(json.dumps(result, indent=1))
     (OUTPUT / "soak.md").write_text(report(result))
@@ -118,7 +142,7 @@ def main() -> None:
     sys.exit(1 if result["failures"] else 0)
 
 
-def soak(directory: Path, seconds: float) -> dict[str, Any]:
+def soak(directory: Path, seconds: float, share: float) -> dict[str, Any]:
     """Everything that was measured, as it goes into the JSON file."""
     models = make_models(directory)
     entries: Any = [Configured(entry) for entry in models.values()]
@@ -131,6 +155,8 @@ def soak(directory: Path, seconds: float) -> dict[str, Any]:
         bodies["grpc"].write_bytes(http2.message(request_message("tiny", [1.0, 2.0]).SerializeToString()))
         capacity = measure_capacity(server, bodies)
         print(f"capacity: {capacity} requests per second", flush=True)
+        per_second = sum(capacity.values()) * share + CALLERS * CALLS_PER_SECOND
+        hostile_per_second = per_second * HOSTILE_SHARE / (1 - HOSTILE_SHARE)
         stop = threading.Event()
         samples: list[Sample] = []
         started = time.monotonic()
@@ -139,10 +165,12 @@ def soak(directory: Path, seconds: float) -> dict[str, Any]:
                 start(half_load, server, tally, stop, protocol, body, capacity[protocol] / 2)
             for index in range(CALLERS):
                 start(caller, server, tally, stop, index)
-            start(misbehave, server, tally, stop)
+            warm_up = min(60, seconds / 10)
+            start(alternate, server, tally, stop, hostile_per_second, warm_up / 3)
             # What is made at the first use of anything is there by now.
-            stop.wait(min(60, seconds / 10))
+            stop.wait(warm_up)
             stop.set()
+        tally.waits = {"quiet": [], "hostile": []}
         time.sleep(2 * IDLE_SECONDS)
         before = sample(server, started, tally)
         stop.clear()
@@ -151,7 +179,7 @@ def soak(directory: Path, seconds: float) -> dict[str, Any]:
                 start(half_load, server, tally, stop, protocol, body, capacity[protocol] / 2)
             for index in range(CALLERS):
                 start(caller, server, tally, stop, index)
-            start(misbehave, server, tally, stop)
+            start(alternate, server, tally, stop, hostile_per_second, min(PHASE_SECONDS, seconds / 8))
             start(operate, server, tally, stop, models)
             end = time.monotonic() + seconds
             while time.monotonic() < end and server.process.poll() is None:
@@ -170,6 +198,9 @@ def soak(directory: Path, seconds: float) -> dict[str, Any]:
         {
             "seconds": seconds,
             "capacity": capacity,
+            "share": share,
+            "hostile_per_second": hostile_per_second,
+            "waits": {name: [waits(one) for one in phases if one] for name, phases in tally.waits.items()},
             "counts": dict(sorted(tally.counts.items())),
             "examples": tally.examples,
             "before": asdict(before),
@@ -179,6 +210,12 @@ def soak(directory: Path, seconds: float) -> dict[str, Any]:
             "tracebacks": log.count("Traceback"),
         }
     )
+
+
+def waits(phase: list[float]) -> dict[str, float]:
+    """What the honest clients of a phase waited for, in milliseconds."""
+    p50, p99 = (float(value) * 1000 for value in np.percentile(phase, [50, 99]))
+    return {"answers": len(phase), "p50_ms": round(p50, 3), "p99_ms": round(p99, 3)}
 
 
 def make_models(root: Path) -> dict[str, dict[str, Any]]:
@@ -304,8 +341,10 @@ def caller(server: Server, tally: Tally, stop: threading.Event, index: int) -> N
                     if chance.randrange(10) == 0:
                         parameters["sequence_end"] = True
                         del sums[sequence]
+                began = time.perf_counter()
                 try:
                     seen = client.infer(model, x.tolist(), parameters)
+                    tally.waited(time.perf_counter() - began)
                 except (OSError, ValueError, grpc.RpcError) as error:
                     tally.wrong(f"{client.protocol} {model}", repr(error))
                     sums.pop(parameters.get("sequence_id", ""), None)
@@ -370,44 +409,34 @@ def request_message(model: str, x: list[float], **parameters: Any) -> messages.M
     return message
 
 
-def misbehave(server: Server, tally: Tally, stop: threading.Event) -> None:
-    """Connections that are cut, stall, send garbage or too much; what comes back does not matter here."""
-    chance = random.Random(99)  # noqa: S311
-    body = json.dumps(request_document([1.0, 2.0])).encode()
-    rest = b"POST /v2/models/tiny/infer HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-    start = http2.PREFACE + http2.frame(http2.SETTINGS, 0, 0)
-    message = http2.message(request_message("tiny", [1.0, 2.0]).SerializeToString())
-    whole = {server.rest_port: rest, server.grpc_port: start + http2.call(1, SERVICE + "ModelInfer", message)}
-    stalled: list[socket.socket] = []
-    while not stop.wait(0.1):
-        port, data = chance.choice(list(whole.items()))
+def alternate(server: Server, tally: Tally, stop: threading.Event, per_second: float, phase: float) -> None:
+    """Phases without and with the hostile tenth, in turns: one is compared with the other on the same machine."""
+    while not stop.is_set():
+        for is_hostile in (False, True):
+            with hostile(server, tally, per_second) if is_hostile else nullcontext():
+                stop.wait(min(SETTLE_SECONDS, phase / 4))
+                tally.begin_phase("hostile" if is_hostile else "quiet")
+                stop.wait(phase)
+                tally.begin_phase("")
+
+
+@contextmanager
+def hostile(server: Server, tally: Tally, per_second: float) -> Iterator[None]:
+    """Hostile clients; what they did is counted."""
+    command = [
+        sys.executable,
+        Path(__file__).with_name("soak_hostile.py"),
+        server.rest_port,
+        server.grpc_port,
+        per_second,
+    ]
+    with subprocess.Popen([*map(str, command)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
-            connection = socket.create_connection(("127.0.0.1", port), timeout=10)
-            match chance.randrange(5):
-                case 0:  # cut off, by a reset
-                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-                    connection.sendall(data[: chance.randrange(len(data))])
-                    connection.close()
-                case 1:  # half-closed
-                    connection.sendall(data[: chance.randrange(len(data))])
-                    connection.shutdown(socket.SHUT_WR)
-                    connection.close()
-                case 2:  # stalled for as long as the server endures it
-                    connection.sendall(data[: chance.randrange(len(data))])
-                    stalled.append(connection)
-                case 3:  # garbage
-                    connection.sendall(chance.randbytes(2000))
-                    connection.close()
-                case _:  # too large
-                    connection.sendall(data.replace(b"Length: ", b"Length: 99999") + bytes(50_000))
-                    connection.close()
-        except OSError:
-            pass
-        tally.add("misbehaviour")
-        if len(stalled) > 20:
-            stalled.pop(0).close()
-    for connection in stalled:
-        connection.close()
+            yield
+        finally:
+            done, _ = process.communicate()
+            for name, count in json.loads(done).items():
+                tally.add(f"hostile: {name}", count)
 
 
 def operate(server: Server, tally: Tally, stop: threading.Event, models: dict[str, dict[str, Any]]) -> None:
@@ -487,11 +516,21 @@ def judged(result: dict[str, Any]) -> dict[str, Any]:
         more = result["after"][key] - result["before"][key]
         if more > bound:
             failures.append(f"{more} more {key} than before, at most {bound}")
+    p99 = {name: median([one["p99_ms"] for one in phases]) for name, phases in result["waits"].items() if phases}
+    ratio = p99["hostile"] / p99["quiet"] if len(p99) == 2 else None
+    if ratio is None or ratio > P99_BOUND:
+        failures.append(f"honest clients' p99 is {ratio} times that without hostile ones, at most {P99_BOUND:g}")
     if wrong := result["after"]["wrong"]:
         failures.append(f"{wrong} wrong answers or failed operations")
     if result["exit_code"] or result["tracebacks"]:
         failures.append(f"exit code {result['exit_code']}, {result['tracebacks']} tracebacks in the log")
-    return result | {"mib_per_hour": growth, "settled_hours": hours, "failures": failures}
+    return result | {
+        "p99_ms": p99,
+        "p99_ratio": ratio,
+        "mib_per_hour": growth,
+        "settled_hours": hours,
+        "failures": failures,
+    }
 
 
 def slope(x: list[float], y: list[float]) -> float:
@@ -506,12 +545,16 @@ def report(result: dict[str, Any]) -> str:
     before, after, samples = result["before"], result["after"], result["samples"]
     resident = [one["resident"] for one in samples]
     answers = after["answers"] - before["answers"]
+    p99 = [f"{name} {milliseconds:.1f} ms" for name, milliseconds in result["p99_ms"].items()]
+    kinds = {name: count for name, count in result["counts"].items() if name.startswith("hostile: ")}
     rows = [
         ("Duration", f"{result['seconds'] / 60:g} minutes"),
         ("Capacity, REST and gRPC together", " + ".join(f"{rate:,.0f}/s" for rate in result["capacity"].values())),
-        ("Answered at half of it", f"{answers:,} ({answers / result['seconds']:,.0f}/s)"),
+        (f"Answered at {result['share']:.0%} of it", f"{answers:,} ({answers / result['seconds']:,.0f}/s)"),
         ("Models replaced, loaded or unloaded", f"{result['counts'].get('reload', 0):,} times"),
-        ("Misbehaving connections", f"{result['counts'].get('misbehaviour', 0):,}"),
+        (f"Hostile, of {len(kinds)} kinds", f"{sum(kinds.values()):,}; meant {result['hostile_per_second']:,.0f}/s"),
+        ("p99 of honest clients, median of the phases", ", ".join(p99)),
+        ("Its ratio", f"{result['p99_ratio']:.2f}" if result["p99_ratio"] else "not measured"),
         ("Wrong answers, failed operations", f"{after['wrong']}"),
         ("Resident memory, with child processes", f"{min(resident):.1f} to {max(resident):.1f} MiB"),
         ("Its growth after warm-up", f"{result['mib_per_hour']['resident']:+.2f} MiB per hour"),
@@ -523,7 +566,7 @@ def report(result: dict[str, Any]) -> str:
     ]
     bounds = (
         f"Bounds: {MEMORY_BOUND:g} MiB of growth in the measured time, {DESCRIPTOR_BOUND} descriptors, "
-        f"{THREAD_BOUND} threads, no wrong answer."
+        f"{THREAD_BOUND} threads, no wrong answer, p99 {P99_BOUND:g} times that without hostile clients."
     )
     lines = ["# Soak", "", "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows), "", bounds]
     lines += ["", *(f"- {example}" for example in result["examples"])] if result["examples"] else []

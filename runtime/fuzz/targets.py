@@ -13,9 +13,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from typing import TypeVar
+from unittest.mock import patch
 
 import http2
-from edgeml_runtime.codecs import json_binary, protobuf
+from edgeml_runtime.codecs import json_binary, portions, protobuf
 from edgeml_runtime.codecs.compression import accepted, decompress
 from edgeml_runtime.config import Limits
 from edgeml_runtime.errors import Failure, RequestError
@@ -63,6 +64,20 @@ def large_json_structured(data: bytes) -> None:
     model = choices.of(MODELS)
     body, json_length = json_request(model, choices)
     _compare_large(model, body if json_length is None else body[:json_length])
+
+
+def portions_bytes(data: bytes) -> None:
+    """Any bytes as a JSON body, read at once and in portions."""
+    model = MODELS[data[0] % len(MODELS)] if data else MODELS[0]
+    _compare_portions(model, data[1:])
+
+
+def portions_structured(data: bytes) -> None:
+    """Almost valid JSON bodies, read at once and in portions."""
+    choices = Choices(data)
+    model = choices.of(MODELS)
+    body, json_length = json_request(model, choices)
+    _compare_portions(model, body if json_length is None else body[:json_length])
 
 
 def protobuf_bytes(data: bytes) -> None:
@@ -182,6 +197,8 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         json_structured,
         large_json_bytes,
         large_json_structured,
+        portions_bytes,
+        portions_structured,
         protobuf_bytes,
         protobuf_structured,
         compressed_bytes,
@@ -199,7 +216,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 
 def seeds(target: str) -> list[bytes]:
     """Valid requests for the targets that take bytes as they are; the others make their own."""
-    if target in ("json_bytes", "large_json_bytes"):
+    if target in ("json_bytes", "large_json_bytes", "portions_bytes"):
         return [bytes([index]) + json_request(model, Choices(b""))[0] for index, model in enumerate(MODELS)]
     if target == "protobuf_bytes":
         return [bytes([index]) + protobuf_request(model, Choices(b"")) for index, model in enumerate(MODELS)]
@@ -234,6 +251,19 @@ def _compare_large(model: Model, body: bytes) -> None:
     )
     if small != large:
         raise Broken(f"{body!r} means {small}, when it is large {large}")
+
+
+def _compare_portions(model: Model, body: bytes) -> None:
+    def outcome() -> object:
+        return _outcome(model, lambda: json_binary.decode(model, body, None, Limits()))
+
+    usual = outcome()
+    with patch.multiple(json_binary, _LARGE=0, _PORTIONED=0), patch.multiple(portions, _WINDOW=16, _SMALL=0):
+        seen = outcome()
+    # Tensors without elements are not read in portions.
+    is_refused = isinstance(usual, Failure) or b"[]" in b"".join(body.split())
+    if seen != usual and not (is_refused and isinstance(seen, Failure)):
+        raise Broken(f"{body!r} means {usual}, read in portions {seen}")
 
 
 def _outcome(model: Model, decode: Callable[[], tuple[InferenceRequest, set[str]]]) -> object:
