@@ -23,6 +23,7 @@ CONTROLLER_MODULES = {
     "model_artifact",
     "model_source",
     "oci_image",
+    "package_report",
     "plan_report",
     "preflight_report",
     "rollout_plan",

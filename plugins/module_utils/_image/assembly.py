@@ -41,6 +41,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
     descriptor,
     sha256_digest,
 )
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.sbom import image_sbom, sbom_manifest
 
 CREATED = "1970-01-01T00:00:00Z"  # a real time would change the digest with every build
 
@@ -60,7 +61,9 @@ class PlatformImage:
     manifest: bytes
     config: bytes
     layers: Sequence[Layer]
-    packages: Mapping[str, str]  # versions, by name of the Debian package or Python distribution
+    #: Versions by name. Of a base image that others made, nothing is known.
+    debian_packages: Mapping[str, str]
+    python_packages: Mapping[str, str]
 
     @property
     def size(self) -> int:
@@ -74,6 +77,8 @@ class Image:
 
     index: bytes
     platforms: Mapping[str, PlatformImage]
+    suite: str = ""
+    """Of the Debian packages in it."""
 
     @property
     def digest(self) -> str:
@@ -83,10 +88,27 @@ class Image:
     def lock_entry(self, repository: str) -> dict[str, Any]:
         """Return what fleet.lock.yml says of this image."""
         platforms = {
-            architecture: {"digest": sha256_digest(image.manifest), "size": image.size}
+            architecture: {
+                "digest": sha256_digest(image.manifest),
+                "size": image.size,
+                "sbom": sha256_digest(self.sbom(repository, architecture)[0]),
+            }
             for architecture, image in self.platforms.items()
         }
         return {"repository": repository, "digest": self.digest, "platforms": platforms}
+
+    def sbom(self, repository: str, architecture: str) -> tuple[bytes, bytes]:
+        """Return the bill of material for one architecture: its manifest, and itself."""
+        image = self.platforms[architecture]
+        bill = image_sbom(
+            repository,
+            architecture,
+            sha256_digest(image.manifest),
+            image.debian_packages,
+            image.python_packages,
+            self.suite,
+        )
+        return sbom_manifest(bill, image.manifest), bill
 
 
 class BaseSource(Protocol):
@@ -169,20 +191,21 @@ class Assembly:
             for architecture, image in platforms.items()
         ]
         index = {"schemaVersion": 2, "mediaType": IMAGE_INDEX, "manifests": manifests}
-        return Image(canonical_json(index), platforms)
+        suite = self._recipe.base.suite if isinstance(self._base, _DebianBase) and self._recipe.base else ""
+        return Image(canonical_json(index), platforms, suite)
 
     def _platform(self, architecture: str, files: Future[CachedLayer | None]) -> PlatformImage:
         layers = [Layer("base", file) for file in self._base.layers(architecture)]
-        packages = dict(self._base.packages(architecture))
+        debian = self._base.packages(architecture)
+        distributions: dict[str, str] = {}
         if self._recipe.python:
             wheels = self._wheels(self._recipe.python, architecture)
             layers.append(Layer("python", wheels.file))
-            distributions = dict(wheels.packages)
+            distributions.update(wheels.packages)
             for path in self._flavours:
                 flavour = self._flavour(self._recipe.python, path, architecture, distributions)
                 layers.append(Layer("flavour", flavour.file))
                 distributions.update(flavour.packages)
-            packages.update(distributions)
         application = files.result()
         if application:
             layers.append(Layer("files", application.file))
@@ -193,7 +216,7 @@ class Assembly:
             "config": descriptor(IMAGE_CONFIG, config),
             "layers": [descriptor(LAYER_TAR_GZIP, digest=layer.file.digest, size=layer.file.size) for layer in layers],
         }
-        return PlatformImage(canonical_json(manifest), config, layers, packages)
+        return PlatformImage(canonical_json(manifest), config, layers, debian, distributions)
 
     def _wheels(self, python: PythonPackages, architecture: str) -> CachedLayer:
         path = self._source_root / python.requirements

@@ -14,6 +14,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import can
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._image.assembly import Image, PlatformImage
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import IMAGE_INDEX, IMAGE_MANIFEST, sha256_digest
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.referrers import attach, is_attached
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
 
 
@@ -21,9 +22,13 @@ def is_pushed(image: Image, registry: Registry, repository: str, tag: str) -> bo
     """Return whether the registry holds the whole image, and the tag names it."""
     if registry.manifest_digest(repository, tag) != image.digest:
         return False
-    return all(
-        registry.has_manifest(repository, sha256_digest(platform.manifest)) for platform in image.platforms.values()
-    ) and all(registry.has_blob(repository, digest) for digest in _blobs(image))
+    return (
+        all(
+            registry.has_manifest(repository, sha256_digest(platform.manifest)) for platform in image.platforms.values()
+        )
+        and all(registry.has_blob(repository, digest) for digest in _blobs(image))
+        and all(is_attached(registry, repository, image.sbom(repository, name)[0]) for name in image.platforms)
+    )
 
 
 def push(image: Image, registry: Registry, repository: str, tag: str, near: Sequence[str] = ()) -> bool:
@@ -41,6 +46,8 @@ def push(image: Image, registry: Registry, repository: str, tag: str, near: Sequ
         registry.push_blob(repository, content, digest)
     for platform in image.platforms.values():
         registry.push_manifest(repository, sha256_digest(platform.manifest), platform.manifest, IMAGE_MANIFEST)
+    for architecture in image.platforms:
+        attach(registry, repository, *image.sbom(repository, architecture))
     registry.push_manifest(repository, tag, image.index, IMAGE_INDEX)
     return True
 

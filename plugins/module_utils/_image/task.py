@@ -135,5 +135,8 @@ def _described(image: Image, repository: str) -> dict[str, Any]:
             ]
             for architecture, platform in platforms
         },
-        "packages": {architecture: dict(platform.packages) for architecture, platform in platforms},
+        "packages": {
+            architecture: {**platform.debian_packages, **platform.python_packages}
+            for architecture, platform in platforms
+        },
     }

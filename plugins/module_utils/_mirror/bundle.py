@@ -36,9 +36,9 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
     descriptor,
     sha256_digest,
 )
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.referrers import referrers_tag
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.store import fetch_blob, holds
-from ansible_collections.edgeml.fleet.plugins.module_utils._signature.formats import referrers_tag
 from ansible_collections.edgeml.fleet.plugins.module_utils._signature.lock import IGNORED, Trust
 
 LAYOUT, INDEX, LOCK = "oci-layout", "index.json", "fleet.lock.json"

@@ -26,6 +26,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
     IMAGE_MANIFEST,
     check_repository,
 )
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.referrers import with_referrer
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.source import Source
 
 EXTENSIONS = {
@@ -105,6 +106,14 @@ def resolve(
             content.blobs[blob.digest] = blob
         return document
 
+    def sbom(repository: str, entry: Mapping[str, Any], where: str) -> None:
+        if "sbom" not in entry:  # an image that was copied, or a lock of an earlier release of the collection
+            return
+        subject = digest_of(entry, "digest", where)
+        digest = digest_of(entry, "sbom", where)
+        manifest(repository, digest, MANIFESTS[:1])
+        content.referrers[repository, subject] = with_referrer(None, content.manifests[repository, digest][1])
+
     def image(repository: str, index_digest: str, entry: Mapping[str, Any], where: str) -> None:
         index = manifest(repository, index_digest, INDEXES)
         listed = {child.get("digest") for child in mappings(index, "manifests", where)}
@@ -117,7 +126,8 @@ def resolve(
                     seen=f"{architecture} is not among {', '.join(sorted(platforms)) or 'none'}",
                     remedy=f"publish it for {architecture}, or leave that out of architectures",
                 )
-            child = digest_of(mapping(platforms, architecture, f"{where}.platforms"), "digest", where)
+            platform = mapping(platforms, architecture, f"{where}.platforms")
+            child = digest_of(platform, "digest", where)
             if child not in listed:
                 raise FleetError(
                     "The lock and the image index disagree",
@@ -126,6 +136,7 @@ def resolve(
                     remedy="publish again, do not edit the lock by hand",
                 )
             manifest(repository, child, MANIFESTS)
+            sbom(repository, platform, f"{where}.platforms.{architecture}")
 
     for entry, where in images(lock):
         repository = check_repository(entry.get("repository"), f"{where}.repository")
@@ -141,6 +152,7 @@ def resolve(
                 seen=f"{blob} is not a layer of {entry['digest']}",
                 remedy="publish again, do not edit the lock by hand",
             )
+        sbom(repository, entry, where)
         image(repository, digest_of(entry, "index", where), entry, where)
     return content
 

@@ -10,18 +10,16 @@ from typing import Protocol
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.content import Blob, MirrorContent, referrers_path
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.failures import TransientError
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import IMAGE_MANIFEST, sha256_digest
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.referrers import EMPTY_CONFIG, listed, with_referrer
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.source import Source
 from ansible_collections.edgeml.fleet.plugins.module_utils._signature.attached import (
     MAX_SIGNATURE,
     Signatures,
     check_signed,
     judge,
-    listed,
     read_signatures,
-    with_referrer,
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._signature.formats import (
-    EMPTY_CONFIG,
     signature_tag,
     simple_layer,
     simple_manifest,
@@ -95,7 +93,7 @@ def _add(content: MirrorContent, repository: str, found: Signatures) -> None:
         content.tagged[repository, signature_tag(found.digest)] = manifest
         for data in (config, *(one.text for one in found.simple)):
             _add_blob(content, repository, data)
-    index = None
+    index = content.referrers.get((repository, found.digest))
     for manifest, bundle in found.bundles:
         content.manifests[repository, sha256_digest(manifest)] = (IMAGE_MANIFEST, manifest)
         index = with_referrer(index, manifest)

@@ -30,7 +30,9 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
     descriptor,
     sha256_digest,
 )
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.referrers import attach, is_attached
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.sbom import model_sbom, sbom_manifest
 
 DESCRIPTION = "model.json"
 SERVING = "serving.json"
@@ -218,11 +220,15 @@ def _weights(entries: Mapping[str, Path], file: str, source: Path) -> dict[str, 
 
 @dataclass(frozen=True)
 class ArtifactContent:
-    """What a registry holds of a model beside its tar, by digest: configurations, image manifests; and by tag."""
+    """What a registry holds of a model beside its tar, by digest: configurations, image manifests; and by tag.
+
+    `sbom` is the bill of material: its manifest, and itself.
+    """
 
     configs: Mapping[str, bytes]
     images: Mapping[str, bytes]
     tagged: Mapping[str, tuple[bytes, str]]
+    sbom: tuple[bytes, bytes]
 
 
 def describe_model(
@@ -284,6 +290,8 @@ def describe_model(
             ],
         }
     )
+    bill = model_sbom(model.name, model.version, blob_digest)
+    sbom = sbom_manifest(bill, manifest)
     cases = [name for name in model_files(model) if PurePosixPath(name).match(f"{GOLDEN}/*.json")]
     entry = {
         "repository": repository,
@@ -292,9 +300,10 @@ def describe_model(
         "platforms": platforms,
         "blob": {"digest": blob_digest, "size": blob_size},
         "golden_cases": len(cases),
+        "sbom": sha256_digest(sbom),
     }
     tagged = {model.tag: (manifest, IMAGE_MANIFEST), f"{model.tag}-image": (index, IMAGE_INDEX)}
-    return entry, ArtifactContent(configs, images, tagged)
+    return entry, ArtifactContent(configs, images, tagged, (sbom, bill))
 
 
 def push_model(
@@ -312,6 +321,7 @@ def push_model(
     configs = {digest: data for digest, data in content.configs.items() if not registry.has_blob(repository, digest)}
     images = {digest: data for digest, data in content.images.items() if not registry.has_manifest(repository, digest)}
     tags = [tag for tag, (data, _type) in content.tagged.items() if before[tag] != sha256_digest(data)]
+    described = is_attached(registry, repository, content.sbom[0])
     if send:
         if blob_missing:
             _push_tar(model, registry, repository, blob_digest)
@@ -322,7 +332,9 @@ def push_model(
             registry.push_manifest(repository, digest, data, IMAGE_MANIFEST)
         for tag in tags:
             registry.push_manifest(repository, tag, *content.tagged[tag])
-    return bool(blob_missing or configs or images or tags), before
+        if not described:
+            attach(registry, repository, *content.sbom)
+    return bool(blob_missing or configs or images or tags or not described), before
 
 
 def _push_tar(model: Model, registry: Registry, repository: str, digest: str) -> None:

@@ -4,28 +4,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
-from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.failures import TransientError
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
-    IMAGE_INDEX,
-    IMAGE_MANIFEST,
-    check_digest,
-    descriptor,
-    sha256_digest,
-)
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import sha256_digest
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.referrers import listed, registry_referrers
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.source import Source
 from ansible_collections.edgeml.fleet.plugins.module_utils._signature.formats import (
-    BUNDLE,
     SignedText,
     bundle_blobs,
     bundle_signatures,
-    referrers_tag,
     signature_tag,
     simple_layers,
     simple_says,
@@ -112,30 +103,6 @@ def read_signatures(registry: Source, repository: str, digest: str, signer: Sign
 
     index = registry_referrers(registry, repository, digest)
     return judge(digest, read_manifest, listed(index), read_blob, signer)
-
-
-def registry_referrers(registry: Source, repository: str, digest: str) -> bytes | None:
-    """Return the index of what refers to a manifest, by the registry's API or under the tag that stands for it."""
-    index = registry.find_referrers(repository, digest)
-    if index is None:
-        index = (registry.find_manifest(repository, referrers_tag(digest)) or (None,))[0]
-    return index
-
-
-def with_referrer(index: bytes | None, manifest: bytes) -> bytes:
-    """Return the index of what refers to a manifest, with a bundle's manifest added to what `index` lists."""
-    one = descriptor(IMAGE_MANIFEST, manifest, artifactType=BUNDLE)
-    before = [other for other in (json.loads(index)["manifests"] if index else []) if other["digest"] != one["digest"]]
-    return canonical_json({"schemaVersion": 2, "mediaType": IMAGE_INDEX, "manifests": [*before, one]})
-
-
-def listed(index: bytes | None) -> list[str]:
-    """Return the digests of the manifests in an index; nothing if it is none."""
-    try:
-        manifests: list[dict[str, Any]] = json.loads(index)["manifests"] if index else []
-        return [check_digest(manifest["digest"], "a list of referrers") for manifest in manifests]
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, FleetError):
-        return []
 
 
 def check_signed(found: Signatures, where: str) -> None:

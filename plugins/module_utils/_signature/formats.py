@@ -22,13 +22,12 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
     IMAGE_MANIFEST,
     descriptor,
 )
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.referrers import artifact_manifest
 
 SIMPLE_SIGNING = "application/vnd.dev.cosign.simplesigning.v1+json"
 SIMPLE_TYPE = "cosign container image signature"
 SIGNATURE_ANNOTATION = "dev.cosignproject.cosign/signature"
 BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
-EMPTY = "application/vnd.oci.empty.v1+json"
-EMPTY_CONFIG = b"{}"
 STATEMENT = "https://in-toto.io/Statement/v1"
 STATEMENT_MEDIA_TYPE = "application/vnd.in-toto+json"
 PREDICATE = "https://sigstore.dev/cosign/sign/v1"
@@ -46,11 +45,6 @@ class SignedText:
 def signature_tag(digest: str) -> str:
     """Return the tag under which the older format keeps the signatures of a manifest."""
     return digest.replace(":", "-") + ".sig"
-
-
-def referrers_tag(digest: str) -> str:
-    """Return the tag that lists what refers to a manifest, where a registry has no referrers API."""
-    return digest.replace(":", "-")
 
 
 # -- the older format --------------------------------------------------------------------------------------------------
@@ -161,20 +155,8 @@ def bundle_signatures(data: bytes) -> list[SignedText]:
 
 def bundle_manifest(data: bytes, subject: Mapping[str, Any]) -> bytes:
     """Return the manifest that refers to `subject`, a descriptor, with a bundle."""
-    return canonical_json(
-        {
-            "schemaVersion": 2,
-            "mediaType": IMAGE_MANIFEST,
-            "artifactType": BUNDLE,
-            "config": descriptor(EMPTY, EMPTY_CONFIG),
-            "layers": [descriptor(BUNDLE, data)],
-            "subject": dict(subject),
-            "annotations": {
-                "dev.sigstore.bundle.content": "dsse-envelope",
-                "dev.sigstore.bundle.predicateType": PREDICATE,
-            },
-        }
-    )
+    content = {"dev.sigstore.bundle.content": "dsse-envelope", "dev.sigstore.bundle.predicateType": PREDICATE}
+    return artifact_manifest(BUNDLE, data, subject, content)
 
 
 def bundle_blobs(manifest: bytes, digest: str) -> list[str]:

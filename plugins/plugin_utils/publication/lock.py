@@ -75,7 +75,7 @@ def next_lock(
     those of `publication`. In check mode a result may be without content, which is then UNKNOWN in the lock.
     """
     unbuilt = {"digest": UNKNOWN}
-    keys = ("repository", "digest", "index", "platforms", "blob", "golden_cases")
+    keys = ("repository", "digest", "index", "platforms", "blob", "golden_cases", "sbom")
     models: dict[str, dict[str, Any]] = {}
     for result in artifacts:
         item = result["item"]

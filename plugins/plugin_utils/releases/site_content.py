@@ -47,7 +47,7 @@ def site_content(
         if not items or site_of(variables) != site:
             continue
         placed = True
-        for item in _resolved(name, variables, items):
+        for item in resolved_models(name, variables, items):
             images.add(item.get("runtime", DEFAULT_RUNTIME))
             _add(models, lock, item)
     if not placed:
@@ -71,7 +71,7 @@ def site_content(
     }
 
 
-def _resolved(name: str, variables: Mapping[str, Any], items: Sequence[Any]) -> Sequence[Mapping[str, Any]]:
+def resolved_models(name: str, variables: Mapping[str, Any], items: Sequence[Any]) -> Sequence[Mapping[str, Any]]:
     """Return a host's models, as far as the inventory decides on them."""
     overrides = variables.get("edgeml_model_overrides") or {}
     if not overrides and all({"version", "runtime", "variant"} <= set(item) for item in items):

@@ -12,26 +12,22 @@ from typing import Any
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.lock import digest_of, images, mapping, models
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
-    IMAGE_INDEX,
     IMAGE_MANIFEST,
     check_repository,
     descriptor,
     sha256_digest,
 )
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.referrers import attach
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
 from ansible_collections.edgeml.fleet.plugins.module_utils._signature.attached import (
     read_signatures,
-    registry_referrers,
-    with_referrer,
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._signature.formats import (
-    EMPTY_CONFIG,
     SignedText,
     authenticated,
     bundle,
     bundle_manifest,
     bundle_statement,
-    referrers_tag,
     signature_tag,
     simple_layer,
     simple_manifest,
@@ -112,10 +108,10 @@ def manifests_of(lock: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             if entry.get("digest") == UNKNOWN:  # check mode, before the image was built
                 continue
             repository = check_repository(entry.get("repository"), f"{where}.repository")
-            named = [digest_of(entry, "digest", where)]
-            named += [digest_of(entry, "index", where)] if "index" in entry else []
+            named = [digest_of(entry, "index", where)] if "index" in entry else []
             platforms = mapping(entry, "platforms", where)
-            named += [digest_of(mapping(platforms, name, where), "digest", where) for name in platforms]
+            for described in (entry, *(mapping(platforms, name, where) for name in platforms)):
+                named += [digest_of(described, key, where) for key in ("digest", "sbom") if key in described]
             found.update(dict.fromkeys((repository, digest) for digest in named))
     yield from found
 
@@ -152,10 +148,4 @@ def _add_simple(registry: Registry, repository: str, digest: str, one: SignedTex
 
 def _add_bundle(registry: Registry, repository: str, digest: str, data: bytes) -> None:
     subject, media_type = registry.get_manifest(repository, digest)
-    manifest = bundle_manifest(data, descriptor(media_type, subject))
-    for blob in (EMPTY_CONFIG, data):
-        registry.push_blob(repository, blob, sha256_digest(blob))
-    registry.push_manifest(repository, sha256_digest(manifest), manifest, IMAGE_MANIFEST)
-    if registry.find_referrers(repository, digest) is None:  # the registry keeps no such list: the tag is it
-        index = registry_referrers(registry, repository, digest)
-        registry.push_manifest(repository, referrers_tag(digest), with_referrer(index, manifest), IMAGE_INDEX)
+    attach(registry, repository, bundle_manifest(data, descriptor(media_type, subject)), data)

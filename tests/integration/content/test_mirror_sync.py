@@ -82,8 +82,8 @@ def test_check_sync_sync_again_and_drift(store: Store, mirror: SiteMirror, tmp_p
     first = run_module("mirror_sync", options)
     figures = ("generation", "blobs_fetched", "bytes_fetched", "blobs_total", "bytes_total", "removed_blobs")
     assert {key: first[key] for key in figures} == {key: predicted[key] for key in figures}
-    # Image: two configurations and two layers. Model: three configurations and one blob.
-    assert first["blobs_total"] == first["blobs_fetched"] == 8
+    # Image: two configurations and two layers. Model: three configurations, one blob, and two for its bill of material.
+    assert first["blobs_total"] == first["blobs_fetched"] == 10
     assert mirror.served() == "1"
     assert f"manifests/{image.entry['digest']}.oci-index" in first["diff"]["after"]
 

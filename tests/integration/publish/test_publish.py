@@ -117,6 +117,25 @@ def test_what_is_published_is_signed(project: Project) -> None:
         assert (seen.simple_signers, seen.bundle_signers) == ({*keys.names()}, {*keys.names()})
 
 
+def test_what_runs_where_by_package(project: Project) -> None:
+    """From the bills of material in the store: the vision image has one distribution more than the runtime's own."""
+    run = project.run("packages", edgeml_package="LIBC6", edgeml_package_report=str(project.root / "packages"))
+    assert run.code == 0, run.output
+    (found,) = json.loads((project.root / "packages/packages.json").read_text())
+    assert found["name"] == "libc6"
+    assert {"runtime amd64", "runtime arm64", "vision amd64"} <= set(found["images"])
+    assert found["hosts"] == []
+    assert "server" in run.output, "that image was copied: nobody has written down what is in it"
+    runtime, vision = (
+        {part["purl"].partition("@")[0] for part in json.loads(path.read_text())["components"]}
+        for path in (project.root / f"packages/{name}-arm64.cdx.json" for name in ("runtime", "vision"))
+    )
+    assert {purl for purl in vision - runtime if purl.startswith("pkg:pypi/")}
+    assert not runtime - vision
+    run = project.run("packages", edgeml_package="no-such-package")
+    assert "No image of the lock has a package 'no-such-package'" in run.output
+
+
 def test_a_second_signer_signs_the_same_lock(project: Project) -> None:
     signature_file = project.lock_file.with_name("inventory.lock.yml.sig")
     before = signature_file.read_text()

@@ -14,12 +14,12 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
     IMAGE_MANIFEST,
     sha256_digest,
 )
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.referrers import referrers_tag, with_referrer
 from ansible_collections.edgeml.fleet.plugins.module_utils._signature.attached import (
     check_signed,
     read_signatures,
-    with_referrer,
 )
-from ansible_collections.edgeml.fleet.plugins.module_utils._signature.formats import referrers_tag, signature_tag
+from ansible_collections.edgeml.fleet.plugins.module_utils._signature.formats import signature_tag
 from ansible_collections.edgeml.fleet.plugins.module_utils._signature.keys import PublicKey, TrustedKeys
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.signing.content import manifests_of, sign_manifest
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.signing.keys import SigningKey
@@ -32,12 +32,12 @@ KINDS = ("p256", "ed25519")
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_cosign_accepts_what_publish_signed(store: Store, cosign: Cosign, tmp_path: Path, kind: str) -> None:
-    """Index, its children, the model's manifest, its index and the children of that."""
+    """Index, its children, the model's manifest, its index, the children of that, and what the model is made of."""
     key, other = make_key(kind), make_key(kind)
     lock = publish(store, tmp_path)
     result = sign_all(store, tmp_path, lock, key.private)
     references = [f"{repository}@{digest}" for repository, digest in manifests_of(lock)]
-    assert len(references) == 3 + 1 + 3
+    assert len(references) == 3 + 1 + 3 + 1
     assert result["signed"] == references
     for reference in references:
         assert cosign.accepts(f"{store.address}/{reference}", key.public), reference

@@ -16,7 +16,9 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.sync import Summary, synchronize
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci import failures as _failures
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import IMAGE_INDEX, sha256_digest
-from ansible_collections.edgeml.fleet.plugins.module_utils._signature.formats import referrers_tag, signature_tag
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.referrers import referrers_tag
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.sbom import CYCLONEDX
+from ansible_collections.edgeml.fleet.plugins.module_utils._signature.formats import BUNDLE, signature_tag
 from ansible_collections.edgeml.fleet.plugins.module_utils._signature.keys import PublicKey, TrustedKeys
 from ansible_collections.edgeml.fleet.plugins.module_utils._signature.lock import Trust
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.signing.content import manifests_of
@@ -73,6 +75,11 @@ def test_cosign_verifies_what_a_mirror_serves(signed: Signed, cosign: Cosign) ->
     index = registry.find_referrers("edgeml/runtime", digest)
     assert index and len(json.loads(index)["manifests"]) == 1
     assert registry.find_referrers("edgeml/runtime", sha256_digest(b"other")) is None
+    model = signed.lock["models"]["digits"]["1.0.0"]["variants"]["default"]
+    index = registry.find_referrers("edgeml/models/digits", model["digest"])
+    found = {entry["artifactType"]: entry["digest"] for entry in json.loads(index or b"")["manifests"]}
+    assert found.pop(CYCLONEDX) == model["sbom"]
+    assert list(found) == [BUNDLE]
 
 
 def test_what_cosign_signed_is_mirrored(signed: Signed, cosign: Cosign) -> None:

@@ -98,7 +98,11 @@ def test_every_digest_leads_to_the_next(assemble: Callable[[str], Image]) -> Non
         assert config["rootfs"]["diff_ids"] == [digest(gzip.decompress(data)) for data in files]
         size = len(platform.manifest) + manifest["config"]["size"] + sum(map(len, files))
         entry = image.lock_entry("edgeml/test")
-        assert entry["platforms"][config["architecture"]] == {"digest": child["digest"], "size": size}
+        assert entry["platforms"][config["architecture"]] == {
+            "digest": child["digest"],
+            "size": size,
+            "sbom": digest(image.sbom("edgeml/test", config["architecture"])[0]),
+        }
         assert entry["digest"] == digest(image.index)
 
 

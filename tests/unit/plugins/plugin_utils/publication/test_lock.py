@@ -38,6 +38,7 @@ def pushed(digit: str = "a", *, version: str = "1.0.0", variant: str = "default"
         "platforms": {},
         "blob": {"digest": digest, "size": 1},
         "golden_cases": 10,
+        "sbom": "sha256:" + "e" * 64,
     }
 
 
@@ -57,7 +58,7 @@ def test_the_lock_holds_every_variant_of_every_version() -> None:
     assert versions["2.0.0"]["platform"] == "onnxruntime_onnx"
     assert versions["2.0.0"]["variants"]["int8"]["blob"] == {"digest": "sha256:" + "b" * 64, "size": 1}
     assert set(versions["1.0.0"]["variants"]["default"]) == {
-        "repository", "digest", "index", "platforms", "blob", "golden_cases",
+        "repository", "digest", "index", "platforms", "blob", "golden_cases", "sbom",
     }  # fmt: skip
 
 

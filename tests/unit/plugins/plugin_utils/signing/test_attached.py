@@ -15,11 +15,11 @@ import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import IMAGE_INDEX, IMAGE_MANIFEST, sha256_digest
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.referrers import referrers_tag, with_referrer
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
 from ansible_collections.edgeml.fleet.plugins.module_utils._signature.attached import (
     check_signed,
     read_signatures,
-    with_referrer,
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._signature.formats import (
     BUNDLE,
@@ -27,7 +27,6 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._signature.formats im
     SIMPLE_SIGNING,
     bundle_signatures,
     bundle_statement,
-    referrers_tag,
     signature_tag,
     simple_payload,
     simple_says,
