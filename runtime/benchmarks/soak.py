@@ -162,7 +162,7 @@ def soak(directory: Path, seconds: float, share: float) -> dict[str, Any]:
         started = time.monotonic()
         with running(tally, stop) as start:
             for protocol, body in bodies.items():
-                start(half_load, server, tally, stop, protocol, body, capacity[protocol] / 2)
+                start(half_load, server, tally, stop, protocol, body, capacity[protocol] * share)
             for index in range(CALLERS):
                 start(caller, server, tally, stop, index)
             warm_up = min(60, seconds / 10)
@@ -176,7 +176,7 @@ def soak(directory: Path, seconds: float, share: float) -> dict[str, Any]:
         stop.clear()
         with running(tally, stop) as start:
             for protocol, body in bodies.items():
-                start(half_load, server, tally, stop, protocol, body, capacity[protocol] / 2)
+                start(half_load, server, tally, stop, protocol, body, capacity[protocol] * share)
             for index in range(CALLERS):
                 start(caller, server, tally, stop, index)
             start(alternate, server, tally, stop, hostile_per_second, min(PHASE_SECONDS, seconds / 8))
