@@ -117,7 +117,7 @@ def _around(text: memoryview, limits: Limits) -> tuple[bytes, list["Values"]]:
                 if in_tensor and expects_value and _is_data(keys[-1]):
                     if first != _OPEN:
                         raise invalid("'data' must be a list")
-                    parts += (text[start : token.start()], b"%d" % len(found))
+                    parts += (text[start : token.start()], b" %d " % len(found))
                     size += token.start() - start
                     position = _end_of(text, token.start())
                     found.append(Values(text, token.start(), position))
