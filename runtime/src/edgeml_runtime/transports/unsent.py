@@ -6,6 +6,8 @@ Counted are answers that the system does not take at once, since their client do
 count of its own within that of its listener, which is within that of the whole server.
 """
 
+import asyncio
+
 #: Smaller answers are not refused; the limits of connections and calls bound them.
 LARGE = 16 * 1024
 
@@ -48,3 +50,17 @@ class Unsent:
         while count is not None:
             count.refused += 1
             count = count.within
+
+
+def close(transport: asyncio.Transport, seconds: float) -> None:
+    """Close once the client has taken all; at once when it takes nothing for so long, as one that never reads."""
+    transport.close()
+    _watch(transport, seconds, None)
+
+
+def _watch(transport: asyncio.Transport, seconds: float, before: int | None) -> None:
+    left = transport.get_write_buffer_size()
+    if before is not None and left >= before:
+        transport.abort()
+    elif left:
+        asyncio.get_running_loop().call_later(seconds, _watch, transport, seconds, left)

@@ -24,7 +24,7 @@ class Calls:
         self.under_way = 0
         self.buffers = Buffers(self.loop)
         self.elsewhere = Elsewhere()
-        #: Bytes of request messages that are not yet complete or not yet taken, with their prefixes.
+        #: Bytes of request messages that are being received or not yet answered, with their prefixes.
         self.buffered = 0
 
     def add(self, service: str, answers: Mapping[str, Answer], conversations: Mapping[str, Conversation]) -> None:

@@ -26,6 +26,7 @@ from edgeml_runtime.transports.grpc.frames import (
 )
 from edgeml_runtime.transports.grpc.receiving import DRAIN_PING, Receiving
 from edgeml_runtime.transports.grpc.windows import CONNECTION_WINDOW, Shared
+from edgeml_runtime.transports.unsent import close
 
 _MUCH = 1024  # bytes of data of a frame
 
@@ -191,7 +192,7 @@ class Connection(Receiving):
 
     def _leave(self) -> None:
         """All is answered: let the client close, so that nothing that it may still send resets the connection."""
-        self._loop.call_later(_LINGER_SECONDS, self._transport.close)
+        self._loop.call_later(_LINGER_SECONDS, close, self._transport, self._limits.receive_seconds)
 
     def _fail(self, violation: Violation) -> None:
         self._deaf = True
@@ -199,7 +200,7 @@ class Connection(Receiving):
         if self._out:
             self._transport.write(b"".join(self._out))
             self._out = []
-        self._transport.close()
+        close(self._transport, self._limits.receive_seconds)
 
     def _check_idle(self) -> None:
         now = self._loop.time()

@@ -130,6 +130,10 @@ class Incoming:
         message = self._plain()
         if message is None:
             message = await self._take()
+            if message is not None:
+                self.request_waits(len(message))  # decompressed, it may be much larger
+                if self._failed is not None:
+                    raise RequestError(*self._failed)
         if message is None:
             raise RequestError(Failure.UNIMPLEMENTED, "the call brought no complete request; it takes one")
         if self._messages:
@@ -138,17 +142,37 @@ class Incoming:
 
     async def read(self) -> bytes | memoryview | None:
         """See service.Call."""
+        begun: float | None = None  # when a part of the message was there
+        timeout: float | None = None
+        seconds = self._calls.limits.receive_seconds
         while not self._messages and not self.ended and self._failed is None:
             if self._calls.draining.done():
                 raise RequestError(Failure.UNAVAILABLE, "the server is stopping")
-            await asyncio.wait((self._more(), self._calls.draining), return_when=asyncio.FIRST_COMPLETED)
-        before = self._held
+            if self._prefix:
+                now = self._calls.loop.time()
+                begun = begun or now
+                timeout = max(0.0, begun + seconds - now)
+            waits_for = (self._more(), self._calls.draining)
+            done, _ = await asyncio.wait(waits_for, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                self._failed = _too_slow(seconds)
+        size = len(self._messages[0][1]) + PREFIX_BYTES if self._messages else 0
         message = await self._take()
         if message is not None:
-            self._connection.more_window(self._number, self, before - self._held)
+            self._release(size)
+            self._connection.more_window(self._number, self, size)
         elif self._prefix:
             raise invalid("the last request is cut off")
         return message
+
+    def request_waits(self, size: int) -> None:
+        """See service.Call."""
+        if not self._over:
+            self._hold(size)
+
+    def request_goes(self, size: int) -> None:
+        """See service.Call."""
+        self._release(min(size, self._held))  # nothing is held of a call that is over
 
     # -- private -----------------------------------------------------------------------------------------------------
 
@@ -196,17 +220,13 @@ class Incoming:
         """The next message, if it is there and not compressed: the usual case, without a coroutine."""
         if not self._messages or self._messages[0][0]:
             return None
-        message = self._messages.popleft()[1]
-        self._release(len(message) + PREFIX_BYTES)
-        return message
+        return self._messages.popleft()[1]
 
     async def _take(self) -> bytes | memoryview | None:
         if (message := self._plain()) is not None:
             return message
         if self._messages:
-            _, message = self._messages.popleft()
-            self._release(len(message) + PREFIX_BYTES)
-            return await self._decompressed(message)
+            return await self._decompressed(self._messages.popleft()[1])
         if self._failed is not None:
             raise RequestError(*self._failed)
         return None
@@ -216,9 +236,13 @@ class Incoming:
         return self._waiting
 
     def _receive_timeout(self, seconds: float) -> None:
-        self._failed = (Failure.DEADLINE, f"the request was not complete within {seconds:g} s")
+        self._failed = _too_slow(seconds)
         self.ready()
 
 
 def _too_large(limits: Limits) -> tuple[Failure, str]:
     return Failure.TOO_LARGE, f"the message is larger than {limits.body_bytes} bytes"
+
+
+def _too_slow(seconds: float) -> tuple[Failure, str]:
+    return Failure.DEADLINE, f"the request was not complete within {seconds:g} s"

@@ -54,6 +54,12 @@ class Call(Protocol):
         Raises RequestError (unavailable) when the server stops before another one has come.
         """
 
+    def request_waits(self, size: int) -> None:
+        """A message of so many bytes was read and is not yet answered. When too many are, no more is read."""
+
+    def request_goes(self, size: int) -> None:
+        """It is answered now."""
+
     async def write(self, message: bytes) -> None:
         """Send an answer on a stream; waits while the client does not take it."""
 
@@ -202,6 +208,7 @@ class InferenceService:
             self.authorise(call)
             await free.acquire()
             while (body := await call.read()) is not None:
+                call.request_waits(len(body))
                 answers.put_nowait(asyncio.create_task(self._stream_answer(call, body)))
                 del body
                 await free.acquire()
@@ -215,6 +222,8 @@ class InferenceService:
             return answer
         except RequestError as error:
             return protobuf.stream_error(protobuf.request_id(body, self._limits), str(error))
+        finally:
+            call.request_goes(len(body))
 
     async def _infer(self, call: Call, body: bytes | memoryview | None) -> bytes:
         """Answer one inference request: ``body``, or the one that the call has yet to receive."""

@@ -18,7 +18,7 @@ from edgeml_runtime.transports.grpc.frames import (
     WINDOW_UPDATE,
     frame,
 )
-from edgeml_runtime.transports.unsent import LARGE, Unsent
+from edgeml_runtime.transports.unsent import LARGE, Unsent, close
 
 #: Bytes that a client may send on a connection before it hears that they have been read.
 CONNECTION_WINDOW = 2**24
@@ -201,7 +201,7 @@ class Windows(asyncio.Protocol):
         """The time for a stop is over: end all streams."""
         for stream in list(self.streams.values()):
             stream.stopped()
-        self._transport.close()
+        close(self._transport, self._limits.receive_seconds)
 
     def abort(self) -> None:
         """Close at once, whatever is not yet sent."""

@@ -15,6 +15,7 @@ from edgeml_runtime.transports import unsent
 from edgeml_runtime.transports.begun import rest_of
 from edgeml_runtime.transports.http.messages import CONTINUE, Answer, Request, error_answer
 from edgeml_runtime.transports.http.shared import Shared
+from edgeml_runtime.transports.unsent import close
 
 # How long a client may take to notice that its request was refused while it still sends it.
 LINGER_SECONDS = 5.0
@@ -192,9 +193,10 @@ class Answering(asyncio.Protocol):
             if not self._reading:
                 self._reading = True
                 self._transport.resume_reading()
-            self._loop.call_later(min(LINGER_SECONDS, self._limits.receive_seconds), self._transport.close)
+            seconds = self._limits.receive_seconds
+            self._loop.call_later(min(LINGER_SECONDS, seconds), close, self._transport, seconds)
         else:
-            self._transport.close()
+            close(self._transport, self._limits.receive_seconds)
 
     def _close_if_idle(self) -> None:
         left = self._last_answer + self._limits.idle_seconds - self._loop.time()
@@ -203,7 +205,7 @@ class Answering(asyncio.Protocol):
         if left > 0.001:
             self._idle_timer = self._loop.call_later(left, self._close_if_idle)
         else:
-            self._transport.close()
+            close(self._transport, self._limits.receive_seconds)
 
     def _probe(self, first: bool) -> None:
         """Whether a client that has ended its side is gone: what is sent to it then comes back as a reset."""
@@ -248,7 +250,7 @@ class Answering(asyncio.Protocol):
     def close_if_idle(self) -> None:
         """The time is over for clients that had nothing to ask."""
         if self.is_idle:
-            self._transport.close()
+            close(self._transport, self._limits.receive_seconds)
 
     def give_up(self) -> None:
         """The time for a stop is over."""
@@ -256,7 +258,7 @@ class Answering(asyncio.Protocol):
         if self._task is not None:
             self._loop.call_soon(self._task.cancel)
         else:
-            self._transport.close()
+            close(self._transport, self._limits.receive_seconds)
 
     def abort(self) -> None:
         """Close at once, whatever is not yet sent."""

@@ -10,6 +10,7 @@ from edgeml_runtime.transports.http.answering import Answering
 from edgeml_runtime.transports.http.messages import Answer, Request, error_answer
 from edgeml_runtime.transports.http.shared import Shared
 from edgeml_runtime.transports.turns import Turn
+from edgeml_runtime.transports.unsent import close
 
 
 class Intake(Answering):
@@ -152,7 +153,7 @@ class Intake(Answering):
             return
         if self._ended:
             if not self.eof_received():
-                self._transport.close()
+                close(self._transport, self._limits.receive_seconds)
         elif not self._reading:
             self._reading = True
             self._transport.resume_reading()

@@ -71,6 +71,7 @@ class RestApplication:
         self._log_requests = config.log_requests
         # One body after the other: they would only take the interpreter from each other.
         self._elsewhere = Elsewhere()
+        self._decompressed_bytes = 0  # of bodies whose requests are not yet answered
         self._route = lru_cache(_ROUTES)(self._find_route)
         self._digest_line = lru_cache(_ROUTES)(_digest_line)
 
@@ -203,11 +204,15 @@ class RestApplication:
         known = version = ""
         status = "500"
         asked: InferenceRequest | None = None
+        decompressed = 0
         try:
             headers = request.headers
             body, request.body = request.body, b""
             if b"content-encoding" in headers:
+                received = len(body)
                 body = await self._decompressed(headers[b"content-encoding"].decode("latin-1"), body)
+                decompressed = max(0, len(body) - received)
+                self._hold_decompressed(decompressed)
             # Only now: while a body is decompressed elsewhere, another version may take the place of this one.
             model = self._engine.model(route.model, route.version, self._clients)
             known, version = model.name, model.version
@@ -242,6 +247,7 @@ class RestApplication:
             status = _CLIENT_GONE
             raise
         finally:
+            self._decompressed_bytes -= decompressed
             self._account(request, known, version, status, perf_counter() - started, asked)
 
     async def _decompressed(self, coding: str, body: bytes | memoryview) -> bytes | memoryview:
@@ -249,8 +255,14 @@ class RestApplication:
             return body
         if len(body) <= DECOMPRESSED_HERE:
             return decompress(coding, body, self._limits.body_bytes)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(None, decompress, coding, body, self._limits.body_bytes)
+        return await self._elsewhere(decompress, coding, body, self._limits.body_bytes)
+
+    def _hold_decompressed(self, size: int) -> None:
+        """Count what a small body became, as bodies are counted that come as large."""
+        self._decompressed_bytes += size
+        if size < self._decompressed_bytes > self._limits.buffered_bytes:
+            message = f"bodies of {self._limits.buffered_bytes} bytes are under way, the most allowed; try again later"
+            raise RequestError(Failure.TOO_MANY, message)
 
     def _account(
         self, request: Request, model: str, version: str, status: str, total: float, asked: InferenceRequest | None
