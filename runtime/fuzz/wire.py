@@ -19,6 +19,8 @@ from signatures import MODELS, Broken, Model, echo
 
 LIMITS = {"body_bytes": 65536, "header_bytes": 4096, "receive_seconds": 5, "idle_seconds": 5}
 PATIENCE_SECONDS = 5
+# Of the event loop: what was read is parsed in portions of 4 KiB, one in a turn or two.
+_MOST_TURNS = 1000
 
 
 def config() -> Config:
@@ -220,9 +222,9 @@ class Wire:
 
     async def _until_read(self, transport: Transport, patient: bool) -> None:
         end = self.loop.time() + PATIENCE_SECONDS
+        turns = 0
         while transport.paused and not transport.closing:
-            if patient:
-                await self._until_quiet(transport)
-            if (patient and transport.paused and not transport.closing) or self.loop.time() > end:
+            turns += 1
+            if (patient and turns > _MOST_TURNS) or self.loop.time() > end:
                 raise Broken("the server stopped reading for ever")
             await asyncio.sleep(0)

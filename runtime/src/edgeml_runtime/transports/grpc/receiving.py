@@ -220,7 +220,7 @@ class Receiving(Windows):
             payload = unpadded(payload)
         stream = self.streams.get(number)
         if stream is None:
-            if number == 0 or number > self._highest:
+            if self._is_idle(number):
                 raise Violation(PROTOCOL_ERROR, "DATA on an idle stream")
             if number in self._reset_here:
                 self._lose_patience()
@@ -237,6 +237,10 @@ class Receiving(Windows):
         if size != len(payload):  # padding is read by nobody
             self.more_window(number, stream, size - len(payload))
         self._hand_over(stream, payload, ended=bool(flags & END_STREAM))
+
+    def _is_idle(self, number: int) -> bool:
+        """Whether no stream of that number was ever opened: even ones would be ours, and we open none."""
+        return number % 2 == 0 or number > self._highest
 
     def _hand_over(self, stream: Stream, payload: bytes | memoryview, ended: bool) -> None:
         stream.data(payload, ended)
@@ -259,7 +263,7 @@ class Receiving(Windows):
             return
         stream = self.streams.get(number)
         if stream is None:
-            if number > self._highest:
+            if self._is_idle(number):
                 raise Violation(PROTOCOL_ERROR, "WINDOW_UPDATE on an idle stream")
             return
         stream.send_window += increment
@@ -308,7 +312,7 @@ class Receiving(Windows):
     def _reset_frame(self, number: int, payload: bytes) -> None:
         if len(payload) != 4:
             raise Violation(FRAME_SIZE_ERROR, "RST_STREAM has 4 bytes")
-        if number == 0 or number > self._highest:
+        if self._is_idle(number):
             raise Violation(PROTOCOL_ERROR, "RST_STREAM on an idle stream")
         stream = self.streams.get(number)
         if stream is not None:
