@@ -21,6 +21,7 @@ def run_program(arguments: list[str], /) -> tuple[int, str, str]:
     try:
         done = subprocess.run(
             arguments,
+            check=False,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             encoding="utf-8",

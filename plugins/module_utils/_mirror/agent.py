@@ -197,7 +197,7 @@ def patient(
         except TransientError as error:
             if clock() >= end:
                 raise
-            print(f"tried again in {RETRY_SECONDS:.0f} s: {error}")
+            sys.stdout.write(f"tried again in {RETRY_SECONDS:.0f} s: {error}\n")
             sleep(RETRY_SECONDS)
 
 
@@ -242,6 +242,6 @@ def main(arguments: list[str]) -> None:
     work = Synchronization(Path(arguments[0]))
     if arguments[1:] == ["scrub"]:
         for line in work.scrub():
-            print(line)
+            sys.stdout.write(f"{line}\n")
         return
     work.work(resumed=arguments[1:] == ["resume"])

@@ -32,11 +32,9 @@ class Known(Protocol):
 
     def read_served(self, path: str) -> bytes | None:
         """Return a file of the served generation, None if there is none."""
-        ...
 
     def read_blob(self, digest: str, limit: int) -> bytes | None:
         """Return an intact blob of at most `limit` bytes, None if there is none."""
-        ...
 
 
 class SignatureCopy:

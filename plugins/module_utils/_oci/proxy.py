@@ -97,7 +97,7 @@ def proxy_for(host: str, port: int, environment: Mapping[str, str]) -> Proxy | N
 
 def excepts(entry: str, host: str, port: str) -> bool:
     """Return whether an entry of no_proxy is about a host: a name or its end, an address, a network, or ``*``."""
-    name, _, only = entry.rpartition(":") if entry.count(":") == 1 else (entry, "", "")
+    name, _colon, only = entry.rpartition(":") if entry.count(":") == 1 else (entry, "", "")
     if only not in ("", port):
         return False
     name = name.strip("[]").lower()

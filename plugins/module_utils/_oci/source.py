@@ -22,11 +22,9 @@ class Blob(Protocol):
 
     def read(self, size: int) -> bytes:
         """Return the next bytes, at most `size`; none at the end."""
-        ...
 
     def read_all(self, limit: int) -> bytes:
         """Return what is left, at most `limit` bytes."""
-        ...
 
     def __enter__(self) -> Blob: ...
 
@@ -45,24 +43,18 @@ class Source(Protocol):
 
         `ahead` limits the bytes that come before they are read, 0 leaves that to the system.
         """
-        ...
 
     def close(self) -> None:
         """Close what is kept open between calls."""
-        ...
 
     def get_manifest(self, repository: str, reference: str) -> tuple[bytes, str]:
         """Return a manifest's bytes and its media type, by tag or digest."""
-        ...
 
     def find_manifest(self, repository: str, reference: str) -> tuple[bytes, str] | None:
         """Return what `get_manifest` returns, None if there is none."""
-        ...
 
     def find_referrers(self, repository: str, digest: str) -> bytes | None:
         """Return the index of what refers to a manifest, None where only a tag tells (distribution specification)."""
-        ...
 
     def open_blob(self, repository: str, digest: str, offset: int = 0) -> Blob:
         """Start to read a blob from byte `offset`."""
-        ...

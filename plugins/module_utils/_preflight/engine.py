@@ -97,7 +97,7 @@ def engine_proxy(engine: Engine, wanted: Wanted, missing: Sequence[Content]) -> 
     """Whether the engine would ask a proxy for the site's own registry."""
     if wanted.registry is None or not engine.https_proxy or not any(content.kind == "image" for content in missing):
         return
-    name, _, port = wanted.registry.address.rpartition(":")
+    name, _colon, port = wanted.registry.address.rpartition(":")
     if not any(excepts(entry.strip(), name.strip("[]"), port) for entry in engine.no_proxy.split(",")):
         yield Finding(
             "engine_proxy", REFUSE,

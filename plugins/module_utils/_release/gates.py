@@ -352,7 +352,7 @@ class _Burst:
         self._requests = max(LEAST_REQUESTS, clients * BURST_REQUESTS)
         self._end = time.monotonic() + BURST_SECONDS
         self._lock = threading.Lock()
-        threads = [threading.Thread(target=self._ask) for _ in range(clients)]
+        threads = [threading.Thread(target=self._ask) for _client in range(clients)]
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -8,6 +8,7 @@ It looks every GUARD_SECONDS (agent.py) and counts looks instead of reading a cl
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -144,4 +145,4 @@ def look_after(host_root: Path) -> None:
         except FleetError as error:
             done = str(error)
         if done:
-            print(f"{runtime}: {done}")
+            sys.stdout.write(f"{runtime}: {done}\n")

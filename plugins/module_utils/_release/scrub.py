@@ -10,6 +10,7 @@ does not give it, the release serves on, and the next converge or scrub tries ag
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -101,4 +102,4 @@ def scrub(host_root: Path) -> None:
         except FleetError as error:
             told = [str(error)]
         for line in told:
-            print(f"{runtime}: {line}")
+            sys.stdout.write(f"{runtime}: {line}\n")

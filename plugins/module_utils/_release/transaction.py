@@ -178,8 +178,8 @@ class Release:
         with self.installed.lock():
             self.takeover.recover()
             taken_over = self.installed.unacknowledged()
-            recorded = self.installed.recorded(taken_over) if taken_over else None
-            if recorded is None:
+            recorded = self.installed.recorded(taken_over)
+            if not taken_over or recorded is None:
                 return "tidied what a run that was cut short had left"
             desired, after = recorded
             told = "the run that brought it was cut short"

@@ -27,7 +27,7 @@ def shorten(
     uses = Counter(id(item) for items in hosts.values() for item in items)
     by_id = {id(item): item for items in hosts.values() for item in items}
     models: dict[str, dict[str, Any]] = {}
-    for number, _ in uses.most_common():
+    for number, _count in uses.most_common():
         models.setdefault(_label(by_id[number]), by_id[number])
     short = {number: _short(item, models) for number, item in by_id.items()}
     lists: dict[tuple[int, ...], list[str | dict[str, Any]]] = {}

@@ -177,20 +177,20 @@ def _models(hosts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     found = []
     for (name, version, variant), uses in sorted(placed.items()):
         measured = sorted((model["measured"]["p95_ms"], host) for host, model in uses if "p95_ms" in model["measured"])
-        objectives = sorted({model["objective"]["p95_ms"] for _, model in uses if "p95_ms" in model["objective"]})
+        objectives = sorted({model["objective"]["p95_ms"] for _host, model in uses if "p95_ms" in model["objective"]})
         found.append(
             {
                 "name": name,
                 "version": version,
                 "variant": "" if variant == "default" else variant,
                 "hosts": len(uses),
-                "protocols": sorted({model["protocol"] for _, model in uses}),
-                "missed": sum(model["met"] is False for _, model in uses),
+                "protocols": sorted({model["protocol"] for _host, model in uses}),
+                "missed": sum(model["met"] is False for _host, model in uses),
                 "measured": len(measured),
-                "median": milliseconds(statistics.median(value for value, _ in measured)) if measured else "",
+                "median": milliseconds(statistics.median(value for value, _host in measured)) if measured else "",
                 "slowest": (milliseconds(measured[-1][0]), measured[-1][1]) if measured else None,
                 "objectives": [milliseconds(value) for value in objectives],
-                "plot": _plot([value for value, _ in measured], objectives),
+                "plot": _plot([value for value, _host in measured], objectives),
             }
         )
     return found

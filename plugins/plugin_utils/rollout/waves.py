@@ -68,8 +68,9 @@ def _sizes(first: int, growth: float) -> Iterator[int]:
 def _parts(hosts: Sequence[str], sites: Mapping[str, str], per_site: int, sizes: Iterator[int]) -> Iterator[list[str]]:
     """Yield the hosts in parts of the given sizes, with at most `per_site` of one site in each (0 for any number)."""
     left = list(hosts)
-    while left:
-        size = next(sizes)
+    for size in sizes:
+        if not left:
+            return
         taken: list[str] = []
         others: list[str] = []
         of_site: dict[str, int] = {}

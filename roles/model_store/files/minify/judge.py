@@ -68,7 +68,7 @@ def excess(original: Judgement, variant: Judgement, limits: Mapping[str, float])
         limit, seen = limits.get("accuracy", 0.01), original.accuracy - variant.accuracy
         if seen > limit + 1e-9:
             found.append(f"accuracy falls by {seen:.3g}, above {limit:g}")
-    passed, _, number = variant.golden.partition("/")
+    passed, _slash, number = variant.golden.partition("/")
     if passed != number:
         found.append(f"{int(number) - int(passed)} of {number} golden cases fail")
     return found
