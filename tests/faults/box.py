@@ -13,6 +13,7 @@ import ctypes
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -120,6 +121,8 @@ class Box:
 
     def power_on(self) -> None:
         """Start it; the engine starts what was to start with it."""
+        if "docker0" in {name for _index, name in socket.if_nameindex()}:
+            raise RuntimeError("the box would remove the bridge of this machine's engine: start it in own_network")
         self._failing_disk.mount()
         command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child"]
         command += ["--mount-proc", "sh", "-c", PROCESS_ONE, str(self.disk)]

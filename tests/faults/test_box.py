@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from ansible_collections.edgeml.fleet.tests.faults.box import Box
+from ansible_collections.edgeml.fleet.tests.faults.box import Box, own_network
 from ansible_collections.edgeml.fleet.tests.support.failing_disk import FailingDisk
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -39,13 +39,14 @@ def test_a_box_keeps_no_disk_of_others(tmp_path: Path) -> None:
     (tmp_path / "box").mkdir()
     box = Box(tmp_path / "box")
     box.build()
-    box.power_on()
-    try:
-        disk.fail()
-        disk.unmount()
-        disk.mount()
-        (disk.directory / "written").touch()
-        (box.root.parent / "written").touch()
-    finally:
-        box.power_off()
-        disk.unmount()
+    with own_network():
+        box.power_on()
+        try:
+            disk.fail()
+            disk.unmount()
+            disk.mount()
+            (disk.directory / "written").touch()
+            (box.root.parent / "written").touch()
+        finally:
+            box.power_off()
+            disk.unmount()
