@@ -60,6 +60,8 @@ def test_modules_run_with_each_python(version: str, tmp_path: Path) -> None:
         "kernel_settings": {"sysctls": {"kernel.ostype": "Linux"}},
         "mirror_sync": {"root": str(root), "store": {"address": NOBODY},
                         "lock": lock, "signatures": trust},
+        "package_repository": {"bundle": str(tmp_path / "packages"), "path": str(root), "key": "none"},
+        "package_source": {"state": "absent"},
         "runtime_release": {"state": "absent", "root": str(root)},
         "runtime_release_info": {"root": str(root)},
         "service_container": {"name": "edgeml-test-none", "image": "nothing", "endpoint": f"http://{NOBODY}"},
