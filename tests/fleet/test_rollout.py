@@ -199,27 +199,6 @@ def test_hosts_without_power_are_pending_and_in_nobodys_way(fleet: Fleet, tmp_pa
     serves(fleet, "rollout-4")
 
 
-def test_a_wave_that_loses_all_its_hosts_ends_the_rollout_and_says_so(fleet: Fleet, tmp_path: Path) -> None:
-    before = released(fleet)
-    try:
-        with going_on(fleet, tmp_path / "output", *level("warning"), *settings(canary="rollout-1")) as run:
-            wait_until(lambda: MAKE_ACTIVE in (tmp_path / "output").read_text(), "the wave gets no release")
-            wait_until(lambda: changes(fleet, "rollout-1"), "rollout-1 gets no release")
-            fleet.lab.power_cut("rollout-1")
-    finally:
-        fleet.lab.power_on("rollout-1")
-    output = (tmp_path / "output").read_text()
-    assert run.returncode == 2, output[-8000:]
-    words = " ".join(output.split())
-    assert "Wave 1 of 3, canary: 1 pending" in words
-    assert "the rollout ends here: all 1 hosts that were to do were lost: rollout-1: It was lost in its wave" in words
-    assert ", 0 done, 0 failed, 3 not begun, 1 pending" in words
-    assert {line["outcome"] for line in ledger(fleet)[-3:]} == {"pending", "rollout_wave", "rollout_stopped"}
-    assert [line["host"] for line in ledger(fleet) if line["outcome"] == "pending"][-1] == "rollout-1"
-    assert [released(fleet)[host] == before[host] for host in DEVICES[1:]] == [True] * 3
-    serves(fleet, "rollout-1")
-
-
 def test_devices_whose_mirror_is_gone_go_back_or_wait(fleet: Fleet) -> None:
     before = released(fleet)
     fleet.lab.power_cut("rollout-mirror")
