@@ -56,3 +56,11 @@ def file_digest(path: Path) -> str:
         while block := file.read(_BLOCK):
             sha256.update(block)
     return f"sha256:{sha256.hexdigest()}"
+
+
+def read_if_there(path: Path) -> bytes | None:
+    """Return what a file holds, None if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None

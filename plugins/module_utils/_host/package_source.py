@@ -14,6 +14,8 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import ma
 
 SOURCES = "etc/apt/sources.list.d/edgeml.sources"
 SETTINGS = "etc/apt/apt.conf.d/90edgeml"
+#: What a flat repository is made of.
+POOL, PACKAGES, RELEASE = "pool", "Packages", "InRelease"
 
 
 def source_entry(address: str, key: str) -> str:

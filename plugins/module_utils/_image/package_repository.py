@@ -21,10 +21,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import make_directory, replace_file
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import (
+    make_directory,
+    read_if_there,
+    replace_file,
+)
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.package_source import PACKAGES, POOL, RELEASE
 from ansible_collections.edgeml.fleet.plugins.module_utils._image.base import fetch_with_dependencies
 
-POOL, PACKAGES, RELEASE = "pool", "Packages", "InRelease"
 PROGRAMS = {"apt-ftparchive": "apt-utils", "gpg": "gpg", "gpg-agent": "gpg-agent"}
 # A host whose clock is behind takes the signature all the same; the collection's certificates begin then, too.
 SIGNED_AT = "20200101T000000"
@@ -59,7 +63,7 @@ def _export(
                 path.replace(work / POOL / re.sub(r"_\d+%3a", "_", path.name))
         index = _run(["apt-ftparchive", "packages", POOL], work)
         packages = sorted((work / POOL).iterdir())
-        if _bytes(root / PACKAGES) == index and _verified(root / RELEASE, gpg) and _complete(root, packages):
+        if read_if_there(root / PACKAGES) == index and _verified(root / RELEASE, gpg) and _complete(root, packages):
             return False
         if not write:
             return True
@@ -91,12 +95,6 @@ def _same_size(one: Path, other: Path) -> bool:
     return one.exists() and one.stat().st_size == other.stat().st_size
 
 
-def _bytes(path: Path) -> bytes | None:
-    with contextlib.suppress(OSError):
-        return path.read_bytes()
-    return None
-
-
 def _require_programs() -> None:
     missing = [package for program, package in PROGRAMS.items() if shutil.which(program) is None]
     if missing:
@@ -123,7 +121,7 @@ def _keyring(key_file: Path) -> Iterator[list[str]]:
                 _run([*gpg, "--import", str(key_file)])
             public = _run([*gpg, "--armor", "--export"])
             beside = key_file.with_name(key_file.name + ".pub")
-            if _bytes(beside) != public:
+            if read_if_there(beside) != public:
                 replace_file(beside, public)
             yield gpg
         finally:

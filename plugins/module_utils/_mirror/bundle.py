@@ -24,7 +24,11 @@ from typing import Any
 from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.disk import check_file_size, check_space
-from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import make_directory, replace_file
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import (
+    make_directory,
+    read_if_there,
+    replace_file,
+)
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.content import MirrorContent, resolve
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.lock import integer, part_of
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.signatures import SignatureCopy
@@ -220,7 +224,7 @@ def export(
         if blob.digest not in files and not holds(bundle.blob(blob.digest), blob.size)
     ]
     to_write = {digest: data for digest, data in files.items() if not holds(bundle.blob(digest), len(data))}
-    stale = {name: data for name, data in {**whole, INDEX: index}.items() if _content(root / name) != data}
+    stale = {name: data for name, data in {**whole, INDEX: index}.items() if read_if_there(root / name) != data}
     used = {digest.partition(":")[2] for digest in (*files, *content.blobs)}
     garbage = [path for path in bundle.blobs.glob("*") if path.name not in used]
     for blob in to_fetch:
@@ -274,10 +278,3 @@ def _manifests(content: MirrorContent) -> tuple[dict[str, bytes], bytes]:
 
 def _name(repository: str, reference: str) -> str:
     return f"{repository}@{reference}" if ":" in reference else f"{repository}:{reference}"
-
-
-def _content(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return None

@@ -19,9 +19,13 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import (
     replace_file,
     sync_directory,
 )
-from ansible_collections.edgeml.fleet.plugins.module_utils._host.package_source import source_entry
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.package_source import (
+    PACKAGES,
+    POOL,
+    RELEASE,
+    source_entry,
+)
 
-POOL, PACKAGES, RELEASE = "pool", "Packages", "InRelease"
 EXPORT_AGAIN = "export the bundle again with the playbook edgeml.fleet.bundle_export"
 
 

@@ -45,7 +45,7 @@ class Comparison:
     """What was found of one model: live requests `seen` in the time, `dropped` for lack of room, `asked` of the
     candidate again; how many of those it `failed`, or answered differently; why it was not compared, if it was not.
 
-    `largest` has the largest deviation of each output that differed, None for one that is no number.
+    `largest` maps each output that differed to its largest deviation; None where an output holds no numbers.
     """
 
     seen: int = 0

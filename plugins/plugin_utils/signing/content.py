@@ -19,9 +19,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.referrers import attach
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
-from ansible_collections.edgeml.fleet.plugins.module_utils._signature.attached import (
-    read_signatures,
-)
+from ansible_collections.edgeml.fleet.plugins.module_utils._signature.attached import read_signatures
 from ansible_collections.edgeml.fleet.plugins.module_utils._signature.formats import (
     SignedText,
     authenticated,
