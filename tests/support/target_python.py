@@ -18,6 +18,7 @@ FLOOR = (3, 8)
 CONTROLLER_MODULES = {
     "content_bundle",
     "fleet_report",
+    "host_certificate",
     "ledger",
     "lock_signature",
     "model_artifact",

@@ -71,7 +71,7 @@ def test_a_zone_is_no_part_of_a_certificate() -> None:
 def rendered(role: str, **variables: Any) -> Templar:
     loader = DataLoader()
     found: dict[str, Any] = {}
-    for file in (ROLES / role / "defaults/main.yml", ROLES / role / "vars/main.yml"):
+    for file in sorted(ROLES.glob(f"{role}/[dv]*/main.yml")):
         found |= loader.load_from_file(str(file), trusted_as_template=True)
     return Templar(loader=loader, variables=found | variables)
 
