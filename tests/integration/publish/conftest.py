@@ -99,6 +99,7 @@ class Project:
         (self.root / "inventory/hosts.yml").write_text(yaml.safe_dump(hosts))
         # As many inventories say it of all hosts; the controller may have no sudo.
         variables = {"edgeml_catalogue": catalogue, "edgeml_runtimes": runtimes, "ansible_become": True}
+        variables["ansible_become_exe"] = "/nowhere/sudo"
         (self.root / "inventory/group_vars/all.yml").write_text(yaml.safe_dump(variables))
 
 
