@@ -40,9 +40,11 @@ PACKAGES = (
 
 # What the roles install, for hosts where the installation is not the subject.
 ROLE_PACKAGES = ("iptables",)
-ENGINE_PACKAGES = {
-    "bookworm": ("docker.io", *ROLE_PACKAGES),
-    "trixie": ("docker.io", "docker-cli", *ROLE_PACKAGES),
+#: What a base image has that is no plain server: by the whole name of the base.
+ADDED_PACKAGES = {
+    "bookworm-engine": ("docker.io", *ROLE_PACKAGES),
+    "trixie-engine": ("docker.io", "docker-cli", *ROLE_PACKAGES),
+    "bookworm-dnf": ("createrepo-c", "dnf", "rpm"),
 }
 
 # Left out, as container images of Debian do: a fifth of the bytes, most of the files.
@@ -61,13 +63,13 @@ STEPS = (
 )
 
 
-def engine_steps(suite: str) -> tuple[str, ...]:
+def adding_steps(base: str) -> tuple[str, ...]:
     """Return shell commands that make of the root directory $1 a server that has been in use.
 
-    It has an engine, what else the roles install, and, other than a new one, lists of packages.
+    It has more packages and, other than a new one, lists of packages.
     """
     options = [f"-oDPkg::Options::=--path-exclude={pattern}" for pattern in EXCLUDED]
-    install = ["apt-get", "install", "-qq", "--yes", "--no-install-recommends", *options, *ENGINE_PACKAGES[suite]]
+    install = ["apt-get", "install", "-qq", "--yes", "--no-install-recommends", *options, *ADDED_PACKAGES[base]]
     return (
         'cp /etc/resolv.conf "$1/etc/resolv.conf"',
         'chroot "$1" apt-get update -qq',
@@ -79,10 +81,9 @@ def engine_steps(suite: str) -> tuple[str, ...]:
 
 def options(base: str) -> list[str]:
     """Return the options of mmdebstrap that make a base image, which is called as `Host.base` says."""
-    suite, _, engine = base.partition("-")
-    if engine:
+    if base in ADDED_PACKAGES:
         # Upon the plain image of the same suite, which is given as a tar file.
-        return ["--variant=custom", "--skip=setup,update,cleanup", *_hooks(engine_steps(suite))]
+        return ["--variant=custom", "--skip=setup,update,cleanup", *_hooks(adding_steps(base))]
     excluded = (f"--dpkgopt=path-exclude={pattern}" for pattern in EXCLUDED)
     return ["--variant=minbase", f"--include={','.join(PACKAGES)}", *excluded, *_hooks(STEPS)]
 
@@ -93,8 +94,8 @@ def _hooks(steps: tuple[str, ...]) -> list[str]:
 
 def recipe(base: str) -> str:
     """Return 12 hex digits that change with whatever a base image is made from."""
-    suite, _, engine = base.partition("-")
-    below = recipe(suite) if engine else ""
+    suite = base.partition("-")[0]
+    below = recipe(suite) if base in ADDED_PACKAGES else ""
     return hashlib.sha256(json.dumps([suite, below, options(base)]).encode()).hexdigest()[:12]
 
 
@@ -110,7 +111,7 @@ def ensure_base_images(client: DockerClient, topology: str, bases: set[str], cac
     """
     wanted = [base for base in sorted(bases) if not _is_current(client, topology, base)]
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda base: _import(client, topology, base, _ensure_archive(base, cache)), wanted))
+        list(pool.map(lambda base: _import(client, topology, base, ensure_archive(base, cache)), wanted))
 
 
 def _import(client: DockerClient, topology: str, base: str, archive: Path) -> None:
@@ -128,7 +129,8 @@ def _is_current(client: DockerClient, topology: str, base: str) -> bool:
     return image.labels.get(RECIPE_LABEL) == recipe(base)
 
 
-def _ensure_archive(base: str, cache: Path) -> Path:
+def ensure_archive(base: str, cache: Path) -> Path:
+    """Return the tar file of a base image in the directory `cache`; it is made if it is not there or outdated."""
     archive = cache / f"{base}-{recipe(base)}.tar"
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / f"{base}.lock").open("w") as lock:
@@ -139,10 +141,10 @@ def _ensure_archive(base: str, cache: Path) -> Path:
 
 
 def _build_archive(base: str, archive: Path) -> None:
-    suite, _, engine = base.partition("-")
+    suite = base.partition("-")[0]
     below = []
-    if engine:
-        plain = shlex.quote(str(_ensure_archive(suite, archive.parent)))
+    if base in ADDED_PACKAGES:
+        plain = shlex.quote(str(ensure_archive(suite, archive.parent)))
         below = [f'--setup-hook=tar --directory "$1" --numeric-owner --extract --file {plain}']
     say(f"{base}: building the base image from packages (half a minute or so, then kept)")
     part = archive.with_suffix(".part")
