@@ -169,7 +169,8 @@ class EngineService:
     def _start(self, seconds: float) -> bool:
         if self._has_unit():
             self._systemctl("reset-failed", "docker.service", "docker.socket")
-            if self._systemctl("restart", "docker") != 0:
+            # Docker's own unit lets a start take for ever.
+            if self._run(["timeout", f"{max(seconds, 1):g}", "systemctl", "restart", "docker"])[0] != 0:
                 return False
             process = None
         else:

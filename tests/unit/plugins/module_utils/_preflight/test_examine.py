@@ -135,7 +135,7 @@ def test_accelerator_and_arm64(machine: Machine) -> None:
 
 
 def test_processor_below_x86_64_v2(machine: Machine) -> None:
-    """FIELD 22: the server would die of SIGILL."""
+    """The server would die of SIGILL."""
     machine.write("proc/cpuinfo", f"processor\t: 0\nflags\t\t: fpu sse2 {V2.replace(' sse4_2 popcnt', '')}\n")
     finding = machine.findings(DEVICE)["processor"]
     assert (finding.severity, finding.value) == ("refuse", "lacks sse4_2, popcnt")
