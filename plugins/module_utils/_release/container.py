@@ -10,7 +10,7 @@ import json
 import os
 import socket
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -277,6 +277,16 @@ def check_port(listener: str, ours: bool = False) -> None:
                 if taken
                 else "set inference_runtime_listen_address to an address of this host, or to 0.0.0.0 for all of them",
             ) from error
+
+
+def lacks_address(listeners: Iterable[str]) -> bool:
+    """Return whether this host does not have an address of `listeners` (``ADDRESS:PORT``) now."""
+    try:
+        for listener in listeners:
+            check_port(listener, ours=True)
+    except FleetError:
+        return True
+    return False
 
 
 def _is_device(path: str) -> bool:

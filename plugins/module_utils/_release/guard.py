@@ -23,7 +23,11 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.agent import
     Transaction,
     release_as_recorded,
 )
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.container import METRICS_SOCKET, mount_source
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.container import (
+    METRICS_SOCKET,
+    lacks_address,
+    mount_source,
+)
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import SOCKET_DIRECTORY, Desired
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.installed import InstalledRuntime
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.objectives import judge, read_metrics
@@ -99,6 +103,12 @@ class Guard:
             return ""
         watch = self._watch()
         recorded = seen.recorded(active["id"])
+        started = ""
+        if recorded and not container["State"]["Running"] and container["State"].get("Error"):
+            # The engine could not start it, and tries once at boot: the release is not to blame for what is missing.
+            if lacks_address(recorded[0].listeners()):
+                return ""
+            started = self._start(seen.active)
         # One of an older version of this collection has nothing to go back to.
         watch.see(container, recorded is None or self._ready(seen, recorded[0], active["id"]))
         sockets = mount_source(container, SOCKET_DIRECTORY)
@@ -109,7 +119,14 @@ class Guard:
             float(settings.get("probation_seconds", 0)), float(settings.get("objective_minutes", OBJECTIVE_MINUTES))
         )
         replace_file(self.watch_file, json.dumps(asdict(watch)).encode())
-        return self._go_back(active["id"], reason) if reason else ""
+        return self._go_back(active["id"], reason) if reason else started
+
+    def _start(self, container: str) -> str:
+        try:
+            self.engine.start(container)
+        except FleetError as error:
+            return str(error)
+        return f"started the container {container}, which the engine could not start at boot"
 
     def _go_back(self, active: str, reason: str) -> str:
         """Go back to the previous release, unless that is one which was given up before: then this one stays."""

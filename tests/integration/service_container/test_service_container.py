@@ -21,8 +21,8 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
     descriptor,
     sha256_digest,
 )
-from ansible_collections.edgeml.fleet.runtime.tests.support.debian_packages import unpacked
 from ansible_collections.edgeml.fleet.runtime.tests.support.ports import free_port
+from ansible_collections.edgeml.fleet.tests.support.busybox import import_busybox
 from ansible_collections.edgeml.fleet.tests.support.content import run_module
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -41,19 +41,7 @@ def docker(*arguments: str, check: bool = True) -> str:
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A static busybox and a server made of it."""
-    root = tmp_path_factory.mktemp("image")
-    busybox = next(
-        path for path in unpacked("busybox", ["busybox-static"]).glob("**/bin/busybox") if not path.is_symlink()
-    )
-    archive = root / "image.tar"
-    with tarfile.open(archive, "w") as tar:
-        tar.add(busybox, "bin/busybox")
-        for name in ("sh", "grep", "sleep", "httpd"):
-            link = tarfile.TarInfo(f"bin/{name}")
-            link.type, link.linkname = tarfile.SYMTYPE, "busybox"
-            tar.addfile(link)
-    docker("import", "--change", f'CMD ["/bin/sh", "-c", "{START}"]', str(archive), IMAGE)
+    import_busybox(IMAGE, ["sh", "grep", "sleep", "httpd"], ["/bin/sh", "-c", START], tmp_path_factory.mktemp("image"))
     yield IMAGE
     docker("image", "rm", "--force", IMAGE, check=False)
 
