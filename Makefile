@@ -101,7 +101,7 @@ test-units: $(VENV)/development ## The plugins' unit tests as ansible-test runs 
 # files come first, and those of the runtime, which are short, fill the gaps at the end.
 QUICK_TESTS := tests/unit tests/architecture tests/contract runtime/tests
 HOST_TESTS := tests/quickstart tests/fleet tests/faults tests/integration tests/lab tests/molecule
-PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --junitxml build/tests.xml
 
 # The linters run beside the tests, one at a time, and say something only when they find something.
 define beside-lint
@@ -117,6 +117,10 @@ test-quick: $(VENV)/development ## Lint, unit, architecture, contract and runtim
 .PHONY: test
 test: lab-tools ## Everything, with fleets in the lab (about 27 minutes on two cores)
 	$(call beside-lint,$(PYTEST) --durations 15 --ignore tests/fleet/test_stick.py $(HOST_TESTS) $(QUICK_TESTS))
+
+.PHONY: support-matrix
+support-matrix: $(VENV)/development ## Take the day of the last `make test` into docs/support-matrix.md, where it was green
+	@$(BIN)/python tests/support/support_matrix.py build/tests.xml
 
 .PHONY: test-stick
 test-stick: $(VENV)/development engine ## A site of bare hosts that never had an uplink, from one directory on a stick

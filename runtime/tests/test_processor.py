@@ -1,6 +1,6 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A processor below x86-64-v2 is told in one line, before numpy dies of it (FIELD 22)."""
+"""A processor below x86-64-v2 is told in one line, before numpy dies of it."""
 
 import platform
 import shutil
