@@ -26,7 +26,8 @@ Line = dict[str, Any]
 
 #: What makes two lines the same event, however it was learned.
 _IDENTITY = ("time", "host", "runtime", "release", "outcome", "wave")
-_KEYS = ("time", "host", "site", "runtime", "release", "outcome", "reason", "by", "models", "serial", "rollout")
+_KEYS = ("time", "host", "site", "runtime", "release", "outcome", "reason", "by", "image", "models", "serial",
+         "rollout")  # fmt: skip
 
 
 def now() -> str:
@@ -37,8 +38,8 @@ def now() -> str:
 def line(host: str, outcome: str, **known: Any) -> Line:
     """Return a line with all its keys; those that are not given are empty."""
     empty: Line = {
-        "time": now(), "site": "", "runtime": "", "release": "", "reason": "", "by": "controller", "models": [],
-        "serial": None, "rollout": "",
+        "time": now(), "site": "", "runtime": "", "release": "", "reason": "", "by": "controller", "image": "",
+        "models": [], "serial": None, "rollout": "",
     }  # fmt: skip
     return {**empty, **known, "host": host, "outcome": outcome}
 
@@ -51,7 +52,7 @@ def lines_of_history(host: str, site: str, runtimes: Iterable[Mapping[str, Any]]
             str(entry.get("outcome")),
             site=site,
             **known,
-            **{key: entry.get(key) or "" for key in ("time", "runtime", "release", "reason", "by")},
+            **{key: entry.get(key) or "" for key in ("time", "runtime", "release", "reason", "by", "image")},
             models=[dict(model) for model in entry.get("models") or ()],
         )
         for runtime in runtimes

@@ -28,7 +28,7 @@ class History:
 
     An entry is a mapping with ``time`` (UTC, ISO 8601), ``runtime``, ``release``, ``attempt`` (Desired.attempt_id),
     ``outcome`` (``active``, ``refused``, ``failed``, ``rolled_back``), ``reason``, ``by`` (``controller``, ``guard``,
-    ``operator``), ``models`` and ``gates``.
+    ``operator``), ``image``, ``models`` and ``gates``.
     """
 
     def __init__(self, path: Path, runtime: str) -> None:
@@ -69,6 +69,7 @@ class History:
             "outcome": outcome,
             "reason": reason,
             "by": by,
+            "image": release["image"],
             "models": models,
             "gates": list(gates),
         }

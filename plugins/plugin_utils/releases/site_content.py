@@ -101,7 +101,7 @@ def _add(models: dict[str, dict[str, set[str]]], lock: Mapping[str, Any], item: 
 
 
 def digests_in_use(ledger_file: str, site: str) -> list[str]:
-    """Return the digests of the models that a site's hosts have reported last, and of those before them.
+    """Return the digests of the images and models that a site's hosts have reported last, and of those before them.
 
     A host that was away may still run them, whatever it is placed to run by now. A ledger that cannot be read tells
     nothing.
@@ -113,8 +113,9 @@ def digests_in_use(ledger_file: str, site: str) -> list[str]:
         return []
     for entry in lines:
         if entry.get("site") == site and entry.get("outcome") == "active":
-            digests = {str(model.get("digest")) for model in entry.get("models") or ()}
+            digests = {str(model.get("digest") or "") for model in entry.get("models") or ()}
+            digests.add(str(entry.get("image") or "").partition("@")[2])
             known = last.setdefault((str(entry["host"]), str(entry.get("runtime"))), [])
             known.append(digests)
             del known[:-2]
-    return sorted(set().union(*(digests for known in last.values() for digests in known)) - {"None"})
+    return sorted(set().union(*(digests for known in last.values() for digests in known)) - {""})

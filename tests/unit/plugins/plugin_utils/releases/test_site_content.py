@@ -146,12 +146,14 @@ def test_what_hosts_reported_last_is_in_use(tmp_path: Path) -> None:
     ledger.write_text(
         "\n".join(
             [
-                *(line(day, "one", f"sha256:{day}") for day in (1, 2, 3)),
+                *(line(day, "one", f"sha256:{day}", image=f"store/runtime@sha256:image{day}") for day in (1, 2, 3)),
                 line(4, "one", "sha256:refused", outcome="refused"),
                 line(1, "two", "sha256:away"),
                 line(1, "three", "sha256:elsewhere", site="paris"),
             ]
         )
     )
-    assert digests_in_use(str(ledger), "berlin") == ["sha256:2", "sha256:3", "sha256:away"]
+    assert digests_in_use(str(ledger), "berlin") == [
+        "sha256:2", "sha256:3", "sha256:away", "sha256:image2", "sha256:image3",
+    ]  # fmt: skip
     assert digests_in_use(str(tmp_path / "none"), "berlin") == []
