@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -114,11 +113,9 @@ def test_without_the_mirror_it_serves_on_and_says_so(rig: Rig) -> None:
 
 
 @pytest.fixture(scope="module")
-def results() -> Iterator[list[Result]]:
-    """What became of each trial; the table is written from it."""
-    found: list[Result] = []
-    yield found
-    write_table(REPOSITORY_ROOT / "build" / "faults" / "trials.md", found, SEED)
+def results() -> list[Result]:
+    """What became of each trial."""
+    return []
 
 
 PLAN = plan(TRIALS, SEED)
@@ -129,6 +126,8 @@ NAMES = [f"{number} {fault.name}, {delay:.2f} s after {step} began" for number, 
 def test_release_survives(rig: Rig, results: list[Result], fault: Fault, step: str, delay: float) -> None:
     result = carry_out(rig, fault, step, delay)
     results.append(result)
+    # After each one, so that a run that is cut short has its table too.
+    write_table(REPOSITORY_ROOT / "build" / "faults" / "trials.md", results, SEED)
     story = f"{result.sent} requests, {result.lost} lost"
     print("\n".join([story, *result.wrong]), flush=True)
     assert not result.wrong, "\n".join([story, *result.wrong])
