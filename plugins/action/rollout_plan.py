@@ -53,7 +53,8 @@ class ActionModule(ActionBase):
         except FleetError as error:
             return {**result, "failed": True, **error.as_result()}
         Display().display("\n" + table(plan, settings.canary) + "\n")
-        return {**result, "changed": False, **plan}
+        told_again = {"settings": options.get("settings"), "serial": serial, "ledger": path}
+        return {**result, "changed": False, **plan, **told_again}
 
 
 def _news(plan: dict[str, Any], known: list[dict[str, Any]], serial: int, cut_short: bool) -> list[dict[str, Any]]:

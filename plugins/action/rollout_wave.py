@@ -29,8 +29,9 @@ class ActionModule(ActionBase):
         variables, options = task_vars or {}, self._task.args
         hostvars, check_mode = variables["hostvars"], bool(variables.get("ansible_check_mode"))
         try:
-            settings = read_settings(options.get("settings"))
-            course = Course(options["plan"], settings, int(options["serial"]), hostvars, check_mode)
+            plan = options["plan"]
+            settings = read_settings(plan["settings"])
+            course = Course(plan, settings, int(plan["serial"]), hostvars, check_mode)
             step = str(options["step"])
             if step == "summed_up":
                 found = course.sum_up()
@@ -46,7 +47,7 @@ class ActionModule(ActionBase):
         if found.text:
             Display().display("\n" + found.text + "\n")
         if not check_mode:
-            ledger.note(str(options["ledger"]), found.lines, Display().warning)
+            ledger.note(str(plan["ledger"]), found.lines, Display().warning)
             time.sleep(found.pause)
         return {**result, "changed": False, **found.result}
 

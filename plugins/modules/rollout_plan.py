@@ -70,23 +70,27 @@ rollout:
   type: str
   sample: "7.1"
 waves:
-  description: The waves in their order, each with its number, its name and its hosts.
+  description:
+    - The waves in their order, each with its number, its name, its hosts and its keeper.
+    - A keeper is a name of the controller in a play. Ansible goes on with it when all hosts of the play are lost.
   returned: when planned
   type: list
   elements: dict
-  sample: [{number: 1, name: canary, hosts: [camera-1]}, {number: 2, name: "", hosts: [camera-2, camera-3]}]
+  sample:
+    - {number: 1, name: canary, hosts: [camera-1], keeper: wave-1}
+    - {number: 2, name: "", hosts: [camera-2, camera-3], keeper: wave-2}
 order:
   description: All hosts that are to do, in the order of their waves.
   returned: when planned
   type: list
   elements: str
   sample: [camera-1, camera-2, camera-3]
-sizes:
-  description: How many hosts each wave has.
+batches:
+  description: The hosts of each wave and its keeper.
   returned: when planned
   type: list
-  elements: int
-  sample: [1, 2]
+  elements: list
+  sample: [[camera-1, wave-1], [camera-2, camera-3, wave-2]]
 sites:
   description: The site of each device.
   returned: when planned
@@ -118,4 +122,25 @@ mirrors:
   type: list
   elements: str
   sample: [berlin-mirror]
+mirror_batch:
+  description: These mirrors and their keeper, empty if there are none.
+  returned: when planned
+  type: list
+  elements: str
+  sample: [berlin-mirror, wave-mirrors]
+settings:
+  description: The option O(settings), which M(edgeml.fleet.rollout_wave) takes from the plan.
+  returned: when planned
+  type: raw
+  sample: {first: 1, growth: 3}
+serial:
+  description: The option O(serial), which M(edgeml.fleet.rollout_wave) takes from the plan.
+  returned: when planned
+  type: int
+  sample: 7
+ledger:
+  description: The option O(ledger), which M(edgeml.fleet.rollout_wave) takes from the plan.
+  returned: when planned
+  type: path
+  sample: fleet.ledger.jsonl
 """

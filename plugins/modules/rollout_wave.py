@@ -18,11 +18,6 @@ description:
   - Fails nothing. RV(stop) tells the playbook to end the play, and the step V(summed_up) which hosts count as failed.
   - Used by the playbook C(edgeml.fleet.rollout). Runs once for each step, on the controller.
 options:
-  settings:
-    description:
-      - How the rollout goes, the variable C(edgeml_rollout), which C(meta/schemas/rollout.schema.json) describes.
-      - All defaults if omitted.
-    type: raw
   step:
     description:
       - V(opened) is before a wave, V(judged) after it. V(judged) also waits for the C(pause_seconds) of
@@ -32,16 +27,8 @@ options:
     choices: [opened, judged, watched, summed_up]
     required: true
   plan:
-    description: What M(edgeml.fleet.rollout_plan) returned.
+    description: What M(edgeml.fleet.rollout_plan) returned, with the settings, the lock's serial and the ledger.
     type: dict
-    required: true
-  serial:
-    description: The lock's serial.
-    type: int
-    required: true
-  ledger:
-    description: The fleet's ledger. A ledger that cannot be written is a warning.
-    type: path
     required: true
 attributes:
   check_mode:
@@ -62,8 +49,6 @@ EXAMPLES = r"""
   edgeml.fleet.rollout_wave:
     step: judged
     plan: "{{ edgeml_rollout_plan }}"
-    serial: 7
-    ledger: fleet.ledger.jsonl
   run_once: true
   register: edgeml_rollout_judged
 """

@@ -85,7 +85,7 @@ class Course:
                     "and run the playbook again",
                     failed=True,
                 )
-        sizes = ", ".join(map(str, self.plan["sizes"]))
+        sizes = ", ".join(str(len(one["hosts"])) for one in self.plan["waves"])
         started = ledger.line(
             "", events.STARTED, reason=f"{len(self.plan['order'])} hosts, waves of {sizes}", **self.common
         )
@@ -192,8 +192,8 @@ class Course:
         return Step(text, result, lines)
 
     def _answer(self, wave: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-        """Return what a step told the hosts of a wave. It tells none that failed before it, or was lost in the wave."""
-        answers = (self.hostvars[host].get(name) for host in wave["hosts"])
+        """Return what a step told a wave. It tells no host that failed before it, or was lost in the wave."""
+        answers = (self.hostvars[host].get(name) for host in (*wave["hosts"], wave["keeper"]))
         return next((answer for answer in answers if isinstance(answer, Mapping) and "stop" in answer), {})
 
     def _going_back(self, outcomes: Sequence[HostOutcome]) -> dict[str, list[dict[str, str]]]:

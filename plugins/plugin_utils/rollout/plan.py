@@ -40,10 +40,12 @@ def make_plan(
     progress: Progress,
     waiting: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Return the plan, plain data: ``rollout``, ``waves`` ({"number", "name", "hosts"}), ``order`` (their hosts),
-    ``sizes``, ``sites`` (by host), ``pending`` (reason by host), ``unchanged`` (how many), ``done`` (in earlier runs of
-    this rollout) and ``mirrors`` (those to bring up to date). `waiting` are devices that preflight found to lack their
-    mirror, or to be away, with the reason.
+    """Return the plan, plain data: ``rollout``, ``waves`` ({"number", "name", "hosts", "keeper"}), ``order`` (their
+    hosts), ``batches`` (hosts and keeper of each wave), ``sites`` (by host), ``pending`` (reason by host),
+    ``unchanged`` (how many), ``done`` (in earlier runs of this rollout), ``mirrors`` (those to bring up to date) and
+    ``mirror_batch`` (them and their keeper). A keeper is the controller's name in a play, which Ansible goes on with
+    when all other hosts are lost. `waiting` are devices that preflight found to lack their mirror, or to be away, with
+    the reason.
     """
     to_do, mirrors, unchanged = [], [], []
     pending: dict[str, str] = {}
@@ -70,16 +72,24 @@ def make_plan(
     canaries = matching(settings.canary, groups)
     earlier = progress.done.intersection(unchanged)
     waves = plan_waves(to_do, settings, canaries, sites, len(earlier - canaries), progress.finished if earlier else 0)
+    keeper = "wave-"
+    while any(host.startswith(keeper) for host in hostvars):
+        keeper = f"rollout-{keeper}"
+    named = [(wave, f"{keeper}{wave.number}") for wave in waves]
     return {
         "rollout": progress.rollout,
-        "waves": [{"number": wave.number, "name": wave.name, "hosts": list(wave.hosts)} for wave in waves],
+        "waves": [
+            {"number": wave.number, "name": wave.name, "hosts": list(wave.hosts), "keeper": name}
+            for wave, name in named
+        ],
         "order": [host for wave in waves for host in wave.hosts],
-        "sizes": [len(wave.hosts) for wave in waves],
+        "batches": [[*wave.hosts, name] for wave, name in named],
         "sites": sites,
         "pending": pending,
         "unchanged": len(unchanged),
         "done": len(earlier),
         "mirrors": mirrors,
+        "mirror_batch": [*mirrors, f"{keeper}mirrors"] if mirrors else [],
     }
 
 
@@ -96,8 +106,8 @@ def title_of(wave: Mapping[str, Any], last: int) -> str:
 
 
 def wave_of(plan: Mapping[str, Any], host: str) -> Mapping[str, Any]:
-    """Return the wave of a host."""
-    found: Mapping[str, Any] = next(wave for wave in plan["waves"] if host in wave["hosts"])
+    """Return the wave of a host, or of a keeper."""
+    found: Mapping[str, Any] = next(wave for wave in plan["waves"] if host in (*wave["hosts"], wave["keeper"]))
     return found
 
 

@@ -69,14 +69,14 @@ def run(hosts: dict[str, dict[str, Any]], *, check_mode: bool = False, done: int
     plan = {
         "rollout": "7.1",
         "waves": [
-            {"number": 1, "name": "canary", "hosts": ["a"]},
-            {"number": 2, "name": "", "hosts": ["b", "c"]},
-            {"number": 3, "name": "", "hosts": ["d"]},
+            {"number": 1, "name": "canary", "hosts": ["a"], "keeper": "wave-1"},
+            {"number": 2, "name": "", "hosts": ["b", "c"], "keeper": "wave-2"},
+            {"number": 3, "name": "", "hosts": ["d"], "keeper": "wave-3"},
         ],
-        "order": list("abcd"), "sizes": [1, 2, 1], "sites": SITES, "pending": {}, "unchanged": 0, "done": done,
+        "order": list("abcd"), "sites": SITES, "pending": {}, "unchanged": 0, "done": done,
         "mirrors": [],
     }  # fmt: skip
-    variables = {name: hosts.get(name, {}) for name in SITES}
+    variables = {name: hosts.get(name, {}) for name in (*SITES, "wave-1", "wave-2", "wave-3")}
     return Course(plan, Settings(**settings), 7, variables, check_mode)
 
 

@@ -39,10 +39,11 @@ def test_plan_of_a_fleet() -> None:
     plan = make_plan(hosts, list(hosts), GROUPS, Settings(canary="canary", first=2), Progress("7.1"))
     assert [(wave["name"], wave["hosts"]) for wave in plan["waves"]] == [("canary", ["b", "c"]), ("", ["a", "f"])]
     assert plan["order"] == ["b", "c", "a", "f"]
-    assert plan["sizes"] == [2, 2]
+    assert plan["batches"] == [["b", "c", "wave-1"], ["a", "f", "wave-2"]]
     assert plan["pending"] == {"d": "It cannot be reached: Task failed: Connection timed out"}
     assert plan["unchanged"] == 1
     assert plan["mirrors"] == ["m"]
+    assert plan["mirror_batch"] == ["m", "wave-mirrors"]
     text = table(plan)
     assert "Rollout 7.1: 4 hosts to do in 2 waves, 1 unchanged, 1 pending" in text
     assert "pending: d: It cannot be reached: Task failed: Connection timed out" in text
@@ -60,19 +61,25 @@ def test_a_machine_may_be_mirror_and_device() -> None:
     assert (plan["mirrors"], plan["order"]) == (["a"], ["a"])
 
 
+def test_no_keeper_has_the_name_of_a_host() -> None:
+    hosts = {"wave-1": compared(), "wave-mirrors": compared()}
+    (wave,) = make_plan(hosts, list(hosts), GROUPS, Settings(first=2), Progress("7.1"))["waves"]
+    assert (wave["hosts"], wave["keeper"]) == (["wave-1", "wave-mirrors"], "rollout-wave-1")
+
+
 def test_the_rest_of_a_rollout() -> None:
     """Hosts that differ again are not done, whatever the ledger says."""
     hosts = {name: compared(name in "abcd") for name in "abcdefghij"}
     plan = make_plan(hosts, list(hosts), GROUPS, Settings(), Progress("7.1", frozenset("abcdx"), 2))
-    assert (plan["done"], plan["sizes"], plan["waves"][0]["number"]) == (4, [6], 3)
+    assert (plan["done"], [*map(len, plan["batches"])], plan["waves"][0]["number"]) == (4, [7], 3)
     hosts = {name: compared() for name in "abcdefghij"}
     plan = make_plan(hosts, list(hosts), GROUPS, Settings(), Progress("7.1", frozenset("abcdx"), 2))
-    assert (plan["done"], plan["sizes"], plan["waves"][0]["number"]) == (0, [1, 3, 6], 1)
+    assert (plan["done"], [*map(len, plan["batches"])], plan["waves"][0]["number"]) == (0, [2, 4, 7], 1)
 
 
 def test_nothing_to_do() -> None:
     plan = make_plan({"a": compared(True)}, ["a"], GROUPS, Settings(), Progress("7.1"))
-    assert (plan["waves"], plan["order"], plan["sizes"]) == ([], [], [])
+    assert (plan["waves"], plan["order"], plan["batches"], plan["mirror_batch"]) == ([], [], [], [])
     assert "0 hosts to do in 0 waves, 1 unchanged" in table(plan)
 
 
