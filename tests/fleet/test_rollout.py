@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -25,7 +26,14 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(3600)]
 
 LAB = Path(__file__).with_name("rollout_lab")
 DEVICES = ("rollout-1", "rollout-2", "rollout-3", "rollout-4")
-MAKE_ACTIVE = "Make the release of each runtime active"
+#: On a device: the unit of each release waits before it begins, and says so, until it is let go. In memory, so that it
+#: ends with the power.
+HOLD = Path("/run/systemd/system/edgeml-release-.service.d/hold.conf")
+HELD, LET_GO = "/run/edgeml-held", "/run/edgeml-let-go"
+WAIT = f"""[Service]
+TimeoutStartSec=infinity
+ExecStartPre=/bin/sh -c 'touch {HELD}; until test -e {LET_GO}; do sleep 0.1; done'
+"""
 DIGITS = [str(digit) for digit in range(10)]
 
 
@@ -92,9 +100,24 @@ def wait_until(happened: Callable[[], bool], what: str) -> None:
         time.sleep(0.2)
 
 
-def changes(fleet: Fleet, host: str) -> bool:
-    """Tell whether a release is being made active on a host at this moment."""
-    return bool(fleet.lab.run(host, "pgrep -f '[ ]transaction /var/lib/edgeml'").stdout)
+def hold(fleet: Fleet, host: str) -> None:
+    """Let the next release of a host stop where it begins, so that no busy machine misses it."""
+    write = f"mkdir -p {HOLD.parent} && echo {shlex.quote(WAIT)} > {HOLD} && systemctl daemon-reload"
+    fleet.lab.run(host, f"sudo sh -c {shlex.quote(write)}", check=True)
+
+
+def wait_until_held(fleet: Fleet, host: str) -> None:
+    """Wait until the release of a host has begun. The run waits for it."""
+    wait_until(lambda: fleet.lab.run(host, f"test -e {HELD}").returncode == 0, f"{host} gets no release")
+
+
+def let_go(fleet: Fleet, host: str) -> None:
+    """Let the release of a host go on, to its end."""
+    before = released(fleet)[host]
+    fleet.lab.run(host, f"sudo touch {LET_GO}", check=True)
+    wait_until(lambda: released(fleet)[host] != before, f"{host} gets no release")
+    wait_until(lambda: not fleet.lab.run(host, "pgrep -f '[ ]transaction /var/lib/edgeml'").stdout, "no end")
+    fleet.lab.run(host, f"sudo rm -r {HOLD.parent} {HELD} {LET_GO} && sudo systemctl daemon-reload", check=True)
 
 
 def serves(fleet: Fleet, host: str) -> None:
@@ -171,28 +194,37 @@ def test_a_wave_that_fails_ends_the_rollout_and_says_why(fleet: Fleet, tmp_path:
 
 
 def test_hosts_without_power_are_pending_and_in_nobodys_way(fleet: Fleet, tmp_path: Path) -> None:
-    """One is not there when the rollout begins, one is lost in its wave."""
+    """One is not there when the rollout begins, one is lost in its wave, and one is all of its wave, which ends it."""
     before = released(fleet)
     fleet.lab.power_cut("rollout-4")
+    for host in ("rollout-2", "rollout-3"):
+        hold(fleet, host)
     try:
-        with going_on(fleet, tmp_path / "output", *level("error"), *settings(first=3)) as run:
-            wait_until(lambda: MAKE_ACTIVE in (tmp_path / "output").read_text(), "the wave gets no release")
-            wait_until(lambda: changes(fleet, "rollout-2"), "rollout-2 gets no release")
-            fleet.lab.power_cut("rollout-2")
-        output = (tmp_path / "output").read_text()
-        assert run.returncode == 0, output[-8000:]
+        with going_on(fleet, tmp_path / "output", *level("error"), *settings(canary="rollout-1:rollout-2")) as run:
+            for host in ("rollout-2", "rollout-3"):
+                wait_until_held(fleet, host)
+                fleet.lab.power_cut(host)
     finally:
-        fleet.lab.power_on("rollout-2")
-        fleet.lab.power_on("rollout-4")
-    assert "3 hosts to do in 1 waves, 0 unchanged, 1 pending" in output
-    assert "Wave 1 of 1: 2 done, 1 pending" in output
-    assert "pending: rollout-2: It was lost in its wave" in output
-    assert output.count("[rollout-2]: UNREACHABLE!") == 1, "one attempt to connect, not one for each task"
+        for host in DEVICES[1:]:
+            fleet.lab.power_on(host)
+    output = (tmp_path / "output").read_text()
+    assert run.returncode == 2, output[-8000:]
+    words = " ".join(output.split())
+    assert "3 hosts to do in 2 waves, 0 unchanged, 1 pending" in words
+    assert "Wave 1 of 2, canary: 1 done, 1 pending" in words
+    assert "pending: rollout-2: It was lost in its wave" in words
+    assert "Wave 2 of 2: 1 pending" in words
+    assert "the rollout ends here: all 1 hosts that were to do were lost: rollout-3: It was lost in its wave" in words
+    assert ", 1 done, 0 failed, 0 not begun, 3 pending" in words
+    for host in ("rollout-2", "rollout-3"):
+        assert output.count(f"[{host}]: UNREACHABLE!") == 1, "one attempt to connect, not one for each task"
     pending = {line["host"]: line["reason"] for line in ledger(fleet) if line["outcome"] == "pending"}
-    assert sorted(pending) == ["rollout-2", "rollout-4"]
+    assert sorted(pending) == ["rollout-2", "rollout-3", "rollout-4"]
     assert "cannot be reached" in pending["rollout-4"]
-    again = fleet.playbook("edgeml.fleet.rollout", *level("error"), "--limit", "rollout-2,rollout-4").must_succeed()
-    assert "2 hosts to do in 2 waves" in again.output
+    assert ledger(fleet)[-1]["outcome"] == "rollout_stopped"
+    lost = "rollout-2,rollout-3,rollout-4"
+    again = fleet.playbook("edgeml.fleet.rollout", *level("error"), "--limit", lost).must_succeed()
+    assert "3 hosts to do in 2 waves" in again.output
     after = released(fleet)
     assert all(after[host] != before[host] for host in DEVICES)
     serves(fleet, "rollout-2")
@@ -231,18 +263,17 @@ def test_a_controller_that_is_killed_in_a_wave_harms_nothing(fleet: Fleet, tmp_p
     before = released(fleet)
     arguments = (*level("debug"), *settings(first=1))
     output = tmp_path / "output"
+    hold(fleet, "rollout-2")
     with going_on(fleet, output, *arguments) as run:
-        wave = "\nWave 1 of 2: 1 done"
-        wait_until(lambda: MAKE_ACTIVE in output.read_text().partition(wave)[2], "the second wave gets no release")
-        wait_until(lambda: changes(fleet, "rollout-2"), "rollout-2 gets no release")
+        wait_until_held(fleet, "rollout-2")
         for process in family(run.pid):
             os.kill(process, signal.SIGKILL)
+    assert "\nWave 1 of 2: 1 done" in output.read_text()
     rollout = ledger(fleet)[-1]["rollout"]
     assert ("rollout-2", "active") not in events(fleet, rollout)
     # The device goes on by itself, and the next run learns of it.
-    wait_until(
-        lambda: released(fleet)["rollout-2"] != before["rollout-2"] and not changes(fleet, "rollout-2"), "no end"
-    )
+    let_go(fleet, "rollout-2")
+    assert released(fleet)["rollout-2"] != before["rollout-2"]
     for host in DEVICES:
         serves(fleet, host)
     again = fleet.playbook("edgeml.fleet.rollout", *arguments).must_succeed()
