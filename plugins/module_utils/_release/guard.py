@@ -96,7 +96,7 @@ class Guard:
         if not active or self.transaction.is_running():
             return ""
         seen = InstalledRuntime(SeenOnce(self.engine), self.installed.host_root, self.installed.name)
-        if (seen.left_over() or seen.unacknowledged()) and (settled := self._release(active["id"]).settle()):
+        if seen.is_unsettled() and (settled := self._release(active["id"]).settle()):
             return settled
         container = seen.engine.container(seen.active)
         if container is None:

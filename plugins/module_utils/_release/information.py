@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine, SeenOnce
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.agent import Transaction
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.installed import InstalledRuntime
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.scrub import last_scrub
@@ -21,6 +21,7 @@ def runtimes(engine: DockerEngine, host_root: Path, tries: int) -> list[dict[str
 
 
 def _runtime(engine: DockerEngine, host_root: Path, name: str, tries: int) -> dict[str, Any]:
+    engine = SeenOnce(engine)
     release = Release(engine, host_root, name=name)
     installed = release.installed
     state = installed.state()

@@ -178,6 +178,10 @@ class InstalledRuntime:
         active = self.state().get("active")
         return release_id if active and active["id"] != release_id and self.recorded(release_id) else ""
 
+    def is_unsettled(self) -> bool:
+        """Return whether a transaction that was cut short has left anything to tidy."""
+        return bool(self.left_over() or self.unacknowledged())
+
     def missing_models(self, desired: Desired) -> list[Model]:
         """Return the models of `desired` that are not on the disk."""
         return [model for model in desired.models if not (self.models / model.directory_name).is_dir()]

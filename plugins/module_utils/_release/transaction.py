@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine, SeenOnce
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import make_directory
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import DEFAULT_RUNTIME
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.connect import connect
@@ -117,14 +117,16 @@ class Release:
 
         Raises FleetError if this host has refused the same release before, unless `force` says to try it again.
         """
-        settled = "" if check_mode else self.settle()
+        look = self._looking()
+        settled = "" if check_mode or not look.installed.is_unsettled() else self.settle()
+        look = self._looking() if settled else look
         release_id = desired.release_id()
         before = described_before(self.installed.state(), self.installed.releases)
         after = describe(desired, release_id)
         committed = before is not None and before["id"] == release_id
-        faults = self.faults(desired, release_id) if committed else []
+        faults = look.faults(desired, release_id) if committed else []
         is_active = committed and not faults
-        left_over = self.installed.left_over()
+        left_over = look.installed.left_over()
         faults += [f"an earlier run was cut short and left the container {name}" for name in left_over]
         faults += [settled] if settled else []
         is_damaged = self.installed.is_damaged()
@@ -134,8 +136,9 @@ class Release:
         # What was fetched long ago is read once more before a container loads it.
         unusable = self.installed.missing_models if check_mode else self.installed.unusable_models
         missing_models = [] if is_active else unusable(desired)
-        if not committed and not force:
-            self._check_refusal(desired, release_id)
+        refusal = None if committed or force else self.installed.history.refusal(desired.attempt_id(release_id))
+        if refusal:
+            raise refused_before(refusal, f"runtime {self.installed.name}")
         if not is_active:
             self._check_ports(desired, unneeded)
         bytes_to_move = {
@@ -146,7 +149,7 @@ class Release:
         changed = not is_active or bool(unneeded) or bool(left_over) or is_damaged or bool(settled)
         result = make_result(changed, plan, before, after)
         if not result["changed"]:
-            return {**result, "evidence": self.installed.evidence(desired, release_id)}
+            return {**result, "evidence": look.installed.evidence(desired, release_id)}
         if check_mode:
             return result
         with self.installed.lock():
@@ -173,7 +176,7 @@ class Release:
 
         A release that had passed its gates and taken over is the active one then.
         """
-        if not self.installed.left_over() and not self.installed.unacknowledged():
+        if not self.installed.is_unsettled():
             return ""
         with self.installed.lock():
             self.takeover.recover()
@@ -243,11 +246,6 @@ class Release:
         return {**result, "evidence": self.installed.evidence(desired, release_id)}
 
     # -- what is remembered ----------------------------------------------------------------------------------------
-
-    def _check_refusal(self, desired: Desired, release_id: str) -> None:
-        entry = self.installed.history.refusal(desired.attempt_id(release_id))
-        if entry:
-            raise refused_before(entry, f"runtime {self.installed.name}")
 
     @contextmanager
     def _remembered(self, desired: Desired, after: dict[str, Any], by: str) -> Iterator[_Try]:
@@ -363,6 +361,10 @@ class Release:
         return {"changed": bool(present), "release": {}, "plan": plan, "diff": diff, "bytes_fetched": 0}
 
     # -- helpers ---------------------------------------------------------------------------------------------------
+
+    def _looking(self) -> Release:
+        """Return what looks at the same runtime, and asks the engine for each container once."""
+        return Release(SeenOnce(self.engine), self.installed.host_root, name=self.installed.name)
 
     def _ready(self, container: Container, name: str) -> bool:
         try:

@@ -166,6 +166,17 @@ def test_second_time_nothing_changes(release: Release, engine: MemoryEngine) -> 
     assert engine.after_power_cut() == [ACTIVE]
 
 
+@pytest.mark.parametrize("check_mode", [False, True])
+def test_where_nothing_changes_the_engine_is_asked_for_each_container_once(
+    release: Release, engine: MemoryEngine, check_mode: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release.converge(desired(), check_mode=False)
+    asked: list[str] = []
+    monkeypatch.setattr(engine, "container", lambda name: [asked.append(name), engine.containers.get(name)][1])
+    assert not release.converge(desired(), check_mode=check_mode)["changed"]
+    assert sorted(asked) == sorted([ACTIVE, CANDIDATE, PREVIOUS])
+
+
 def test_check_mode_does_nothing(release: Release, engine: MemoryEngine) -> None:
     result = release.converge(desired(), check_mode=True)
     assert result["changed"]
