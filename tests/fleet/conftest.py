@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._inference.client import Client
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.connect import connect
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.health import (
     ModelCheck,
@@ -150,14 +152,7 @@ class Fleet:
         and gRPC; return the labels by protocol and model."""
         labels: dict[str, list[str]] = {}
         for scheme, port in zip(("https", "grpcs"), ports, strict=True):
-            client = connect(
-                f"{scheme}://{address(self.address(host), port)}",
-                ca_file=str(self.state / "pki" / "ca.crt"),
-                server_name=host,
-                bearer_token=self.token or (self.state / "inference_token").read_text().strip(),
-                timeout=600,
-            )
-            with client:
+            with self.client(host, scheme, port) as client:
                 wait_until_ready(client, wait)
                 server = client.server_metadata()
                 for model, version in models:
@@ -166,6 +161,47 @@ class Fleet:
                     assert not health.failures, [str(failure) for failure in health.failures]
                     labels[f"{scheme} {model}"] = [case.label or "" for case in health.golden]
         return labels
+
+    def client(self, host: str, scheme: str, port: int) -> Client:
+        return connect(
+            f"{scheme}://{address(self.address(host), port)}",
+            ca_file=str(self.state / "pki" / "ca.crt"),
+            server_name=host,
+            bearer_token=self.token or (self.state / "inference_token").read_text().strip(),
+            timeout=600,
+        )
+
+    @contextmanager
+    def asking(self, host: str, model: str) -> Iterator[dict[str, int]]:
+        """Ask a model of version 1.0.0 all its golden cases, over and over, over REST and gRPC on connections that are
+        kept, for as long as this lasts; give the number of right answers by protocol. Anything else fails the test.
+        """
+        check = ModelCheck(model, "1.0.0", str(self.golden(host, model, "1.0.0")))
+        answered = {"https": 0, "grpcs": 0}
+        wrong: list[str] = []
+        over = threading.Event()
+
+        def ask_on(scheme: str, port: int) -> None:
+            with self.client(host, scheme, port) as client:
+                while not over.wait(1):
+                    try:
+                        health = check_model(client, check, client.server_metadata())
+                    except FleetError as error:
+                        wrong.append(f"{scheme}: {error}")
+                    else:
+                        wrong.extend(f"{scheme}: {failure}" for failure in health.failures)
+                        answered[scheme] += len(health.golden)
+
+        askers = [threading.Thread(target=ask_on, args=where) for where in zip(answered, (8000, 8001), strict=True)]
+        for asker in askers:
+            asker.start()
+        try:
+            yield answered
+        finally:
+            over.set()
+            for asker in askers:
+                asker.join()
+        assert not wrong, wrong
 
     def golden(self, host: str, model: str, version: str) -> Path:
         """Return a directory with the golden cases of a model on a host."""

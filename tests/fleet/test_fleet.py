@@ -28,6 +28,8 @@ PLACED = {
 }
 DEVICES = ["berlin-amd64", "berlin-arm64"]
 WITHOUT_SPARE = ("--limit", "all:!berlin-spare")
+# What makes another release of every device than the inventory does, for the first converge.
+FIRST = ("-e", "inference_runtime_log_level=warning")
 DIGITS = [str(digit) for digit in range(10)]
 
 
@@ -55,6 +57,14 @@ def pristine(published: Fleet) -> Fleet:
 
 
 @pytest.fixture(scope="module")
+def first(published: Fleet) -> Fleet:
+    """The fleet with its first release, which is not that of the inventory."""
+    if not all(map(published.converged, DEVICES)):
+        published.playbook("edgeml.fleet.site", *WITHOUT_SPARE, *FIRST).must_succeed()
+    return published
+
+
+@pytest.fixture(scope="module")
 def fleet(published: Fleet) -> Fleet:
     """The fleet in use: all but the spare device are converged."""
     if not all(map(published.converged, DEVICES)):
@@ -72,7 +82,7 @@ def test_store_and_publish(published: Fleet) -> None:
 @pytest.fixture(scope="module")
 def predicted(pristine: Fleet) -> dict[str, dict[str, Any]]:
     """What plan says of the pristine hosts."""
-    return pristine.plan(*WITHOUT_SPARE, "-e", "edgeml_site_uplink_mbit=20")
+    return pristine.plan(*WITHOUT_SPARE, *FIRST, "-e", "edgeml_site_uplink_mbit=20")
 
 
 def test_plan_of_pristine_hosts(pristine: Fleet, predicted: dict[str, dict[str, Any]]) -> None:
@@ -122,7 +132,7 @@ def agree(
 
 
 def test_check_mode_predicts_on_pristine_hosts(pristine: Fleet, predicted: dict[str, dict[str, Any]]) -> None:
-    told = pristine.told("edgeml.fleet.site", "--check", "--diff", *WITHOUT_SPARE)
+    told = pristine.told("edgeml.fleet.site", "--check", "--diff", *WITHOUT_SPARE, *FIRST)
     agree(predicted, told)
     for host in DEVICES:
         diff = told[host, "runtime_release"]["diff"]
@@ -178,7 +188,7 @@ def test_preflight_refuses_before_anything_is_touched(pristine: Fleet, tmp_path:
 
 
 def test_site_converges_both_architectures(pristine: Fleet, predicted: dict[str, dict[str, Any]]) -> None:
-    told = pristine.told("edgeml.fleet.site", *WITHOUT_SPARE)
+    told = pristine.told("edgeml.fleet.site", *WITHOUT_SPARE, *FIRST)
     agree(predicted, told)
     for host in DEVICES:
         committed = json.loads(pristine.lab.run(host, "cat /var/lib/edgeml/state.json", check=True).stdout)["active"]
@@ -193,6 +203,25 @@ def test_site_converges_both_architectures(pristine: Fleet, predicted: dict[str,
             host, "sudo docker exec edgeml-runtime python3.13 -c 'import os; print(os.uname().machine)'", check=True
         )
         assert seen.stdout.strip() == machine
+
+
+def test_a_release_gives_way_to_another_while_clients_ask(first: Fleet) -> None:
+    """Each answer is right, also on the emulated architecture. No verdict depends on how fast they come."""
+    before = {host: first.release(host) for host in DEVICES}
+    with first.asking("berlin-arm64", "digits") as answered:
+
+        def wait_for_more() -> dict[str, int]:
+            seen, deadline = dict(answered), time.monotonic() + PATIENCE
+            while any(answered[protocol] == seen[protocol] for protocol in answered):
+                assert time.monotonic() < deadline, f"no more answers than {seen}"
+                time.sleep(0.1)
+            return seen
+
+        wait_for_more()
+        first.playbook("edgeml.fleet.site", *WITHOUT_SPARE).must_succeed()
+        seen = wait_for_more()
+    print(f"right answers: {answered}, of these {seen} until the run had ended")
+    assert all(first.release(host) != before[host] for host in DEVICES)
 
 
 def test_second_run_changes_nothing(fleet: Fleet) -> None:
