@@ -180,9 +180,9 @@ def http_peers_structured(data: bytes) -> None:
     _http_peers().compare([sent[start:end] for start, end in zip([0, *cuts], [*cuts, len(sent)], strict=True)])
 
 
-def grpc_peers_structured(data: bytes) -> None:
+def grpc_peers_structured(data: bytes) -> str | None:
     """Right and odd gRPC calls to our server and to grpcio's."""
-    _grpc_peers().compare(calls(Choices(data)))
+    return _grpc_peers().compare(calls(Choices(data)))
 
 
 REST = Rest()
@@ -190,7 +190,8 @@ GRPC = Grpc()
 _http_peers = cache(HttpPeers)
 _grpc_peers = cache(GrpcPeers)  # not before it is needed: it opens a port
 
-TARGETS: dict[str, Callable[[bytes], None]] = {
+#: Each gives None, or why nothing can be said of its input.
+TARGETS: dict[str, Callable[[bytes], str | None]] = {
     function.__name__: function
     for function in (
         json_bytes,

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A short run of the fuzzed targets (see runtime/fuzz) and a replay of everything that was ever found."""
 
+import asyncio
+import socket
 import sys
 from pathlib import Path
 
@@ -12,9 +14,12 @@ from hypothesis import strategies as st
 _FUZZ = Path(__file__).parent.parent / "fuzz"
 sys.path.append(str(_FUZZ))
 
+import grpc_peers  # noqa: E402  # found on the path that was added above, as those below
 from grpc_peers import KNOWN, ODDITIES, GrpcPeers, Sent, call  # noqa: E402
 from mutation import Choices  # noqa: E402
+from signatures import Broken  # noqa: E402
 from targets import TARGETS, seeds  # noqa: E402
+from virtual_time import VirtualTimeLoop  # noqa: E402
 
 FINDINGS = sorted((_FUZZ / "corpus").glob("*/*"))
 
@@ -61,3 +66,45 @@ def test_almost_valid_request(target: str, data: bytes) -> None:
 @given(data=st.binary(min_size=16, max_size=96))
 def test_calls_end_as_with_grpcio(data: bytes) -> None:
     TARGETS["grpc_peers_structured"](data)
+
+
+def test_time_passes_when_nothing_else_is_to_be_done() -> None:
+    done: list[str] = []
+
+    async def work() -> float:
+        loop = asyncio.get_running_loop()
+        before = loop.time()
+        loop.call_later(3600, done.append, "an hour")
+        thread = loop.run_in_executor(None, done.append, "thread")
+        for _ in range(100):
+            await asyncio.sleep(0)
+        done.append("turns")
+        await thread
+        await asyncio.sleep(3601)
+        return loop.time() - before
+
+    loop = VirtualTimeLoop()
+    assert loop.run_until_complete(work()) == pytest.approx(3601)
+    assert done == ["thread", "turns", "an hour"]
+    with pytest.raises(Broken, match="never comes"):
+        loop.run_until_complete(loop.create_future())
+    loop.close()
+
+
+def test_a_peer_that_does_not_answer_is_no_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It accepts connections, as grpcio does on a machine that has no time for it."""
+    monkeypatch.setattr(grpc_peers, "_SECONDS", 0.01)
+    peers = GrpcPeers()
+    sent = Sent(call(1, "", Choices(b"")), {1: ""})
+    assert peers.compare(sent) is None
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        peers._port = silent.getsockname()[1]
+        assert peers.compare(sent) == "grpcio gives no steady end to right, right"
+    peers.close()
+
+
+def test_a_steady_difference_is_a_finding() -> None:
+    peers = GrpcPeers()
+    with pytest.raises(Broken, match=r"status 12.*here, .*status 0.*there"):
+        peers.compare(Sent(call(1, "two messages", Choices(b"")), {1: ""}))
+    peers.close()
