@@ -131,8 +131,8 @@ class Windows(asyncio.Protocol):
         """The client has taken most of its answers."""
         self.writable = True
         self._count_buffered(0)
-        self._transport.resume_reading()
         self._pump_blocked()
+        self._read_on()
 
     # -- what streams call -------------------------------------------------------------------------------------------
 
@@ -208,6 +208,10 @@ class Windows(asyncio.Protocol):
         self._transport.abort()
 
     # -- private -----------------------------------------------------------------------------------------------------
+
+    def _read_on(self) -> None:
+        """Read what was left while nothing could be written."""
+        raise NotImplementedError
 
     def _note_reset(self, number: int) -> None:
         """A stream is reset here; the client may not know it yet."""
