@@ -6,16 +6,18 @@ The measure is what a parser takes for the body at once, here and now: the loop 
 """
 
 import asyncio
+import gc
 import json
 import socket
 import zlib
-from collections.abc import Iterator
-from time import perf_counter, process_time
+from collections.abc import Callable, Iterator
+from time import perf_counter, process_time, sleep
 
 import http2
 import orjson
 import pytest
 from edgeml_runtime.codecs import open_inference_grpc_pb2 as messages
+from edgeml_runtime.transports.grpc.calls import Calls
 from engines import scaled
 from in_process import InProcess, resident_bytes, serving
 
@@ -130,3 +132,77 @@ def test_grpc(server: InProcess, name: str) -> None:
     assert b"grpc-status" in received
     assert longest < max(0.25, at_once), (longest, at_once)
     assert resident_bytes() < before + 300 * MIB
+
+
+class Steps:
+    """The most that a count grew by in one turn of the event loop, on a machine that has much else to do between."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, count: Callable[[], int]) -> None:
+        self.longest = self.total = 0
+        self._loop = loop
+        self._count = count
+        self._last = count()
+        self._goes = True
+
+    def beat(self) -> None:
+        """Once a turn; meanwhile clients fill the buffers of the system."""
+        now = self._count()
+        self.longest = max(self.longest, now - self._last)
+        self.total += max(0, now - self._last)
+        self._last = now
+        sleep(0.01)
+        if self._goes:
+            self._loop.call_soon(self.beat)
+
+    async def end(self) -> None:
+        """The last time."""
+        self._goes = False
+        self.beat()
+
+
+def steps(server: InProcess, count: Callable[[], int], data: bytes, answers: int) -> Steps:
+    """How a count grew while the gRPC server was sent that."""
+    found = Steps(server.loop, count)
+    with socket.create_connection(("127.0.0.1", server.grpc_port), timeout=240) as connection:
+        server.loop.call_soon_threadsafe(found.beat)
+        connection.sendall(data)
+        received = bytearray()
+        while received.count(b"grpc-status") < answers:
+            part = connection.recv(MIB)
+            assert part, bytes(received[-500:])
+            received += part
+        server.run(found.end())
+    return found
+
+
+def test_a_large_message_is_taken_in_portions(server: InProcess) -> None:
+    (calls,) = (each for each in gc.get_objects() if isinstance(each, Calls))
+    frames = [http2.PREFACE, http2.frame(http2.SETTINGS, 0, 0), http2.call(1, CALL, b"", 0)]
+    size = 16 * MIB
+    body = http2.message(bytes(size))
+    for start in range(0, len(body), 16384):
+        flags = http2.END_STREAM if start + 16384 >= len(body) else 0
+        frames.append(http2.frame(http2.DATA, flags, 1, body[start : start + 16384]))
+    found = steps(server, lambda: calls.buffered, b"".join(frames), 1)
+    assert found.total >= size
+    assert found.longest <= 2 * MIB
+
+
+def test_many_calls_are_taken_in_portions(server: InProcess) -> None:
+    answered = 0
+    count_request = server.metrics.count_request
+
+    def counting(*labels: str) -> None:
+        nonlocal answered
+        answered += 1
+        count_request(*labels)
+
+    message = messages.ModelInferRequest(model_name="scaled", raw_input_contents=[bytes(8)])
+    message.inputs.add(name="x", datatype="FP32", shape=[1, 2])
+    body = http2.message(message.SerializeToString())
+    sent = b"".join(http2.call(2 * index + 1, CALL, body) for index in range(900))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server.metrics, "count_request", counting)
+        found = steps(server, lambda: answered, http2.PREFACE + http2.frame(http2.SETTINGS, 0, 0) + sent, 900)
+    assert found.total == 900
+    assert found.longest <= 64

@@ -30,11 +30,12 @@ from edgeml_runtime.transports.unsent import close
 
 _MUCH = 1024  # bytes of data of a frame
 
-# What is handled in one turn of the event loop, in frames; the rest waits, so that other connections come between.
-# Sixty-four frames hold 1 MiB of a body, or a request and its head 20 to 30 times: some milliseconds.
-_FRAMES_PER_TURN = 64
-# So many bytes of headers count as a frame: each byte may be a header.
-_HEADERS_PER_FRAME = 64
+# What is handled in one turn of the event loop; the rest waits, so that other connections come between. A unit is what
+# a small frame of data takes, one to three microseconds: in a turn there is room for 1 MiB of a body, or some 50 calls.
+_UNITS_PER_TURN = 1024
+_DATA_PER_UNIT = 1024  # bytes
+_UNITS_OF_CALL = 16
+_HEADERS_PER_UNIT = 4  # each byte may be a header
 
 # How long a client may take to close after it was asked to.
 _LINGER_SECONDS = 2.0
@@ -52,7 +53,7 @@ class Connection(Receiving):
         super().__init__(shared)
         self._rest = bytearray()  # of a frame that is not complete
         self._unparsed: bytes | memoryview = b""  # complete frames for the next turn
-        self._frames_left = _FRAMES_PER_TURN
+        self._units_left = _UNITS_PER_TURN
         self._greeted = False
         self._deaf = False
         self._timer: asyncio.TimerHandle | None = None
@@ -86,7 +87,7 @@ class Connection(Receiving):
         if self._deaf:
             return
         self._last_received = self._loop.time()
-        if self._frames_left <= 0 or self._unparsed:  # it was on its way when reading was paused
+        if self._units_left <= 0 or self._unparsed:  # it was on its way when reading was paused
             self._unparsed = bytes(self._unparsed) + data
         else:
             self._handle(data)
@@ -103,12 +104,15 @@ class Connection(Receiving):
                 following = position + HEAD.size + checked(high << 8 | low)
                 if following > end:
                     break
-                if self._frames_left <= 0:
+                if self._units_left <= 0:
                     self._unparsed = memoryview(data)[position:]
                     position = end
                     break
                 position += HEAD.size
-                self._frames_left -= 1 if kind == DATA else 1 + (following - position) // _HEADERS_PER_FRAME
+                if kind == DATA:
+                    self._units_left -= 1 + (following - position) // _DATA_PER_UNIT
+                else:
+                    self._units_left -= _UNITS_OF_CALL + (following - position) // _HEADERS_PER_UNIT
                 # Much data is copied once, to its place.
                 source = memoryview(data) if kind == DATA and following - position > _MUCH else data
                 self._frame(kind, flags, stream & LARGEST_STREAM, source[position:following])
@@ -122,7 +126,7 @@ class Connection(Receiving):
                 self._out.append(frame(WINDOW_UPDATE, 0, 0, struct.pack(">L", self._received)))
                 self._receive_window += self._received
                 self._received = 0
-            if self._frames_left <= 0 and not self._transport.is_closing():
+            if self._units_left <= 0 and not self._transport.is_closing():
                 self._transport.pause_reading()
                 self._loop.call_soon(self._next_turn)
         except Violation as violation:
@@ -134,16 +138,16 @@ class Connection(Receiving):
                 self._transport.write(b"".join(out) if len(out) > 1 else out[0])
 
     def _next_turn(self) -> None:
-        self._frames_left = _FRAMES_PER_TURN
+        self._units_left = _UNITS_PER_TURN
         self._read_on()
 
     def _read_on(self) -> None:
-        if self._deaf or self._frames_left <= 0 or not self.writable:
+        if self._deaf or self._units_left <= 0 or not self.writable:
             return
         if self._unparsed:
             data, self._unparsed = self._unparsed, b""
             self._handle(data)
-        if not self._unparsed and self._frames_left > 0 and self.writable and not self._transport.is_closing():
+        if not self._unparsed and self._units_left > 0 and self.writable and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def _without_preface(self, data: bytes | memoryview) -> bytes:
@@ -179,7 +183,7 @@ class Connection(Receiving):
         if position > len(data):
             return len(data)
         self._rest = bytearray()
-        self._frames_left -= 1
+        self._units_left -= _UNITS_OF_CALL
         self._frame(kind, flags, stream & LARGEST_STREAM, bytes(rest[HEAD.size :]))
         return position
 
