@@ -17,17 +17,17 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-_RUNTIME = Path(__file__).parent.parent
-sys.path[:0] = [str(_RUNTIME / "src"), str(_RUNTIME / "tests" / "support")]
-os.environ["PYTHONPATH"] = str(_RUNTIME / "src")
+sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+os.environ["PYTHONPATH"] = sys.path[1]  # of the server process
 
-from broker import BASE, PASSWORDS, Broker, send_at_once  # noqa: E402
-from onnx_models import ModelDirectory, perceptron  # noqa: E402
-from paho.mqtt.client import Client, MQTTMessage  # noqa: E402
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion  # noqa: E402
-from paho.mqtt.packettypes import PacketTypes  # noqa: E402
-from paho.mqtt.properties import Properties  # noqa: E402
-from serving import Server, features_request  # noqa: E402
+from broker import BASE, PASSWORDS, Broker, send_at_once
+from onnx_models import ModelDirectory, perceptron
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from serving import Server, features_request
 
 SAMPLES = 1000
 UNDER_WAY = 32

@@ -34,22 +34,23 @@ from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
+os.environ["PYTHONPATH"] = sys.path[1]  # of the server process
+
+import grpc  # type: ignore[import-untyped]
+import http2
+from edgeml_runtime.codecs import open_inference_grpc_pb2 as messages
+from engines import Configured, described, scaled
+from onnx import TensorProto, helper
+from onnx_models import save
+from python_models import python_model
+from run import install_packages
+from serving import SERVICE, Server, UnixConnection, ask
+from serving_bench.environments import make_environment
+
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "build" / "bench"
-sys.path[:0] = [str(ROOT / "runtime" / "src"), str(ROOT / "runtime" / "tests" / "support")]
-os.environ["PYTHONPATH"] = str(ROOT / "runtime" / "src")  # of the server process
-
-import grpc  # type: ignore[import-untyped]  # noqa: E402
-import http2  # noqa: E402
-from edgeml_runtime.codecs import open_inference_grpc_pb2 as messages  # noqa: E402
-from engines import Configured, described, scaled  # noqa: E402
-from onnx import TensorProto, helper  # noqa: E402
-from onnx_models import save  # noqa: E402
-from python_models import python_model  # noqa: E402
-from run import install_packages  # noqa: E402
-from serving import SERVICE, Server, UnixConnection, ask  # noqa: E402
-from serving_bench.environments import make_environment  # noqa: E402
-
 MEMORY_BOUND = 8.0  # MiB that resident memory may grow in the measured time, an hour by default
 DESCRIPTOR_BOUND = 8  # more than before, once all clients are gone
 THREAD_BOUND = 8
@@ -324,7 +325,7 @@ def h2load(server: Server, protocol: str, body: Path, seconds: int, per_second: 
 
 def caller(server: Server, tally: Tally, stop: threading.Event, index: int) -> None:
     """Ask all kinds of models and check every answer; connections are kept for a while or closed at once."""
-    chance = random.Random(index)  # noqa: S311
+    chance = random.Random(index)  # noqa: S311 - no secret: the same choices in each run
     factors = {"tiny": 2.0, "threaded": 3.0, "batched": 4.0, "python": 5.0, "switched": 6.0, "accumulator": 1.0}
     sums: dict[str, np.ndarray[Any, np.dtype[np.float32]]] = {}
     while not stop.is_set():

@@ -1,6 +1,6 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The hostile tenth of a soak's traffic: every kind that FIELD and issue 12 name, and more, with raw sockets.
+"""The hostile tenth of a soak's traffic: 24 kinds, with raw sockets.
 
 ``python soak_hostile.py REST_PORT GRPC_PORT PER_SECOND`` goes on until its input ends, then prints how often each
 kind was done. It is a process of its own, so that it does not hold up the clients whose latency is measured.
@@ -19,11 +19,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-_RUNTIME = Path(__file__).parent.parent
-sys.path[:0] = [str(_RUNTIME / "src"), str(_RUNTIME / "tests" / "support")]
+sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
-import http2  # noqa: E402
-from edgeml_runtime.codecs import open_inference_grpc_pb2 as messages  # noqa: E402
+import http2
+from edgeml_runtime.codecs import open_inference_grpc_pb2 as messages
 
 MIB = 1 << 20
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -79,7 +79,7 @@ class Hostile:
     """Connections that misbehave; what comes back does not matter."""
 
     def __init__(self, rest_port: int, grpc_port: int) -> None:
-        self.chance = random.Random(99)  # noqa: S311
+        self.chance = random.Random(99)  # noqa: S311 - no secret: the same choices in each run
         self.ports = {"rest": rest_port, "grpc": grpc_port}
         self.held: deque[socket.socket] = deque()
 

@@ -19,15 +19,15 @@ from contextlib import suppress
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
-_RUNTIME = Path(__file__).parent.parent
-sys.path[:0] = [str(_RUNTIME / "src"), str(_RUNTIME / "tests" / "support")]
-os.environ["PYTHONPATH"] = str(_RUNTIME / "src")
+sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+os.environ["PYTHONPATH"] = sys.path[1]  # of the server process
 
-import http2  # noqa: E402
-from hostile import Usage  # noqa: E402
-from onnx import TensorProto, helper  # noqa: E402
-from onnx_models import ModelDirectory, save  # noqa: E402
-from serving import SERVICE, Server  # noqa: E402
+import http2
+from hostile import Usage, forget_peak
+from onnx import TensorProto, helper
+from onnx_models import ModelDirectory, save
+from serving import SERVICE, Server
 
 MIB = 1 << 20
 LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -93,10 +93,13 @@ def load(name: str, port: int, stop: Event) -> None:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
             with suppress(OSError):  # refused before all was sent
                 connection.sendall(data)
-            received = b""
-            while not (ends := re.search(rb"content-length: (\d+)\r\n.*?\r\n\r\n|grpc-status", received, re.DOTALL)):
+            ends = b"grpc-status" if name == "grpc" else b"\r\n\r\n"
+            received = bytearray()
+            while ends not in received:
                 received += _some(connection)
-            left = int(ends[1] or 0) - (len(received) - ends.end()) if ends[1] else 0
+            head, _, begun = received.partition(ends)
+            length = re.search(rb"content-length: (\d+)", head)
+            left = int(length[1]) - len(begun) if length else 0
             while left > 0:
                 left -= len(_some(connection))
 
@@ -147,7 +150,7 @@ def main() -> None:
         print(row("none", waits(server.rest_port, seconds), ""), flush=True)
         for name in sys.argv[2:] or BODIES:
             before = Usage.of(server.process.pid).resident
-            Path(f"/proc/{server.process.pid}/clear_refs").write_text("5")  # forget the highest memory so far
+            forget_peak(server.process.pid)
             stop = multiprocessing.Event()
             port = server.grpc_port if name == "grpc" else server.rest_port
             client = multiprocessing.Process(target=load, args=(name, port, stop))

@@ -16,7 +16,7 @@ import pytest
 from edgeml_runtime.codecs import open_inference_grpc_pb2 as messages
 from edgeml_runtime.transports import unsent
 from engines import Configured, scaled
-from hostile import MIB, PATIENCE, Usage, connect, eventually, statuses
+from hostile import MIB, PATIENCE, Usage, connect, eventually, forget_peak, statuses
 from serving import SERVICE, Server
 
 BODY = 4 * MIB
@@ -59,8 +59,7 @@ def packed_grpc(method: str) -> bytes:
 
 def peak_with(server: Server, port: int, data: bytes, wanted: bytes) -> tuple[int, list[bytes]]:
     """How much memory the server took while clients sent this at once, and the beginning of what each got."""
-    with open(f"/proc/{server.process.pid}/clear_refs", "w") as file:  # noqa: PTH123
-        file.write("5")  # forget the highest memory so far
+    forget_peak(server.process.pid)
     before = Usage.of(server.process.pid).resident
     connections = [connect(port) for _ in range(CLIENTS)]
     for connection in connections:

@@ -11,17 +11,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-_FUZZ = Path(__file__).parent.parent / "fuzz"
-sys.path.append(str(_FUZZ))
+sys.path.append(str(Path(__file__).parents[1] / "fuzz"))
 
-import grpc_peers  # noqa: E402  # found on the path that was added above, as those below
-from grpc_peers import KNOWN, ODDITIES, GrpcPeers, Sent, call  # noqa: E402
-from mutation import Choices  # noqa: E402
-from signatures import Broken  # noqa: E402
-from targets import TARGETS, seeds  # noqa: E402
-from virtual_time import VirtualTimeLoop  # noqa: E402
+import grpc_peers
+from grpc_peers import KNOWN, ODDITIES, GrpcPeers, Sent, call
+from mutation import Choices
+from signatures import Broken
+from targets import TARGETS, seeds
+from virtual_time import VirtualTimeLoop
 
-FINDINGS = sorted((_FUZZ / "corpus").glob("*/*"))
+FINDINGS = sorted((Path(__file__).parents[1] / "fuzz" / "corpus").glob("*/*"))
 
 
 @pytest.mark.parametrize("finding", FINDINGS, ids=lambda file: f"{file.parent.name}/{file.name}")

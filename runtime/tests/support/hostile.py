@@ -36,6 +36,11 @@ class Usage:
         return cls(descriptors, numbers["Threads"], numbers["VmRSS"] * 1024, numbers["VmHWM"] * 1024)
 
 
+def forget_peak(pid: int) -> None:
+    """Let the highest resident memory of a process count from now on."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
 @contextmanager
 def unharmed(server: Server, memory: int, descriptors: int = 4, threads: int = 4) -> Iterator[None]:
     """What runs within may not harm the server.
@@ -44,7 +49,7 @@ def unharmed(server: Server, memory: int, descriptors: int = 4, threads: int = 4
     before; its resident memory never grew by more than ``memory`` bytes.
     """
     answers_correctly(server)
-    Path(f"/proc/{server.process.pid}/clear_refs").write_text("5")  # forget the highest memory so far
+    forget_peak(server.process.pid)
     before = Usage.of(server.process.pid)
     yield
     answers_correctly(server)

@@ -144,7 +144,7 @@ def resident_bytes() -> int:
 
 
 def peak_bytes() -> int:
-    """The most resident memory since it was last forgotten, by a 5 in /proc/self/clear_refs."""
+    """The most resident memory since it was last forgotten, see hostile.forget_peak."""
     found = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
     assert found is not None
     return int(found[1]) * 1024
