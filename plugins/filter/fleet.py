@@ -23,6 +23,7 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.credentials import (
     certificate_problems,
     htpasswd,
 )
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.measuring.plan import variant_trials
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.hosts import oci_architecture
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.lock import (
     locked_catalogue,
@@ -75,6 +76,7 @@ FUNCTIONS = (
     server_name,
     signature_problems,
     site_content,
+    variant_trials,
 )
 
 

@@ -23,6 +23,8 @@ description:
     C(edgeml_cpu_features), C(edgeml_accelerator), C(edgeml_site)), else from what the playbook
     C(edgeml.fleet.preflight) found out (C(edgeml_host)), else from Ansible's facts in the fact cache. If
     nothing is known yet, the item has no C(variant), and the role decides when the host is known.
+  - A model whose C(variant) is C(best) gets that of its variants without C(when) which the playbook
+    C(edgeml.fleet.measure) found to be the best on hosts of the host's kind (O(measurements_file)).
   - The host or group variable C(edgeml_model_overrides) goes before the rule, and the rule before the catalogue. What
     is a template there is left to the role.
   - With O(cache) the result is kept, and used while the file, the lock, and what it depends on of the hosts stay the
@@ -67,6 +69,11 @@ options:
     description:
       - The lock, relative to this file, from which items get their C(digest).
       - The name of the inventory's directory with C(.lock.yml) if omitted. It need not exist.
+    type: str
+  measurements_file:
+    description:
+      - The table of what was measured of variants, relative to this file.
+      - The name of the inventory's directory with C(.measurements.jsonl) if omitted. It need not exist.
     type: str
   use_vars_plugins:
     description: Read C(group_vars) and C(host_vars) beside the inventory sources, as Ansible does later.
@@ -120,6 +127,7 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem imp
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema import native, validate
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.catalogue import group_name
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.host_variables import HostVariables
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.measured import blobs_of, current, read_table
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.placer import Placed, Placer
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.short_form import shorten
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.lock import published_lock
@@ -164,7 +172,9 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
 
         sources = [*inventory.processed_sources, path] if self._option("use_vars_plugins") else []
         directories = list(dict.fromkeys(str(Path(item).parent) for item in sources if Path(item).exists()))
-        placer = Placer(document, problems, self._digests(file))
+        lock = self._lock(file)
+        measurements = self._measurements(file, lock)
+        placer = Placer(document, problems, _digests(lock), measurements)
         kept: dict[str, Any] | None = None
         if self._option("cache"):
             key = self.get_cache_key(path)
@@ -175,18 +185,29 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         if placer.problems:
             raise AnsibleParserError(_message(placer.problems, file))
         _apply(inventory, document, file.parent, placed)
+        if placer.catalogue.asks_kind:
+            inventory.set_variable("all", "edgeml_measurements", measurements)
         self._construct(inventory, loader, directories, placed)
 
     def _option(self, name: str) -> Any:
         return AnsiblePlugin.get_option(self, name)
 
-    def _digests(self, path: Path) -> dict[tuple[str, str, str], str]:
-        """Return the digests in the lock by name, version and variant; none from a lock that is to be renewed."""
+    def _measurements(self, path: Path, lock: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return what was measured of the variants in the lock."""
+        name = self._option("measurements_file") or f"../{path.parent.name}.measurements.jsonl"
+        try:
+            return current(read_table(path.parent / name), blobs_of(lock))
+        except InventoryError as error:
+            raise AnsibleParserError(str(error)) from error
+
+    def _lock(self, path: Path) -> Mapping[str, Any]:
+        """Return the lock, without models if there is none or it is to be renewed."""
         lock_file = path.parent / (self._option("lock_file") or f"../{path.parent.name}.lock.yml")
         if not lock_file.exists():
-            return {}
+            return {"models": {}}
         try:
-            lock = published_lock(str(lock_file))  # workers, which are forked from here, need not parse it again
+            # Workers, which are forked from here, need not parse it again.
+            lock: Mapping[str, Any] = published_lock(str(lock_file))
         except InventoryError as error:
             raise AnsibleParserError(str(error)) from error
         problems = validate(lock, "lock")
@@ -194,13 +215,8 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
             self.display.warning(
                 "The lock gives no digests until it is published again. " + _message(problems, lock_file)
             )
-            return {}
-        return {
-            (name, version, variant): entry["digest"]
-            for name, versions in lock["models"].items()
-            for version, model in versions.items()
-            for variant, entry in model["variants"].items()
-        }
+            return {"models": {}}
+        return lock
 
     def _construct(
         self, inventory: InventoryData, loader: DataLoader, directories: Sequence[str], placed: Mapping[str, Placed]
@@ -222,6 +238,16 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
                 if name in placed and placed[name].models is not None:
                     variables["edgeml_models"] = placed[name].models
                 apply(expressions, variables, name, strict=self._option("strict"), **more)
+
+
+def _digests(lock: Mapping[str, Any]) -> dict[tuple[str, str, str], str]:
+    """Return the digests in the lock by name, version and variant."""
+    return {
+        (name, version, variant): entry["digest"]
+        for name, versions in lock["models"].items()
+        for version, model in versions.items()
+        for variant, entry in model["variants"].items()
+    }
 
 
 def _apply(

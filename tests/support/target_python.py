@@ -29,6 +29,7 @@ CONTROLLER_MODULES = {
     "preflight_report",
     "rollout_plan",
     "rollout_wave",
+    "variant_table",
     "verify_report",
 }
 TARGET_MODULES = sorted({path.stem for path in (ROOT / "plugins/modules").glob("*.py")} - CONTROLLER_MODULES)

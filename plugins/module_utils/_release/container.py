@@ -39,6 +39,8 @@ METRICS_SOCKET = "metrics.sock"  # for the guard
 CANDIDATE_MARK = "candidate"  # a runtime that finds this file among its sockets starts as a candidate
 RUNTIME_COMMAND = ("serve", "--config", CONFIGURATION_FILE, "--candidate-file", f"{SOCKET_DIRECTORY}/{CANDIDATE_MARK}")
 ADMIN_SECONDS = 30.0
+#: The weight of a container when processors are short, as the engine has it by default.
+CPU_SHARES = 1024
 
 
 class AdminError(Exception):
@@ -53,12 +55,21 @@ class Container:
     own, on a network that leads nowhere, and the active one is made when its ports are free.
     """
 
-    def __init__(self, engine: DockerEngine, root: Path, desired: Desired, release_id: str, active: str) -> None:
+    def __init__(
+        self,
+        engine: DockerEngine,
+        root: Path,
+        desired: Desired,
+        release_id: str,
+        active: str,
+        cpu_shares: int = CPU_SHARES,
+    ) -> None:
         self.engine = engine
         self.root = root
         self.desired = desired
         self.release_id = release_id
         self.active = active
+        self.cpu_shares = cpu_shares
 
     @property
     def hands_over(self) -> bool:
@@ -80,7 +91,7 @@ class Container:
             "--cap-drop", "ALL",
             "--security-opt", "no-new-privileges",
             "--restart", "no",
-            "--cpu-shares", "1024",
+            "--cpu-shares", str(self.cpu_shares),
             "--stop-timeout", str(STOP_SECONDS + int(desired.configuration.get("drain_seconds") or 0)),
             "--userns", "host",  # files of the host are the service user's by number, whatever the engine remaps
             "--tmpfs", "/tmp:rw,noexec,nosuid,nodev,size=64m",  # noqa: S108 - inside the container

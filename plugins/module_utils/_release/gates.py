@@ -241,7 +241,7 @@ class Gates:
 
     def _check_memory(self) -> None:
         """The most that the candidate's processes have held, against what its container may use."""
-        used = sum(_most_resident_bytes(process) for process in self.engine.processes(self.candidate)) / MIB
+        used = sum(most_resident_bytes(process) for process in self.engine.processes(self.candidate)) / MIB
         allowed = self.container.desired.limits.memory_mb or None
         passed = allowed is None or used <= allowed
         self._row("memory", "", "", round(used), allowed, "MiB", passed)
@@ -376,7 +376,7 @@ class _Burst:
             return not over
 
 
-def _most_resident_bytes(process: int) -> int:
+def most_resident_bytes(process: int) -> int:
     """Return the peak resident set of a process (VmHWM of proc_pid_status(5)), 0 if it has ended."""
     try:
         status = Path(f"/proc/{process}/status").read_text()

@@ -43,13 +43,14 @@ DAMAGE_FILE = "damage.json"
 
 #: What the runtime without a directory of its own has in the host's root.
 OWN_PATHS = ("models", "releases", "cache", "state.json", "history.jsonl", "guard.json", "scrub.json", "run",
-             "staging")  # fmt: skip
+             "staging", "trial")  # fmt: skip
 
 
 class InstalledRuntime:
     """One runtime of a host, below `host_root` (``/var/lib/edgeml``), whether it is there yet or not.
 
-    `active`, `candidate` and `previous` are names of containers; `models`, `releases` and `staging` are directories.
+    `active`, `candidate`, `previous` and `trial` (of a variant that is measured) are names of containers; `models`,
+    `releases`, `staging` and `trial_root` are directories.
     """
 
     def __init__(self, engine: DockerEngine, host_root: Path, name: str = DEFAULT_RUNTIME) -> None:
@@ -60,6 +61,8 @@ class InstalledRuntime:
         self.active = container_name(name)
         self.candidate = f"{self.active}.candidate"
         self.previous = f"{self.active}.previous"
+        self.trial = f"{self.active}.trial"
+        self.trial_root = self.root / "trial"
         self.models = self.root / "models"
         self.releases = self.root / "releases"
         self.staging = self.root / "staging"
@@ -288,7 +291,7 @@ class InstalledRuntime:
         containers: list[str] = []
         images: set[str] = set()
         if has_engine:
-            names = (self.active, self.candidate, self.previous)
+            names = (self.active, self.candidate, self.previous, self.trial)
             containers = [name for name in names if self.engine.container(name) is not None]
             images = self._images(self._served_images())
         paths = [self.root]

@@ -77,7 +77,7 @@ class Release:
     ) -> None:
         self.engine = engine
         self.installed = InstalledRuntime(engine, host_root, name)
-        self.takeover = Takeover(self.installed, self._wait_until_ready)
+        self.takeover = Takeover(self.installed, self.wait_until_ready)
         self.ca_file = ca_file
         self.start_timeout = start_timeout
         self.runtimes = runtimes
@@ -332,7 +332,7 @@ class Release:
             self.say(f"candidate: release {container.release_id[:12]} starts")
             container.create(candidate, "candidate")
             self.engine.start(candidate)
-            self._wait_until_ready(container, candidate)
+            self.wait_until_ready(container, candidate)
             self.say("gates: answers, latency, errors, live requests and memory")
             gates = self._check(container, answers_only)
             self.say("switch: the candidate takes over")
@@ -373,7 +373,8 @@ class Release:
         except FleetError:
             return False
 
-    def _wait_until_ready(self, container: Container, name: str) -> None:
+    def wait_until_ready(self, container: Container, name: str) -> None:
+        """Return when the container says that it is ready; raise FleetError if it ends, or is not in time."""
         deadline = time.monotonic() + self.start_timeout
         while not self._ready(container, name):
             state = (self.engine.container(name) or {"State": {"Running": False, "ExitCode": None}})["State"]

@@ -12,6 +12,8 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem imp
 
 #: The variant of a model that has none, as the lock calls it.
 DEFAULT_VARIANT = "default"
+#: Stands in the catalogue for the variant that was measured best on hosts of a host's kind.
+BEST = "best"
 PROTOCOLS = ["rest", "grpc"]
 PORTS = {"rest": 8000, "grpc": 8001, "metrics": 8002}
 
@@ -29,6 +31,8 @@ class Catalogue:
         #: What variants ask of a host, and the host variables among that.
         self.conditions = frozenset(key for when in conditions for key in when)
         self.variables = frozenset(name for when in conditions for name in when.get("variables", ()))
+        #: Whether a host's kind decides on a variant.
+        self.asks_kind = any(model.get("variant") == BEST for model in models)
 
 
 def check_catalogue(
@@ -70,8 +74,16 @@ def _check_variants(model: Mapping[str, Any], path: Path) -> list[Problem]:
     problems = []
     names: dict[str, int] = {}
     always: str | None = None
+    measured = model.get("variant") == BEST
+    if measured and len([variant for variant in model.get("variants", ()) if not variant.get("when")]) < 2:
+        what = f"Model {model['name']} has no variants to choose the best of"
+        remedy = "name two variants or more without when, or remove variant"
+        problems.append(Problem(what, (*path, "variant"), shown(BEST), remedy))
     for index, variant in enumerate(model.get("variants", ())):
         place = (*path, "variants", index)
+        if variant["name"] == BEST:
+            what = f"A variant of model {model['name']} has the name that stands for the best one"
+            problems.append(Problem(what, (*place, "name"), shown(BEST), "rename it"))
         if names.setdefault(variant["name"], index) != index:
             problems.append(
                 Problem(
@@ -81,13 +93,13 @@ def _check_variants(model: Mapping[str, Any], path: Path) -> list[Problem]:
                     "rename one of them",
                 )
             )
-        if always is not None:
+        if always is not None and not measured:
             problems.append(
                 Problem(
                     f"Variant {variant['name']} of model {model['name']} is never reached",
                     place,
                     f"{always} stands before it and fits every host",
-                    "move it up, or remove it",
+                    "move it up, remove it, or let measurements choose by variant: best of the model",
                 )
             )
         elif not variant.get("when"):

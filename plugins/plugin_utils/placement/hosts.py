@@ -81,11 +81,11 @@ def describe_host(
 
     machine = known("architecture", "architecture", lambda value: _architecture(value) is not None, "")
     memory = features = accelerator = None
-    if not asked.isdisjoint({"min_memory_mb", "max_memory_mb"}):
+    if catalogue.asks_kind or not asked.isdisjoint({"min_memory_mb", "max_memory_mb"}):
         memory = known("memory_mb", "memtotal_mb", _is_size, "give MiB as a whole number")
-    if "cpu_features" in asked:
+    if catalogue.asks_kind or "cpu_features" in asked:
         features = known("cpu_features", "", _is_list_of_text, "give a list of text")
-    if "accelerator" in asked:
+    if catalogue.asks_kind or "accelerator" in asked:
         accelerator = known("accelerator", "", lambda v: isinstance(v, str), 'give its name as text, "" for none')
     seen = {key: variables[key] for key in catalogue.variables if key in variables}
     return Host(

@@ -30,6 +30,7 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.hosts impor
     is_unknown,
     without_templates,
 )
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.measured import Row
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.resolver import (
     SETTINGS,
     Request,
@@ -97,12 +98,18 @@ class Placer:
         What is wrong with it by the schema; the entries concerned are left out here.
     digests : mapping
         Digests in the lock by name, version and variant.
+    measurements : sequence of mapping
+        What was measured of these variants.
     """
 
     def __init__(
-        self, document: Mapping[str, Any], problems: Sequence[Problem], digests: Mapping[tuple[str, str, str], str]
+        self,
+        document: Mapping[str, Any],
+        problems: Sequence[Problem],
+        digests: Mapping[tuple[str, str, str], str],
+        measurements: Sequence[Row] = (),
     ) -> None:
-        self._document, self._digests = document, digests
+        self._document, self._digests, self._measurements = document, digests, measurements
         broken = {problem.path[:2] for problem in problems}
 
         def sound(key: str) -> list[Any]:
@@ -124,7 +131,7 @@ class Placer:
         }
         if not models:
             self._broken_models.add(None)
-        self._resolver = Resolver(self.catalogue, digests, final=False)
+        self._resolver = Resolver(self.catalogue, digests, final=False, measurements=measurements)
         self._overrides: dict[int, _Overrides] = {}
         self._selections: dict[tuple[int, ...], tuple[list[Request], list[Problem]]] = {}
 
@@ -200,7 +207,7 @@ class Placer:
         sha256 = hashlib.sha256()
         try:
             part: Any
-            for part in (self._document, sorted(map(list, self._digests.items()))):
+            for part in (self._document, sorted(map(list, self._digests.items())), self._measurements):
                 sha256.update(json.dumps(part, sort_keys=True).encode())
             for name, look in looks.items():
                 host = look.host

@@ -16,6 +16,7 @@ from typing import Any
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import DEFAULT_RUNTIME
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import Path, Problem, choices, shown
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.catalogue import (
+    BEST,
     DEFAULT_VARIANT,
     PROTOCOLS,
     Catalogue,
@@ -24,6 +25,7 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.catalogue i
     port_collisions,
 )
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.hosts import Host, describe_host
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.measured import Row, choose_best
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.variants import choose_variant, no_variant
 
 #: What a rule, an item of edgeml_models or an override may say about a model.
@@ -58,12 +60,22 @@ class Resolver:
         Digest in the lock, by name, version and variant.
     final : bool
         Whether every variant must be decided now. Otherwise an item without variant is one that awaits knowledge.
+    measurements : sequence of mapping
+        Rows of the table of measurements that hold for what is published.
     """
 
-    def __init__(self, catalogue: Catalogue, digests: Mapping[tuple[str, str, str], str], *, final: bool) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        digests: Mapping[tuple[str, str, str], str],
+        *,
+        final: bool,
+        measurements: Sequence[Row] = (),
+    ) -> None:
         self.catalogue = catalogue
         self.digests = digests
         self.final = final
+        self.measurements = measurements
         self._settled: dict[tuple[Request, str], _Settled | tuple[Problem, ...]] = {}
         self._items: dict[tuple[_Settled, str | None], dict[str, Any]] = {}
         self._collisions: dict[frozenset[str], list[Problem]] = {}
@@ -108,7 +120,11 @@ class Resolver:
         given = settled.merged.get("variant")
         if given is not None:
             return given, None
-        variant, missing = choose_variant(settled.model, host)
+        if settled.model.get("variant") == BEST:
+            choice = choose_best(settled.model, settled.merged["slo"], host, self.measurements, final=self.final)
+            variant, missing = choice.variant, list(choice.missing)
+        else:
+            variant, missing = choose_variant(settled.model, host)
         if variant is None and (self.final or not missing):
             return None, no_variant(settled.model, host, missing, request.path)
         return variant, None
@@ -224,7 +240,8 @@ def resolve_host(
     problems += unknown_overrides(edgeml_model_overrides, catalogue)
     requests = requests_of(edgeml_models, ("edgeml_models",))
     problems += placed_twice(requests)
-    items, found = Resolver(catalogue, {}, final=final).models(requests, edgeml_model_overrides, host)
+    resolver = Resolver(catalogue, {}, final=final, measurements=variables.get("edgeml_measurements") or ())
+    items, found = resolver.models(requests, edgeml_model_overrides, host)
     return items, problems + found
 
 

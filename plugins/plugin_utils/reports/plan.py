@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.measuring.reasons import told, variant_reasons
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.text import (
     aligned,
     listed,
@@ -41,7 +42,7 @@ STATES = ("changed", "unchanged", "unknown", "failed")
 
 
 def collect(hostvars: Mapping[str, Mapping[str, Any]], hosts: Sequence[str]) -> dict[str, Any]:
-    """Return the plan of all hosts by site: {"serial", "totals", "sites": [{"name", "rates", "totals", "hosts"}]}.
+    """Return {"serial", "totals", "sites": [{"name", "rates", "totals", "hosts", "variants"}]}, the plan of all hosts.
 
     A host is ``changed`` or ``unchanged``, ``unknown`` if it could not be reached, or ``failed`` if it refuses the
     release, with the reason. Raises FleetError for a rate that is none.
@@ -56,7 +57,13 @@ def collect(hostvars: Mapping[str, Mapping[str, Any]], hosts: Sequence[str]) -> 
         for link, variable in RATES.items():
             known[link] = known[link] or _rate(variables.get(variable), variable, name)
     found: list[dict[str, Any]] = [
-        {"name": site, "rates": rates[site], "totals": _totals(members, rates[site]), "hosts": members}
+        {
+            "name": site,
+            "rates": rates[site],
+            "totals": _totals(members, rates[site]),
+            "hosts": members,
+            "variants": variant_reasons(hostvars, [host["name"] for host in members]),
+        }
         for site, members in sorted(sites.items())
     ]
     serials = [host["mirror"]["generation"]["after"] for site in found for host in site["hosts"] if host["mirror"]]
@@ -362,6 +369,7 @@ def table(report: Mapping[str, Any]) -> str:
                 rows += [(name, *row) for name, row in zip(names, _rows(host), strict=False)]
         lines += ["  " + line for line in aligned(rows)]
         lines += [f"  {state}: {printable(names)}" for state, names in _others(site["hosts"])]
+        lines += [f"  {printable(text)}" for text in told(site["variants"])]
         lines.append(f"  total: {printable(_summary(site['totals']))}")
     if len(report["sites"]) > 1:
         lines += ["", f"Fleet: {printable(_summary(report['totals']))}"]
@@ -381,6 +389,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         if changed:
             lines.append("")
         lines += [f"- {state}: {_escaped(names)}" for state, names in _others(site["hosts"])]
+        lines += [f"- {_escaped(text)}" for text in told(site["variants"])]
         lines.append(f"- total: {_escaped(_summary(site['totals']))}")
     if len(report["sites"]) > 1:
         lines += ["", f"**Fleet**: {_escaped(_summary(report['totals']))}"]

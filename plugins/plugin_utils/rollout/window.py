@@ -29,6 +29,11 @@ def next_opening(window: Mapping[str, Any], now: datetime) -> datetime:
     return min(opens for opens, _closes in _openings(window, now) if opens > now)
 
 
+def next_closing(window: Mapping[str, Any], now: datetime) -> datetime:
+    """Return when the window closes next."""
+    return min(closes for _opens, closes in _openings(window, now) if closes > now)
+
+
 def _openings(window: Mapping[str, Any], now: datetime) -> list[tuple[datetime, datetime]]:
     """Return the openings from yesterday to the same day of the next week."""
     found = []

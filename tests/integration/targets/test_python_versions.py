@@ -64,6 +64,7 @@ def test_modules_run_with_each_python(version: str, tmp_path: Path) -> None:
         "package_source": {"state": "absent"},
         "runtime_release": {"state": "absent", "root": str(root)},
         "runtime_release_info": {"root": str(root)},
+        "variant_measurement": {"image": "nothing", "root": str(root)},
         "service_container": {"name": "edgeml-test-none", "image": "nothing", "endpoint": f"http://{NOBODY}"},
     }  # fmt: skip
     assert sorted(tasks) == TARGET_MODULES
