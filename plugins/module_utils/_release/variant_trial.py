@@ -40,7 +40,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.installed im
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.transaction import Release
 
 #: The weight of a trial when processors are short; a release that serves has 1024.
-TRIAL_CPU_SHARES = 64
+TRIAL_CPU_SHARES = 256
 #: How much less than others the process that asks may have of the processors.
 NICENESS = 10
 WARMUP = 20

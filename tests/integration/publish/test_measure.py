@@ -57,6 +57,7 @@ class Fleet:
             "edgeml_measure": settings,
             "edgeml_signatures": "ignored",
             "inference_runtime_directory": str(self.state),
+            "inference_runtime_start_timeout": 120,
         }
         command = [str(BIN / "ansible-playbook"), "-i", str(self.root / "fleet"), "edgeml.fleet.measure"]
         command += ["--extra-vars", json.dumps(variables)]
