@@ -142,6 +142,10 @@ test-faults: $(VENV)/development engine ## Faults at every step of a release: TR
 test-awx: $(VENV)/development ## What awx_setup makes, in the recorded API of an AWX; jobs in AWX's layout (2 minutes)
 	@$(BIN)/pytest -v tests/awx
 
+.PHONY: test-core
+test-core: $(VENV)/development engine ## Each ansible-core from 2.16 on: unit tests, inventory, the quickstart (10 minutes); K=2.20 tries one
+	@$(BIN)/pytest -v $(if $(K),-k "$(K)") tests/core
+
 .PHONY: test-content-faults
 test-content-faults: $(VENV)/development ## Faults at any step of filling a mirror: TRIALS=220 (1 s each) SEED=1; a table in build/faults
 	@SEED=$(SEED) TRIALS=$(or $(TRIALS),220) $(BIN)/pytest -q tests/integration/content/test_sync_faults.py

@@ -116,7 +116,7 @@ from ansible.inventory.data import InventoryData
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins import AnsiblePlugin
 from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.ansible_core import trust_as_template
+from ansible.template import trust_as_template
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.paths import absolute
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import (
     InventoryError,

@@ -1,21 +1,23 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What older releases of ansible-core do not have, imported in one place: there they are refused in one line."""
+"""Which ansible-core the controller needs."""
 
 from __future__ import annotations
 
+import re
 import sys
 
-from ansible.errors import AnsibleError
-from ansible.release import __version__
+#: As meta/runtime.yml has it.
+FLOOR = (2, 19)
 
-try:
-    from ansible.parsing.vault import EncryptedString
-    from ansible.template import trust_as_template
-except ImportError:
-    raise AnsibleError(
-        f"edgeml.fleet needs ansible-core 2.19 or newer, {__version__} was seen (Python: {sys.executable}). "
+
+def refusal(version: str) -> str:
+    """Return in one line why this `version` of ansible-core is not enough; nothing if it is."""
+    release = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if release >= FLOOR:
+        return ""
+    needed = ".".join(map(str, FLOOR))
+    return (
+        f"edgeml.fleet needs ansible-core {needed} or newer, {version} was seen (Python: {sys.executable}). "
         "Next: install a newer ansible-core, or run in an execution environment that has one."
-    ) from None
-
-__all__ = ["EncryptedString", "trust_as_template"]
+    )

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path as FilePath
 from typing import Any
 
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.ansible_core import EncryptedString
+from ansible.parsing.vault import EncryptedString
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import (
     Path,
     Positions,
