@@ -21,7 +21,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         """Seconds, as timers count them."""
         return self._now.seconds
 
-    def run_in_executor(  # type: ignore[override]
+    def run_in_executor(
         self, _executor: object, function: Callable[..., object], *arguments: object
     ) -> asyncio.Future[Any]:
         """The result of a function, later."""

@@ -172,7 +172,13 @@ def test_where_nothing_changes_the_engine_is_asked_for_each_container_once(
 ) -> None:
     release.converge(desired(), check_mode=False)
     asked: list[str] = []
-    monkeypatch.setattr(engine, "container", lambda name: [asked.append(name), engine.containers.get(name)][1])
+    container = engine.container
+
+    def counted(name: str) -> object:
+        asked.append(name)
+        return container(name)
+
+    monkeypatch.setattr(engine, "container", counted)
     assert not release.converge(desired(), check_mode=check_mode)["changed"]
     assert sorted(asked) == sorted([ACTIVE, CANDIDATE, PREVIOUS])
 
