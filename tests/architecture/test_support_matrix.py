@@ -32,6 +32,10 @@ TABLE = """| What | Tested by | Last green |
 | b | `test_a.py::test_two` | 2030-01-01 |
 | c | `test_a.py::test_one`, `test_a.py::test_three` | no record |
 | d | not tested | no record |
+
+| Others | have no such days |
+|---|---|
+| e | `test_a.py::test_one` |
 """
 
 

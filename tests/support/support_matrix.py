@@ -18,6 +18,7 @@ from pathlib import Path
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "support-matrix.md"
 NAMED = re.compile(r"`((?:\w+/)*test_\w+)\.py::(test_\w+)(\[[^\]]+\])?`")
 UNKNOWN = "no record"
+HEAD = "| Last green |"
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,13 @@ def read_run(record: Path) -> Run:
 
 
 def lines(text: str) -> Iterator[str]:
-    """Yield the lines of the page's tables, without their heads."""
+    """Yield the lines of the page's tables that have a column of days, without their heads."""
     table: list[str] = []
     for line in [*text.splitlines(), ""]:
         if line.startswith("|"):
             table.append(line)
-        else:
-            yield from table[2:]
+        elif table:
+            yield from table[2:] if table[0].endswith(HEAD) else ()
             table = []
 
 
