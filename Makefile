@@ -154,6 +154,10 @@ test-content-faults: $(VENV)/development ## Faults at any step of filling a mirr
 bench: ## Compare the runtime with other inference servers (25 minutes; BENCH='--help' tells its options)
 	@$(PYTHON) runtime/benchmarks/run.py $(BENCH)
 
+.PHONY: bench-compare
+bench-compare: ## Compare the runtime's figures with those of BASE=<commit>, round by round (twice the time of bench)
+	@$(PYTHON) runtime/benchmarks/compare.py $(BASE) $(BENCH)
+
 .PHONY: bench-quickstart
 bench-quickstart: $(VENV)/controller ## Measure what the quickstart serves, against the bare engine
 	@$(BIN)/python tests/benchmark/quickstart.py

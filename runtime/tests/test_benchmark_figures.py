@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from compare import comparison, joined
 from edgeml_runtime.codecs import open_inference_grpc_pb2 as messages
 from serving_bench import options
 from serving_bench.cases import Case
@@ -210,3 +211,22 @@ def test_options_are_checked(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         options.read_options(["--servers", "triton"])
     assert "'triton' is none of edgeml" in capsys.readouterr().err
+
+
+def test_trees_are_compared_by_their_ratios() -> None:
+    """The machine of the second run is twice as slow; ours is 10 % slower beside its peer there."""
+
+    def run(scale: float, ours: float) -> Results:
+        found = Results(models=["tiny"])
+        for server, factor in (("edgeml", ours), ("kserve", 5.0)):
+            for clients in (1, 32):
+                p50 = 100 * scale * factor
+                rates = (p50, p50, p50, 1e6 / p50, 0.1)
+                found.samples.append(Sample(0, server, "tiny", "json", clients, 10, 0, *rates))
+        return found
+
+    chosen = options.read_options(["--models", "tiny", "--encodings", "json"])
+    text = comparison(joined([run(1, 1.0), run(1, 1.0)]), joined([run(2, 1.1), run(2, 1.1)]), chosen)
+    assert "| tiny, json: p50 of 1, to the best peer | 0.200 | 0.220 | +10.0 % | **worse** |" in text
+    assert "2 of 2 ratios are worse by more than 3 %." in text
+    assert "0 of 2" in comparison(joined([run(1, 1.0)]), joined([run(2, 1.0)]), chosen)
