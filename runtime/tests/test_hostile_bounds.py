@@ -9,6 +9,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import http2
 import numpy as np
@@ -17,6 +18,8 @@ from edgeml_runtime.codecs import open_inference_grpc_pb2 as messages
 from edgeml_runtime.transports import unsent
 from engines import Configured, scaled
 from hostile import MIB, PATIENCE, Usage, connect, eventually, forget_peak, statuses
+from onnx import TensorProto, helper
+from onnx_models import save
 from serving import SERVICE, Server
 
 BODY = 4 * MIB
@@ -79,8 +82,35 @@ def test_what_small_bodies_become_is_bounded(server: Server) -> None:
     for _ in range(2):  # what was counted is counted no more afterwards
         grown, received = peak_with(server, server.rest_port, packed_rest(), b"\r\n\r\n")
         codes = [statuses(one)[0] for one in received]
-        assert set(codes) == {200, 429}
+        assert 200 in codes and set(codes) <= {200, 429}  # the faster the machine, the more are refused
         assert grown < 16 * BODY, (grown / MIB, codes)
+
+
+def test_an_answer_as_large_takes_what_the_engine_takes(tmp_path: Path) -> None:
+    """Of ``1,`` as FP32: twice the body goes into the engine, as much comes out of it; nothing else may be kept."""
+    count = 8 * MIB
+    sides = [helper.make_tensor_value_info(side, TensorProto.FLOAT, ["n"]) for side in "xy"]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "same", sides[:1], sides[1:])
+    tensor = {"name": "x", "datatype": "FP32", "shape": [count], "data": "~"}
+    values = b"[" + b"1," * (count - 1) + b"1]"
+    body = json.dumps({"inputs": [tensor]}).encode().replace(b'"~"', values)
+    head = f"POST /v2/models/same/infer HTTP/1.1\r\nHost: h\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    running = Server.start(tmp_path, [save(tmp_path, "same", graph)])
+    try:
+        running.wait_ready()
+        forget_peak(running.process.pid)
+        before = Usage.of(running.process.pid).resident
+        with connect(running.rest_port) as connection:
+            connection.sendall(head + body)
+            received = 0
+            while received < 4 * count:  # "1.0,"
+                part = connection.recv(MIB)
+                assert part
+                received += len(part)
+        grown = Usage.of(running.process.pid).peak - before
+        assert grown < 4.5 * len(body), grown / len(body)
+    finally:
+        running.end()
 
 
 @pytest.mark.parametrize("method", ["ModelInfer", "ModelStreamInfer"])
