@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,7 +47,7 @@ class Fleet:
         self.lock_file = project.lock_file
         self.table = root / "fleet.measurements.jsonl"
         self.report = root / "report"
-        self.state = root / "edgeml"
+        self.state = Path(tempfile.mkdtemp(prefix="edgeml-", dir="/var/tmp"))  # the path of a socket is short
 
     def run(self, settings: dict[str, Any]) -> Run:
         variables = {
@@ -115,7 +116,9 @@ def fleet(project: Project, entry: dict[str, Any], mirror: SiteMirror, tmp_path:
     trust = Path("/etc/docker/certs.d") / mirror.address
     trust.mkdir(parents=True)
     shutil.copy(mirror.ca_file, trust / "ca.crt")
-    yield Fleet(tmp_path, project)
+    made = Fleet(tmp_path, project)
+    yield made
+    shutil.rmtree(made.state)
     shutil.rmtree(trust)
     docker("container", "rm", "--force", TRIAL)
     for image in docker("image", "ls", "--quiet", f"{mirror.address}/edgeml/measured").split():
@@ -143,7 +146,8 @@ def test_best_is_what_was_measured_on_this_kind_of_host(fleet: Fleet) -> None:
         assert row["memory_mb"] > 20 and row["cold_start_s"] > 0 and row["golden_passed"] == row["golden_cases"] == 8
     sizes = {row["variant"]: row["bytes"] for row in rows}
     losses = {row["variant"]: row["deviation"] for row in rows}
-    assert sizes["int8_static"] < sizes["fp16"] < sizes["fp32"] and losses["int8_static"] > losses["fp32"]
+    assert max(sizes["int8_static"], sizes["fp16"]) < sizes["fp32"]
+    assert losses["int8_static"] > losses["fp16"] > losses["fp32"]
     assert fleet.variant() == min(rows, key=lambda row: row["p95_ms"])["variant"]
     assert not docker("container", "ls", "--all", "--quiet", "--filter", f"name={TRIAL}")
     assert not list(fleet.state.glob("**/trial"))
