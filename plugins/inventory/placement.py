@@ -111,12 +111,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ansible import template
 from ansible.errors import AnsibleError, AnsibleParserError
 from ansible.inventory.data import InventoryData
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins import AnsiblePlugin
 from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable
-from ansible.template import trust_as_template
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.paths import absolute
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import (
     InventoryError,
@@ -133,7 +133,7 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.short_form 
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.lock import published_lock
 
 #: A host's models in full, made when somebody reads them. The template holds nothing from outside.
-_MODELS = trust_as_template("{{ edgeml_placed | edgeml.fleet.placed_models(edgeml_placed_models) }}")
+_MODELS = template.trust_as_template("{{ edgeml_placed | edgeml.fleet.placed_models(edgeml_placed_models) }}")
 
 
 class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
