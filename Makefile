@@ -90,8 +90,16 @@ lint-collection: $(VENV)/development
 	@$(BIN)/python tests/support/sanity.py --skip-test pylint
 
 .PHONY: lint-sanity
-lint-sanity: $(VENV)/development ## Check the collection as Galaxy does: ansible-test sanity, pylint included
+lint-sanity: $(VENV)/development build/environments/importer/installed ## Check the collection as Galaxy does: ansible-test sanity, pylint included, and its importer
 	@$(BIN)/python tests/support/sanity.py
+	@$(BIN)/python tests/support/importer.py
+
+build/environments/importer/installed: requirements/importer.txt
+	@echo "Making the environment of Galaxy's importer (about half a minute, once)"
+	@$(PYTHON) -m venv build/environments/importer
+	@build/environments/importer/bin/pip install --quiet --no-compile --disable-pip-version-check --require-hashes \
+		--requirement requirements/importer.txt
+	@touch $@
 
 .PHONY: test-units
 test-units: $(VENV)/development ## The plugins' unit tests as ansible-test runs them, with a target's share of Ansible
@@ -214,7 +222,7 @@ release: $(VENV)/development ## Build the archive, wheel, images, notes and chec
 .PHONY: lock
 lock: ## Renew the hash-locked requirements from requirements/*.in
 	@$(PYTHON) -m venv build/uv && build/uv/bin/pip install --quiet uv
-	@cd requirements && for name in controller models runtime vision development fuzz clients; do \
+	@cd requirements && for name in controller models runtime vision development fuzz clients importer; do \
 		../build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 			--no-header $$name.in --output-file $$name.txt; done
 	@cd roles/model_store/files/minify && $(CURDIR)/build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 \
