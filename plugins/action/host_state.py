@@ -45,8 +45,8 @@ class ActionModule(ActionBase):
             result: dict[str, Any] = self._execute_module(module_args=arguments, task_vars=variables)
         except AnsibleConnectionFailure as error:  # preflight says so, in its table
             group = str(self._task.args["group"])
-            pending = self._pending({"host": [f"it cannot be reached: {error}"]})
-            return {**pending, "add_group": f"{group}_unreached", "parent_groups": [group]}
+            reasons = {"host": [f"it cannot be reached: {error}"]}
+            return {**self._different(reasons), **self._join(f"{group}_unreached", [group])}
         if "drift" not in result:
             if re.search("Unsupported parameters|of the following are missing", result.get("msg", "")):
                 return result
@@ -75,4 +75,13 @@ class ActionModule(ActionBase):
         return templar.template(variables[variable])
 
     def _pending(self, reasons: dict[str, list[str]]) -> dict[str, Any]:
-        return {"changed": False, "unchanged": False, "reasons": reasons, "add_group": self._task.args["group"]}
+        return {**self._different(reasons), **self._join(str(self._task.args["group"]), ["all"])}
+
+    def _different(self, reasons: dict[str, list[str]]) -> dict[str, Any]:
+        return {"changed": False, "unchanged": False, "reasons": reasons}
+
+    def _join(self, group: str, parents: list[str]) -> dict[str, Any]:
+        """Put the host into a group, for the plays that follow; return the part of the result that says so."""
+        if hasattr(self, "add_group"):  # from ansible-core 2.21 on, which no longer reads the result
+            self.add_group(group, parent_group_names=parents)
+        return {"add_group": group, "parent_groups": parents}
