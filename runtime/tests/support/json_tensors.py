@@ -45,7 +45,7 @@ def tensors(draw: some.DrawFn) -> dict[str, Any]:
     if draw(some.booleans()) and count == np.prod(shape):
         data = np.array([None, *flat], dtype=object)[1:].reshape(shape).tolist()
         if type(data) is list and data and draw(some.integers(0, 4)) == 0:
-            data[-1] = draw(VALUES)
+            data = [*data[:-1], draw(VALUES)]  # a new list: the last one may be an element that others share
     tensor = {"name": draw(some.sampled_from(list(DTYPES))), "shape": shape, "data": data}
     return {**tensor, "datatype": tensor["name"], **draw(some.sampled_from([{}, {}, {"parameters": {"[": [1, [2]]}}]))}
 
