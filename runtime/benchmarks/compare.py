@@ -35,10 +35,11 @@ def main() -> None:
     subprocess.run(["git", "-C", str(ROOT), "worktree", "remove", "--force", str(BASE)], capture_output=True)
     subprocess.run(["git", "-C", str(ROOT), "worktree", "prune"], check=True)
     subprocess.run(["git", "-C", str(ROOT), "worktree", "add", "--detach", str(BASE), commit], check=True)
-    _share(options)
     found: dict[Path, list[Results]] = {BASE: [], ROOT: []}
     for number in range(options.rounds):
-        for tree in (BASE, ROOT) if number % 2 == 0 else (ROOT, BASE):
+        for tree in (ROOT, BASE) if number % 2 == 0 else (BASE, ROOT):
+            if tree is BASE and not number:
+                _share(options)  # what this tree's first round has made
             print(f"round {number + 1} of {options.rounds}: {commit if tree is BASE else 'this tree'}", flush=True)
             script = tree / "runtime" / "benchmarks" / "run.py"
             subprocess.run([sys.executable, str(script), *arguments, "--rounds", "1"], check=True, stdout=sys.stderr)
@@ -50,7 +51,6 @@ def _share(options: Options) -> None:
     """Let the base use environments and models that would become the same."""
     here, there = WORK, BASE / WORK.relative_to(ROOT)
     (there / "environments").mkdir(parents=True, exist_ok=True)
-    (here / "environments").mkdir(parents=True, exist_ok=True)
     files = {"driver": "runtime/benchmarks/requirements/driver.txt", "models": "requirements/models.txt"}
     for name in {server.removesuffix("-no-pool") for server in options.servers}:
         files[name] = f"runtime/benchmarks/requirements/{name}.txt"
