@@ -90,7 +90,7 @@ def test_unit_tests(core: Core) -> None:
     assert release.stdout.strip() == core.version
     options = ["-q", "--numprocesses", "2", "--dist", "loadfile", "-p", "no:cacheprovider", "--tb=short"]
     done = subprocess.run(
-        [python, "-m", "pytest", *options, "tests/unit/plugins", "tests/unit/roles"],
+        [python, "-m", "pytest", *options, "tests/unit/plugins", "tests/unit/roles", "tests/integration/host_state"],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-8000:]

@@ -86,9 +86,10 @@ def environment(core: Core) -> Path:
         constraints.parent.mkdir(parents=True, exist_ok=True)
         constraints.write_text(_constraints())
         subprocess.run([python_of(core), "-m", "venv", "--clear", place], check=True)
-        options = ["--quiet", "--no-compile", "--disable-pip-version-check", f"--constraint={constraints}"]
-        wanted = [f"ansible-core=={core.version}", *(TOOLS if core.supported else ())]
-        subprocess.run([place / "bin/pip", "install", *options, *wanted], check=True)
+        tools: list[str] = [f"--constraint={constraints}", *TOOLS] if core.supported else []
+        options = ["--quiet", "--no-compile", "--disable-pip-version-check"]
+        command: list[str | Path] = [place / "bin/pip", "install", *options, f"ansible-core=={core.version}", *tools]
+        subprocess.run(command, check=True)
         (place / "installed").touch()
     (packages,) = place.glob("lib/python3.*/site-packages")
     link = packages / "ansible_collections" / "edgeml" / "fleet"
