@@ -34,7 +34,7 @@ def framed(root: Path, frame: int) -> ModelDirectory:
 
 @pytest.mark.parametrize("frame", [1, 2, 32, 512])
 def test_sizes_are_tried(tmp_path: Path, frame: int) -> None:
-    """FIELD 9: silero_vad, melspectrogram, PP-OCR cannot run on dimensions of 1."""
+    """Silero_vad, melspectrogram, PP-OCR cannot run on dimensions of 1."""
     model = loaded(framed(tmp_path, frame).path)
     assert model.warm_up_inputs["x"].shape == (1, frame)
     assert model.compute_seconds < 10
@@ -57,7 +57,7 @@ def test_no_size_works(tmp_path: Path, start_server: Any) -> None:
 
 @pytest.mark.parametrize("outputs", [{}, {"outputs": []}])
 def test_case_that_only_warms_up(tmp_path: Path, outputs: dict[str, Any]) -> None:
-    """FIELD 10."""
+    """Its outputs may be left out."""
     model = framed(tmp_path, 7001)
     (model.path / "golden").mkdir()
     tensor = {"name": "x", "datatype": "FP32", "shape": [1, 7001], "data": [0] * 7001}
@@ -83,7 +83,7 @@ def test_messages_without_the_words_of_python(tmp_path: Path, case: Any, message
 
 
 def test_zip_map(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """FIELD 11: what sklearn's converter makes of a classifier by default."""
+    """What sklearn's converter makes of a classifier by default."""
     nodes = [
         helper.make_node("ZipMap", ["x"], ["p"], domain="ai.onnx.ml", classlabels_int64s=[0, 1]),
         helper.make_node("ArgMax", ["x"], ["l"], axis=1, keepdims=0),
@@ -118,7 +118,7 @@ def roots(root: Path) -> ModelDirectory:
 
 
 def test_null_is_nan_in_both_directions(tmp_path: Path, start_server: Any) -> None:
-    """FIELD 13: a golden case that was recorded from our own answer loads."""
+    """A golden case that was recorded from our own answer loads."""
     model = roots(tmp_path)
     server = start_server([model])
     server.wait_ready()
@@ -140,7 +140,7 @@ def test_null_is_nothing_else(server: Any, datatype: str) -> None:
 
 
 def test_a_wrong_case_refuses_the_start_too(tmp_path: Path) -> None:
-    """FIELD 14: one rule at start, load and check."""
+    """One rule at start, load and check."""
     model = roots(tmp_path)
     (model.path / "golden").mkdir()
     tensor = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1.0, 4.0]}

@@ -1,6 +1,6 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The event loop goes on whatever a client sends: FIELD 6, 7 and 8, and what is of their kind.
+"""The event loop goes on whatever a client sends: very many tensors, long lists of numbers, and what is of their kind.
 
 The measure is what a parser takes for the body at once, here and now: the loop may stand still for a part of it.
 """

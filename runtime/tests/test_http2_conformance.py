@@ -134,7 +134,7 @@ def test_sends_no_more_than_the_window(server: Server, steps: list[tuple[bytes, 
 
 @pytest.mark.parametrize(("sent", "status"), [(b"", 12), (BODY + BODY, 12), (BODY[:-1], 12), (BODY, 0)])
 def test_a_unary_call_takes_one_message(server: Server, sent: bytes, status: int) -> None:
-    """FIELD 20: UNIMPLEMENTED, as gRPC's list of status codes says for a cardinality violation."""
+    """UNIMPLEMENTED, as gRPC's list of status codes says for a cardinality violation."""
     assert outcome(server, head() + body(sent)) == ("status", status)
 
 

@@ -17,7 +17,7 @@ LAST = b"GET /v2/health/live HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
 @pytest.mark.parametrize("protocol", ["h2c", "websocket", "TLS/1.0"])
 @pytest.mark.parametrize("chunked", [False, True])
 def test_upgrade_is_ignored(server: Server, protocol: str, chunked: bool) -> None:
-    """FIELD 15: the request is answered, and the connection stays."""
+    """The request is answered, and the connection stays."""
     upgrade = (f"Upgrade: {protocol}", "Connection: Upgrade, HTTP2-Settings", "HTTP2-Settings: AAMAAABk")
     if chunked:
         body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(VALID_BODY), VALID_BODY)
@@ -55,14 +55,14 @@ def test_upgrade_in_http_1_0(server: Server) -> None:
     ],
 )
 def test_host(server: Server, lines: bytes, status: int) -> None:
-    """FIELD 16 (RFC 9112, section 3.2)."""
+    """RFC 9112, section 3.2."""
     request = b"GET /v2/health/live HTTP/1.1\r\n" + lines + b"Connection: close\r\n\r\n"
     assert statuses(exchange(server.rest_port, request)) == [status]
 
 
 @pytest.mark.parametrize(("version", "seen"), [(b"1.0", [200]), (b"1.1", [100, 200])])
 def test_no_interim_answer_before_http_1_1(server: Server, version: bytes, seen: list[int]) -> None:
-    """FIELD 17 (RFC 9110, section 15.2)."""
+    """RFC 9110, section 15.2."""
     request = inference(VALID_BODY, "Expect: 100-continue", "Connection: close").replace(
         b"HTTP/1.1", b"HTTP/" + version
     )
@@ -81,7 +81,7 @@ def test_no_interim_answer_before_http_1_1(server: Server, version: bytes, seen:
 @pytest.mark.parametrize("size", [17_000, 20_000, 100_000])
 @pytest.mark.parametrize("pieces", [1, 7])
 def test_long_target(server: Server, size: int, pieces: int) -> None:
-    """FIELD 18."""
+    """414, however it arrives."""
     request = b"GET /" + b"a" * size + b" HTTP/1.1\r\nHost: h\r\n\r\n"
     with connect(server.rest_port) as connection:
         step = -(-len(request) // pieces)
@@ -105,7 +105,7 @@ def test_absolute_target(server: Server) -> None:
 
 
 def test_gzip_of_two_members(server: Server) -> None:
-    """FIELD 23 (RFC 1952, section 2.2)."""
+    """RFC 1952, section 2.2."""
     half = len(VALID_BODY) // 2
     body = gzip.compress(VALID_BODY[:half]) + gzip.compress(VALID_BODY[half:])
     answer = server.infer("perceptron", body, Content_Encoding="gzip")
@@ -118,7 +118,7 @@ def test_gzip_of_two_members(server: Server) -> None:
 
 
 def test_extensions_of_chunks_are_bounded(server: Server) -> None:
-    """FIELD 23: not accepted for as long as they come."""
+    """Not accepted for as long as they come."""
     with connect(server.rest_port) as connection:
         connection.sendall(inference(b"", "Transfer-Encoding: chunked"))
         for _ in range(2000):
@@ -139,12 +139,12 @@ def test_smallest_chunks(server: Server) -> None:
     ["/v2/models/perceptron/versions//ready", "/v2/models/perceptron/versions/", "/v2/models//ready"],
 )
 def test_empty_parts_of_a_path(server: Server, path: str) -> None:
-    """FIELD 23."""
+    """They are no model's name."""
     assert server.rest("GET", path).status == 404
 
 
 def test_no_words_of_python(server: Server) -> None:
-    """FIELD 24."""
+    """An error says what is wrong in words of the protocol."""
     answer = server.infer("perceptron", VALID_BODY, Inference_Header_Content_Length="-1")
     assert answer.status == 400
     assert answer.json["error"] == "header Inference-Header-Content-Length is '-1', not a number of bytes"

@@ -298,7 +298,7 @@ def test_nothing_is_left(server: InProcess, name: str) -> None:
     ],
 )
 def test_memory_is_flat(server: InProcess, name: str) -> None:
-    """FIELD 1, 2 and 3, with bodies of half a MiB; each kept one would show."""
+    """With bodies of half a MiB; each kept one would show."""
     case = CASES[name]
     with no_collector():
         for _ in range(20):

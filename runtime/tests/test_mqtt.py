@@ -733,7 +733,7 @@ def test_refused_configuration(mqtt: dict[str, object], message: str) -> None:
 
 
 def test_a_broker_without_retained_messages(start_server: Any, tmp_path: Path) -> None:
-    """FIELD 21: it refuses a will that is to be retained; the server serves without, and says so once."""
+    """It refuses a will that is to be retained; the server serves without, and says so once."""
     broker = Broker(tmp_path / "plain", retain_available="false")
     broker.start()
     try:

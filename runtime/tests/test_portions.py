@@ -120,7 +120,7 @@ def test_uneven_lists(data: bytes) -> None:
     ],
 )
 def test_what_is_refused_by_structure(text: bytes, message: str) -> None:
-    """FIELD 6 and 7: before any object is made."""
+    """Before any object is made."""
     model = Model("m", "1.0.0", "", "", {"x": TensorSpec("x", "BYTES", ())}, {})
     with pytest.raises(RequestError, match=message) as raised:
         json_binary.decode(model, text, None, LIMITS)
@@ -129,7 +129,7 @@ def test_what_is_refused_by_structure(text: bytes, message: str) -> None:
 
 @pytest.mark.parametrize("field", [b"\x2a\x00", b"\x58\x00", b"\x3a\x00", b"\x32\x00", b"\x2a\x02\x2a\x00"], ids=str)
 def test_messages_of_empty_fields(field: bytes) -> None:
-    """FIELD 8: inputs, unknown fields, raw contents, outputs, inputs with contents."""
+    """Inputs, unknown fields, raw contents, outputs, inputs with contents."""
     with pytest.raises(RequestError) as raised:
         protobuf.parse_inference(b"\x0a\x01m" + field * 1_000_000, LIMITS)
     assert raised.value.failure is Failure.TOO_LARGE

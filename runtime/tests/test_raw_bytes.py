@@ -1,6 +1,6 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: Apache-2.0
-"""BYTES that are bytes: an encoded picture reaches Python code and pipelines as it is (FIELD 12)."""
+"""BYTES that are bytes: an encoded picture reaches Python code and pipelines as it is."""
 
 import json
 import struct

@@ -86,7 +86,7 @@ def is_empty(server: InProcess) -> bool:
 
 
 def test_calls_of_one_connection(server: InProcess) -> None:
-    """FIELD 4: a window of 0; what does not fit ends with the standard error, the rest is answered later."""
+    """A window of 0; what does not fit ends with the standard error, the rest is answered later."""
     client = Client(server.grpc_port, window=0)
     body = grpc_message(ROWS)
     for number in range(10):
@@ -129,7 +129,7 @@ def test_a_stream_counts_answers_that_wait_for_their_turn(server: InProcess) -> 
 
 
 def test_connections_of_a_listener(server: InProcess) -> None:
-    """FIELD 4 with more connections: the listener's limit holds."""
+    """With more connections: the listener's limit holds."""
     with ExitStack() as stack:
         clients = [Client(server.grpc_port, window=0) for _ in range(6)]
         for client in clients:
@@ -155,7 +155,7 @@ def test_a_client_with_a_window_that_does_not_read(server: InProcess) -> None:
 
 
 def test_rest_connections(server: InProcess) -> None:
-    """FIELD 5: those beyond the limit of the listener get the standard error, and memory stays bounded."""
+    """Those beyond the limit of the listener get the standard error, and memory stays bounded."""
     before = resident_bytes()
     with ExitStack() as stack:
         clients = [stack.enter_context(socket.create_connection(("127.0.0.1", server.rest_port))) for _ in range(20)]
