@@ -141,6 +141,6 @@ serial:
 ledger:
   description: The option O(ledger), which M(edgeml.fleet.rollout_wave) takes from the plan.
   returned: when planned
-  type: path
+  type: str
   sample: fleet.ledger.jsonl
 """

@@ -98,15 +98,16 @@ EXAMPLES = r"""
     ca_file: /etc/docker/certs.d/registry.edgeml.internal:5443/ca.crt
     signatures: {mode: ignored}
     models:
-      - &digits
-        name: digits
+      - name: digits
         version: 1.4.0
         variant: fp32
         repository: edgeml/models/digits
         digest: sha256:9834876dcfb05cb167a5c24953eba58c4ac89b1adf57f28f2f9d09af107ee8f0
         size: 20480
-      - <<: *digits
+      - name: digits
+        version: 1.4.0
         variant: int8
+        repository: edgeml/models/digits
         digest: sha256:2c624232cdd221771294dfbb310aca000a0df6ac8b66b696d90ef06fdefb64a3
         size: 10240
 """
