@@ -36,4 +36,5 @@ class ActionModule(ActionBase):
             )
         except FleetError as error:
             return {**result, "failed": True, **error.as_result()}
-        return {**result, **done}
+        # What would be made is shown without -v, as `debug` shows a message.
+        return {**result, **done, "_ansible_verbose_always": bool(self._task.check_mode and done["changed"])}
