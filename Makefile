@@ -123,12 +123,17 @@ test-quick: $(VENV)/development ## Lint, unit, architecture, contract and runtim
 	$(call beside-lint,$(PYTEST) -q $(QUICK_TESTS))
 
 .PHONY: test
-test: lab-tools ## Everything, with fleets in the lab (about 27 minutes on two cores)
-	$(call beside-lint,$(PYTEST) --durations 15 --ignore tests/fleet/test_stick.py $(HOST_TESTS) $(QUICK_TESTS))
+test: lab-tools ## Everything but the long matrices, with fleets in the lab (about 28 minutes on two cores)
+	$(call beside-lint,$(PYTEST) --durations 15 $(foreach name,any_host stick,--ignore tests/fleet/test_$(name).py) \
+		$(HOST_TESTS) $(QUICK_TESTS))
 
 .PHONY: support-matrix
 support-matrix: $(VENV)/development ## Take the day of the last `make test` into docs/support-matrix.md, where it was green
 	@$(BIN)/python tests/support/support_matrix.py build/tests.xml
+
+.PHONY: test-hosts
+test-hosts: $(VENV)/development engine ## Six kinds of devices in one site, from a hardened one to one without systemd (8 minutes)
+	@$(BIN)/pytest -v --junitxml build/tests.xml tests/fleet/test_any_host.py
 
 .PHONY: test-stick
 test-stick: $(VENV)/development engine ## A site of bare hosts that never had an uplink, from one directory on a stick
