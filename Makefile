@@ -156,7 +156,7 @@ test-awx: $(VENV)/development ## What awx_setup makes, in the recorded API of an
 	@$(BIN)/pytest -v tests/awx
 
 .PHONY: test-core
-test-core: $(VENV)/development engine ## Each ansible-core from 2.16 on: unit tests, inventory, the quickstart (10 minutes); K=2.20 tries one
+test-core: $(VENV)/development engine ## Each ansible-core from 2.16 on: unit tests, inventory, the quickstart (5 minutes each); K=2.20 tries one
 	@$(BIN)/pytest -v $(if $(K),-k "$(K)") tests/core
 
 .PHONY: test-content-faults
