@@ -94,12 +94,16 @@ lint-sanity: $(VENV)/development build/environments/importer/installed ## Check 
 	@$(BIN)/python tests/support/sanity.py
 	@$(BIN)/python tests/support/importer.py
 
-build/environments/importer/installed: requirements/importer.txt
-	@echo "Making the environment of Galaxy's importer (about half a minute, once)"
-	@$(PYTHON) -m venv build/environments/importer
-	@build/environments/importer/bin/pip install --quiet --no-compile --disable-pip-version-check --require-hashes \
-		--requirement requirements/importer.txt
+# What cannot share the environment of the tests has one of its own, made once.
+build/environments/%/installed: requirements/%.txt
+	@echo "Making the environment build/environments/$* (up to a minute, once)"
+	@$(PYTHON) -m venv build/environments/$*
+	@build/environments/$*/bin/pip install --quiet --no-compile --disable-pip-version-check $(NO_DEPENDENCIES) \
+		--require-hashes --requirement $<
 	@touch $@
+
+# The list is complete, and leaves out what kserve's clients do not need.
+build/environments/clients/installed: NO_DEPENDENCIES := --no-deps
 
 .PHONY: test-units
 test-units: $(VENV)/development ## The plugins' unit tests as ansible-test runs them, with a target's share of Ansible
@@ -190,21 +194,6 @@ bench-converge: $(VENV)/development engine ## Compare a converge that changes no
 .PHONY: bench-content
 bench-content: $(VENV)/development engine ## Compare filling a mirror with skopeo and docker: seconds, and bytes on the wire
 	@$(BIN)/python tests/benchmark/content.py
-
-build/environments/fuzz/installed: requirements/fuzz.txt
-	@echo "Making the environment for fuzzing (about a minute, once)"
-	@$(PYTHON) -m venv build/environments/fuzz
-	@build/environments/fuzz/bin/pip install --quiet --no-compile --disable-pip-version-check --require-hashes \
-		--requirement requirements/fuzz.txt
-	@touch $@
-
-# --no-deps: the list is complete, and leaves out what kserve's clients do not need.
-build/environments/clients/installed: requirements/clients.txt
-	@echo "Making the environment of the protocol's clients (about half a minute, once)"
-	@$(PYTHON) -m venv build/environments/clients
-	@build/environments/clients/bin/pip install --quiet --no-compile --disable-pip-version-check --no-deps --require-hashes \
-		--requirement requirements/clients.txt
-	@touch $@
 
 .PHONY: soak
 soak: MINUTES ?= 60

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 #: What the unit tests import besides Ansible.
 TOOLS = (
     "bcrypt", "jsonschema", "referencing", "pytest", "pytest-timeout", "pytest-xdist", "trustme", "hypothesis",
-    "grpcio", "protobuf", "onnx", "numpy", "prometheus-client", "hpack", "cyclonedx-python-lib[json-validation]",
+    "grpcio", "protobuf", "onnx", "numpy", "prometheus-client", "hpack", "cyclonedx-python-lib",
     "ansible-runner",
 )  # fmt: skip
 #: They come with ansible-core, each release at a version of its own.
