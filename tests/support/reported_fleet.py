@@ -40,6 +40,25 @@ def certificate(end: datetime) -> str:
     return made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
 
 
+def one_model_lock(registry: str, image_size: int, model_size: int) -> dict[str, Any]:
+    """Return a lock of serial 4 with the model digits 1.0.0, the runtime and the mirror, for amd64; sizes in bytes."""
+    platforms = {"amd64": {"digest": "sha256:" + "a" * 64, "size": image_size}}
+    variant = {
+        "repository": "edgeml/models/digits", "digest": "sha256:" + "c" * 64, "index": "sha256:" + "d" * 64,
+        "platforms": platforms, "blob": {"digest": "sha256:" + "e" * 64, "size": model_size}, "golden_cases": 3,
+    }  # fmt: skip
+    image = {"digest": "sha256:" + "b" * 64, "platforms": platforms}
+    return {
+        "serial": 4,
+        "registry": registry,
+        "images": {
+            "runtime": {"repository": "edgeml/runtime", **image},
+            "mirror": {"repository": "edgeml/mirror", **image},
+        },
+        "models": {"digits": {"1.0.0": {"platform": "onnxruntime_onnx", "variants": {"default": variant}}}},
+    }
+
+
 def wanted(*names: str) -> dict[str, Any]:
     """Return what the inventory says of a host that is to run these models."""
     models = [{"name": name, "digest": f"sha256:{digest(name)}", **MODELS[name]} for name in names]

@@ -30,6 +30,7 @@ from ansible_collections.edgeml.fleet.tests.support.content import (
     take_built_layers,
 )
 
+# Fixtures of neighbours are imported by name, as pytest finds them; those here ask for them by the same names.
 pytestmark = pytest.mark.timeout(600)
 BIN = Path(sys.executable).parent
 TRIAL = "edgeml-runtime-measured.trial"

@@ -13,29 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.edgeml.fleet.tests.support.reported_fleet import certificate
-
-
-def digest(sign: str) -> str:
-    return "sha256:" + sign * 64
-
-
-def lock() -> dict[str, Any]:
-    platforms = {"amd64": {"digest": digest("a"), "size": 40_000_000}}
-    variant = {
-        "repository": "edgeml/models/digits", "digest": digest("c"), "index": digest("d"), "platforms": platforms,
-        "blob": {"digest": digest("e"), "size": 10_000_000}, "golden_cases": 3,
-    }  # fmt: skip
-    image = {"digest": digest("b"), "platforms": platforms}
-    return {
-        "serial": 4,
-        "registry": "registry.edgeml.internal:5443",
-        "images": {
-            "runtime": {"repository": "edgeml/runtime", **image},
-            "mirror": {"repository": "edgeml/mirror", **image},
-        },
-        "models": {"digits": {"1.0.0": {"platform": "onnxruntime_onnx", "variants": {"default": variant}}}},
-    }
+from ansible_collections.edgeml.fleet.tests.support.reported_fleet import certificate, one_model_lock
 
 
 @pytest.fixture
@@ -43,14 +21,17 @@ def inventory(tmp_path: Path) -> Path:
     """Write an inventory of three devices and two mirrors, with what a run of other commands would have left."""
     directory = tmp_path / "plant"
     directory.mkdir()
-    (tmp_path / "plant.lock.yml").write_text(yaml.safe_dump(lock()))
+    (tmp_path / "plant.lock.yml").write_text(
+        yaml.safe_dump(one_model_lock("registry.edgeml.internal:5443", 40_000_000, 10_000_000))
+    )
     soon = datetime.now(UTC).replace(microsecond=0) + timedelta(days=9, hours=1)
     for name, end in (("ca", datetime(2059, 12, 31, tzinfo=UTC)), ("server", soon)):
         (tmp_path / f"{name}.crt").write_text(certificate(end))
         (tmp_path / f"{name}.key").write_text("not read")
     old = {"time": "2026-01-02T03:04:05Z", "host": "away", "site": "berlin", "runtime": "runtime", "release": "r" * 64,
            "outcome": "active", "reason": "", "by": "controller", "serial": 3, "rollout": "",
-           "models": [{"name": "digits", "version": "0.9.0", "variant": "default", "digest": digest("0")}]}  # fmt: skip
+           "models": [{"name": "digits", "version": "0.9.0", "variant": "default",
+                       "digest": "sha256:" + "0" * 64}]}  # fmt: skip
     (tmp_path / "plant.ledger.jsonl").write_text(json.dumps(old) + "\n")
     generations = tmp_path / "mirror" / "generations"
     (generations / "3").mkdir(parents=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.edgeml.fleet.tests.support.reported_fleet import certificate
+from ansible_collections.edgeml.fleet.tests.support.reported_fleet import certificate, one_model_lock
 
 CONNECTION = """\
 from pathlib import Path
@@ -57,33 +57,11 @@ class Connection(Local):
 IGNORED = ["registry", "registry_tls", "content"]
 
 
-def digest(sign: str) -> str:
-    return "sha256:" + sign * 64
-
-
-def lock() -> dict[str, Any]:
-    platforms = {"amd64": {"digest": digest("a"), "size": 1000}}
-    variant = {
-        "repository": "edgeml/models/digits", "digest": digest("c"), "index": digest("d"), "platforms": platforms,
-        "blob": {"digest": digest("e"), "size": 1000}, "golden_cases": 3,
-    }  # fmt: skip
-    image = {"digest": digest("b"), "platforms": platforms}
-    return {
-        "serial": 4,
-        "registry": "127.0.0.1:1",
-        "images": {
-            "runtime": {"repository": "edgeml/runtime", **image},
-            "mirror": {"repository": "edgeml/mirror", **image},
-        },
-        "models": {"digits": {"1.0.0": {"platform": "onnxruntime_onnx", "variants": {"default": variant}}}},
-    }
-
-
 @pytest.fixture
 def inventory(tmp_path: Path) -> Path:
     """Write an inventory of two devices and their mirror."""
     (tmp_path / "until_changed.py").write_text(CONNECTION)
-    (tmp_path / "fleet.lock.yml").write_text(yaml.safe_dump(lock()))
+    (tmp_path / "fleet.lock.yml").write_text(yaml.safe_dump(one_model_lock("127.0.0.1:1", 1000, 1000)))
     (tmp_path / "ca.crt").write_text(certificate(datetime(2059, 12, 31, tzinfo=UTC)))
     return tmp_path / "hosts.yml"
 
