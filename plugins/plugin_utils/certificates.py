@@ -48,7 +48,7 @@ class Validity:
     not_after: str
 
     def apply(self, builder: Any) -> Any:
-        """Return a certificate's builder with both; raise FleetError if one is no time."""
+        """Return the builder of a certificate with both set; raise FleetError if either is not a time."""
         start = _time(self.not_before, "private_ca_not_before")
         end = _time(self.not_after, "private_ca_not_after")
         if start >= end:

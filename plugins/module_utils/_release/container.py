@@ -30,6 +30,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired impo
     Desired,
     ForeignServer,
     Limits,
+    Model,
 )
 
 RELEASE_LABEL = "io.edgeml.release"
@@ -133,6 +134,10 @@ class Container:
             protocol = next(iter(ports))
             scheme = "http" if protocol == "rest" else "grpc"
         return f"{scheme}://{self.engine.address(name)}:{ports[protocol]}"
+
+    def golden(self, model: Model) -> str | None:
+        """Return the directory of a model's golden cases on this host, None if it has none."""
+        return str(self.root / "models" / model.directory_name / "golden") if model.golden_cases else None
 
     def activate(self, name: str) -> None:
         """Let a candidate serve clients, beside the release before it on the same ports.

@@ -108,7 +108,7 @@ class Gates:
         measured = self._protocol(model)
         asked = 0
         for protocol in sorted(self._protocols(model), key=lambda name: name != measured):
-            cases = self._golden(model)
+            cases = self.container.golden(model)
             with self._connect(protocol) as client:
                 first = 1 if protocol != measured else None
                 health = check_model(
@@ -128,7 +128,7 @@ class Gates:
     def _check_latency(self, model: Model) -> int:
         protocol = self._protocol(model)
         objective = ModelObjective(
-            model.name, model.version, self._golden(model), model.p95_ms, model.p99_ms, model.p50_ms
+            model.name, model.version, self.container.golden(model), model.p95_ms, model.p99_ms, model.p50_ms
         )
         with self._connect(protocol) as client:
             latency = measure_model(client, objective, samples=SAMPLES, warmup=WARMUP, max_seconds=SECONDS)
@@ -145,7 +145,7 @@ class Gates:
         active = endpoint_of(self.engine, self.container.active, protocol)
         if active is None:
             return
-        golden = self._golden(model)
+        golden = self.container.golden(model)
         with self._connect(protocol) as candidate, connect(active, timeout=self.timeout) as serving:
             request = prepare_request(candidate, ModelObjective(model.name, model.version, golden))
             try:
@@ -204,7 +204,7 @@ class Gates:
         if endpoint_of(self.engine, self.container.active, "rest") is None:
             found = {model.name: Comparison(why_not="no release of this runtime serves") for model in models}
         else:
-            found = compare_live(self.container, models, clients, self._golden)
+            found = compare_live(self.container, models, clients)
         for model in models:
             self._judge_shadow(model, found[model.name])
 
@@ -285,11 +285,6 @@ class Gates:
             return model.protocol if model.protocol in protocols else protocols[0]
         return protocols[0]
 
-    def _golden(self, model: Model) -> str | None:
-        if not model.golden_cases:
-            return None
-        return str(self.container.root / "models" / model.directory_name / "golden")
-
     def _connect(self, protocol: str) -> Client:
         return connect(self.container.endpoint(self.candidate, protocol), timeout=self.timeout)
 
@@ -348,7 +343,7 @@ class _Burst:
         self.errors: list[str] = []
         self.asked = 0
         self._gates = gates
-        self._objective = ModelObjective(model.name, model.version, gates._golden(model))
+        self._objective = ModelObjective(model.name, model.version, gates.container.golden(model))
         self._requests = max(LEAST_REQUESTS, clients * BURST_REQUESTS)
         self._end = time.monotonic() + BURST_SECONDS
         self._lock = threading.Lock()

@@ -99,13 +99,11 @@ def compare_live(
     container: Container,
     models: Sequence[Model],
     connect: Callable[[Model], tuple[Client, Client]],
-    golden_of: Callable[[Model], str | None],
 ) -> dict[str, Comparison]:
     """Return what live requests say of the candidate's `models`, by name.
 
-    `connect` returns clients of the candidate and of the release that serves, `golden_of` the directory of a model's
-    golden cases. Takes at most as long as the models say for the sampling, and once more for the comparison. Raises
-    UnreachableError if the candidate is gone.
+    `connect` returns clients of the candidate and of the release that serves. Takes at most as long as the models say
+    for the sampling, and once more for the comparison. Raises UnreachableError if the candidate is gone.
     """
     found = {model.name: Comparison() for model in models}
     wanted = {model.name: model.shadow for model in models if model.shadow}
@@ -125,7 +123,7 @@ def compare_live(
             comparison.why_not = "the release that serves has no such model"
             continue
         comparison.seen, comparison.dropped = told["seen"], told["dropped"]
-        absolute, relative = _tolerance(golden_of(model))
+        absolute, relative = _tolerance(container.golden(model))
         candidate, serving = connect(model)
         with candidate, serving:
             for inputs, outputs in kept[model.name]:

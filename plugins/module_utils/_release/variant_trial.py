@@ -167,7 +167,7 @@ def _measure(release: Release, desired: Desired, model: Model, effort: Effort) -
 
 def _figures(release: Release, container: Container, model: Model, effort: Effort) -> dict[str, Any]:
     trial = release.installed.trial
-    golden = str(container.root / "models" / model.directory_name / "golden") if model.golden_cases else None
+    golden = container.golden(model)
     endpoint = container.endpoint(trial, model.protocol)
     reach: Callable[[], Any] = partial(connect, endpoint, timeout=release.start_timeout)
     objective = ModelObjective(model.name, model.version, golden)

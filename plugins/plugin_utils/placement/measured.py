@@ -9,7 +9,7 @@ line. Figures are in milliseconds, requests a second, MiB, seconds, joules a req
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ def choose_best(
     measured on hosts of its kind, answered their golden cases there and kept to the objective; the least figure wins,
     by ``slo.first``. Where none counts, it is the last of them. Unless `final`, a host of unknown kind has to wait.
     """
-    variants = [variant["name"] for variant in model["variants"] if not variant.get("when")]
+    variants = candidates(model)
     conditional = [variant for variant in model["variants"] if variant.get("when")]
     if conditional:
         fitting, missing = choose_variant({"variants": conditional}, host)
@@ -198,6 +198,6 @@ def blobs_of(lock: Mapping[str, Any]) -> dict[tuple[str, str, str], str]:
     }
 
 
-def candidates(model: Mapping[str, Any]) -> Sequence[str]:
+def candidates(model: Mapping[str, Any]) -> list[str]:
     """Return the variants that measurements choose from."""
     return [variant["name"] for variant in model.get("variants", ()) if not variant.get("when")]
