@@ -35,6 +35,8 @@ class ActionModule(ActionBase):
             step = str(options["step"])
             if step == "summed_up":
                 found = course.sum_up()
+            elif step == "went_back":
+                found = course.went_back(options["hosts"])
             else:
                 wave = course.wave(variables["inventory_hostname"])
                 found = {

@@ -22,10 +22,16 @@ options:
     description:
       - V(opened) is before a wave, V(judged) after it. V(judged) also waits for the C(pause_seconds) of
         C(edgeml_rollout), after which V(watched) judges again.
-      - V(summed_up) is after all waves.
+      - V(summed_up) is after all waves, V(went_back) after the hosts that V(summed_up) told to go back did so, or did
+        not.
     type: str
-    choices: [opened, judged, watched, summed_up]
+    choices: [opened, judged, watched, summed_up, went_back]
     required: true
+  hosts:
+    description: For V(went_back), the hosts that were to go back.
+    type: list
+    elements: str
+    default: []
   plan:
     description: What M(edgeml.fleet.rollout_plan) returned, with the settings, the lock's serial and the ledger.
     type: dict
@@ -69,14 +75,21 @@ red:
   returned: when it ends, and when summed up
   type: bool
   sample: true
+waiting:
+  description:
+    - The hosts of the wave that need what their mirror lacks, with the reason, since this run could not bring the
+      mirror up to date. They are pending.
+  returned: when a wave may begin
+  type: dict
+  sample: {camera-3: "Its mirror could not be brought up to date: 2 of 3 parts are missing"}
 pause:
   description: Whether the wave is to be judged again, since there was a pause.
   returned: when judged
   type: bool
   sample: false
 failed_hosts:
-  description: The hosts that failed, with the reason.
-  returned: when summed up
+  description: The hosts that failed, with the reason; after V(went_back), those that did not go back.
+  returned: when summed up, and when hosts went back
   type: dict
   sample: {camera-2: The model digits 1.1.0 misses its objective}
 roll_back:

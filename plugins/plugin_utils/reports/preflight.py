@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.host import REFUSE, WARN
@@ -23,13 +23,17 @@ WIDEST = 60  # characters of a column that others follow
 
 
 def collect(
-    hostvars: Mapping[str, Mapping[str, Any]], hosts: Sequence[str], waits: bool = False
+    hostvars: Mapping[str, Mapping[str, Any]],
+    hosts: Sequence[str],
+    waits: bool = False,
+    outdated_mirrors: Collection[str] = (),
 ) -> list[dict[str, str]]:
     """Return the findings of all hosts, each {"host", "severity", "name", "value", "need", "remedy"}.
 
     Those that refuse come first. A device's findings about its mirror only warn if a mirror of its site (equal
     edgeml_site) is among the hosts, since it is brought up to date first. With `waits` a device that lacks its mirror
-    waits, and a mirror that cannot be reached is none.
+    waits, and a mirror that cannot be reached is none; nor is one of `outdated_mirrors`, which this run has meanwhile
+    failed to bring up to date.
     """
     results: dict[str, dict[str, Any]] = {}
     sites: dict[str, str] = {}
@@ -39,9 +43,13 @@ def collect(
         results[host] = {name: result for name, result in found.items() if not result.get("skipped")}
         sites[host] = str(variables.get("edgeml_site", ""))
     mirrored_sites = {
-        sites[host] for host, found in results.items() if MIRROR in found and not (waits and _is_away(found[MIRROR]))
+        sites[host]
+        for host, found in results.items()
+        if MIRROR in found and not (waits and _is_away(found[MIRROR])) and host not in outdated_mirrors
     }
+    outdated_sites = {sites[host] for host in outdated_mirrors} - mirrored_sites
     unknown = waits and _nobody_knows_the_name(results) and not any(map(_is_lost_mirror, hostvars.values()))
+    waited_for = WAITED_FOR if waits else ()
     findings: list[dict[str, str]] = []
     for host, found in results.items():
         rows: dict[tuple[str, ...], dict[str, str]] = {}  # what two roles found on one host is shown once
@@ -56,7 +64,11 @@ def collect(
                         "no device of this run knows the name: correct edgeml_registry or edgeml_mirror_ip_address, or "
                         f"the name service; {finding['remedy']}"
                     )
-                elif waits and finding["name"] in WAITED_FOR and variable != MIRROR:
+                elif (
+                    variable != MIRROR
+                    and finding["severity"] == REFUSE  # what is to be ignored only warns
+                    and finding["name"] in (*waited_for, *(CURED_BY_MIRROR if sites[host] in outdated_sites else ()))
+                ):
                     entry["severity"] = WAIT
                     entry["remedy"] = f"the device waits for the next run; {finding['remedy']}"
                 rows[tuple(entry.values())] = entry

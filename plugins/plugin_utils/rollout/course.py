@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.plugin_utils import ledger
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports import preflight
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.text import aligned
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout import events
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.approval import ask
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.judgement import (
     BEFORE,
+    OPENED,
     HostOutcome,
+    failure_reason,
     judge,
     outcome_of,
     planned,
@@ -23,12 +26,16 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.judgement imp
 )
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.plan import title_of, wave_of
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.settings import Settings
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.told import told_lines
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.window import is_open, local_time, next_opening
 
-#: Where the playbook keeps the answers of the steps.
-OPENED = "edgeml_rollout_opened"
+#: Where the playbook keeps the answers of the steps, and of a host that went back.
 JUDGED = "edgeml_rollout_judged"
 WATCHED = "edgeml_rollout_watched_wave"
+WENT_BACK = "edgeml_rollout_back"
+NOT_BACK = "edgeml_rollout_back_failure"
+#: What a mirror says that was brought up to date.
+MIRROR_DONE = "edgeml_rollout_mirror_done"
 
 
 @dataclass(frozen=True)
@@ -67,8 +74,9 @@ class Course:
 
     def open(self, wave: Mapping[str, Any], prompt: Callable[[str], str]) -> Step:
         """Decide whether a wave may begin: is the window open, is it approved."""
+        waiting = self._waiting(wave)
         if self.check_mode:
-            return Step("", {"stop": False})
+            return Step("", {"stop": False, "waiting": waiting})
         title = title_of(wave, self.last)
         is_first = wave is self.plan["waves"][0]
         window = self.settings.window
@@ -89,7 +97,19 @@ class Course:
         started = ledger.line(
             "", events.STARTED, reason=f"{len(self.plan['order'])} hosts, waves of {sizes}", **self.common
         )
-        return Step("", {"stop": False}, [started] if is_first else [])
+        return Step("", {"stop": False, "waiting": waiting}, [started] if is_first else [])
+
+    def _waiting(self, wave: Mapping[str, Any]) -> dict[str, str]:
+        """Return the hosts that need what their mirror lacks, since this run could not bring it up to date."""
+        mirrors = self.plan["mirrors"]
+        outdated = [host for host in mirrors if not self.hostvars[host].get(MIRROR_DONE)]
+        findings = preflight.collect(self.hostvars, [*wave["hosts"], *mirrors], outdated_mirrors=outdated)
+        waiting = preflight.waiting(findings)
+        return {
+            host: f"Its mirror could not be brought up to date: {reason}"
+            for host, reason in waiting.items()
+            if host in wave["hosts"]
+        }
 
     def _stop(self, reason: str, failed: bool, told: bool = True) -> Step:
         line = ledger.line("", events.STOPPED, reason=reason, **self.common)
@@ -190,6 +210,27 @@ class Course:
             "reason": stop.get("reason", ""),
         }
         return Step(text, result, lines)
+
+    def went_back(self, hosts: Sequence[str]) -> Step:
+        """Tell which of the hosts that were to go back did, and which count as failed since they did not."""
+        failed: dict[str, str] = {}
+        for host in hosts:
+            known = self.hostvars[host]
+            if failure := known.get(NOT_BACK):
+                failed[host] = f"It did not go back: {failure_reason(failure)}"
+            elif not known.get(WENT_BACK):
+                failed[host] = "It was lost while it was to go back: what it serves is not known"
+        back = [host for host in hosts if host not in failed]
+        text = f"Back at the release before: {', '.join(back) or 'none'}"
+        for host, reason in failed.items():
+            text += f"\n  {host}: {reason}"
+        sites = self.plan["sites"]
+        lines = told_lines(self.hostvars, back, WENT_BACK)
+        lines += [
+            ledger.line(host, "failed", site=sites[host], reason=reason, **self.common)
+            for host, reason in failed.items()
+        ]
+        return Step(text, {"failed_hosts": failed}, lines)
 
     def _answer(self, wave: Mapping[str, Any], name: str) -> Mapping[str, Any]:
         """Return what a step told a wave. It tells no host that failed before it, or was lost in the wave."""

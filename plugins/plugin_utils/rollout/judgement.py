@@ -10,7 +10,9 @@ from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.text import aligned, listed, printable, unframed
 
-#: Where the playbook keeps what it learned of a host: before its turn, what failed, after its turn, after the pause.
+#: Where the playbook keeps what it learned of a host: before its wave, before its turn, what failed, after its turn,
+#: after the pause.
+OPENED = "edgeml_rollout_opened"
 BEFORE = "edgeml_rollout_before"
 FAILURE = "edgeml_rollout_failure"
 AFTER = "edgeml_rollout_after"
@@ -48,7 +50,10 @@ def outcome_of(host: str, variables: Mapping[str, Any], watched: bool = False) -
     gates = [gate for answer in _answers(variables.get(RESULT)) for gate in answer.get("gates") or ()]
     failure = _mapping(variables.get(FAILURE))
     lost = next((a for a in (after, *_answers(variables.get(RESULT))) if a.get("unreachable")), None)
+    waiting = _mapping(_mapping(variables.get(OPENED)).get("waiting"))
     state, reason = "done", ""
+    if host in waiting:
+        return HostOutcome(host, "pending", str(waiting[host]))
     if not before:
         state, reason = "failed", "It failed before its turn"
     elif before.get("unreachable"):
@@ -163,6 +168,8 @@ def planned(host: str, variables: Mapping[str, Any]) -> tuple[str, str]:
     failure = _mapping(variables.get(FAILURE))
     if failure:
         return host, f"fails: {failure_reason(failure)}"
+    if waiting := _mapping(_mapping(variables.get(OPENED)).get("waiting")).get(host):
+        return host, f"pending: {waiting}"
     if _mapping(variables.get(BEFORE)).get("unreachable"):
         return host, "pending: it cannot be reached"
     parts = []

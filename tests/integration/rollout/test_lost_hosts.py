@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The playbook rollout when hosts are lost at another step than their release. This machine plays them.
 
-Hosts answer until a module would change something on them, and never again.
+Hosts answer until a module would change something on them, and never again, or fail at it. What a host says that it
+serves is what it is told to say, if that is told.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -44,13 +46,25 @@ class Connection(Local):
 
     def put_file(self, in_path, out_path):
         mark = Path(__file__).with_name(f"lost-{self._play_context.remote_addr}")
-        if mark.exists() or not out_path.endswith(ASKING):
+        told = mark.with_name(mark.name.replace("lost", "told"))
+        if told.exists() and out_path.endswith(ASKING):
+            pass
+        elif mark.exists() or not out_path.endswith(ASKING):
             with mark.open("a") as file:
                 file.write(out_path.rpartition("/")[2] + "\\n")
-            if mark.with_name(mark.name.replace("lost", "fails")).exists():
+            fails = mark.with_name(mark.name.replace("lost", "fails")).exists()
+            if fails and not out_path.endswith("AnsiballZ_runtime_release.py"):
                 raise AnsibleError("the disk is full")
             raise AnsibleConnectionFailure("no route to host")
         super().put_file(in_path, out_path)
+
+    def exec_command(self, cmd, in_data=None, sudoable=True):
+        told = Path(__file__).with_name(f"told-{self._play_context.remote_addr}")
+        if "AnsiballZ_runtime_release_info.py" in cmd and "chmod" not in cmd and told.exists():
+            first, *others = told.read_text().splitlines()
+            told.write_text("\\n".join(others or [first]))
+            return 0, first.encode(), b""
+        return super().exec_command(cmd, in_data=in_data, sudoable=sudoable)
 """
 
 
@@ -66,8 +80,13 @@ def inventory(tmp_path: Path) -> Path:
     return tmp_path / "hosts.yml"
 
 
-def run(inventory: Path, **rollout: Any) -> subprocess.CompletedProcess[str]:
-    """Carry out a rollout over two devices, in which every host is lost when something would change on it."""
+def run(
+    inventory: Path, of_devices: Mapping[str, Any] | None = None, **rollout: Any
+) -> subprocess.CompletedProcess[str]:
+    """Carry out a rollout over two devices, in which every host is lost when something would change on it.
+
+    `of_devices` are further variables of the devices.
+    """
     directory = inventory.parent
     variables: dict[str, Any] = {
         "ansible_connection": "until_changed",
@@ -96,7 +115,10 @@ def run(inventory: Path, **rollout: Any) -> subprocess.CompletedProcess[str]:
     }
     hosts = {name: {"ansible_host": name} for name in ("one", "two", "mirror")}
     groups = {
-        "devices": {"hosts": {name: hosts[name] for name in ("one", "two")}, "vars": {"edgeml_rollout": rollout}},
+        "devices": {
+            "hosts": {name: hosts[name] for name in ("one", "two")},
+            "vars": {"edgeml_rollout": rollout, **(of_devices or {})},
+        },
         "mirrors": {"hosts": {"mirror": hosts["mirror"]}},
     }
     inventory.write_text(yaml.safe_dump({"all": {"children": groups, "vars": variables}}))
@@ -127,3 +149,51 @@ def test_a_wave_that_loses_all_its_hosts_before_their_release_ends_the_rollout(i
         assert done.stdout.count(f"fatal: [{host}]: UNREACHABLE!") == times
     failed = "This mirror is not up to date, see above: Look at the engine"
     assert (failed in words) is (mirror == "fails")
+
+
+def ledger(inventory: Path) -> list[dict[str, Any]]:
+    lines = inventory.with_name("fleet.ledger.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize("mirror", ["is lost", "fails"])
+def test_devices_wait_for_what_a_mirror_lacks_that_was_not_brought_up_to_date(inventory: Path, mirror: str) -> None:
+    if mirror == "fails":
+        inventory.with_name("fails-mirror").touch()
+    done = run(inventory, of_devices={"edgeml_preflight_ignore": []}, first=1)
+    words = " ".join(done.stdout.split())
+    print(done.stdout, done.stderr[-2000:])
+    assert done.returncode == (2 if mirror == "fails" else 0)
+    assert "Wave 2 of 2: 1 pending" in words
+    assert ", 0 done, 0 failed, 0 not begun, 2 pending" in words
+    assert not inventory.with_name("lost-one").exists(), "nothing was tried on a device"
+    pending = {line["host"]: line["reason"] for line in ledger(inventory) if line["outcome"] == "pending"}
+    assert set(pending) == {"one", "two"}
+    assert all(reason.startswith("Its mirror could not be brought up to date: ") for reason in pending.values())
+
+
+def release(name: str) -> dict[str, Any]:
+    model = {"name": "digits", "version": "1.0.0", "variant": "default", "digest": "sha256:0", "options": {}}
+    return {"id": name * 20, "image": "image", "models": [model], "settings": {}}
+
+
+def told(active: str, **more: Any) -> str:
+    runtime = {"name": "runtime", "active": release(active), "previous": release("o"), "serving": True, "drift": []}
+    return json.dumps({"changed": False, "runtimes": [{**runtime, "history": [], **more}]})
+
+
+def test_a_host_that_is_lost_while_it_goes_back_is_told_and_ends_nothing(inventory: Path) -> None:
+    """One failed after its release took over, and is lost when it is to go back."""
+    inventory.with_name("fails-one").touch()
+    inventory.with_name("told-one").write_text("\n".join([told("o"), told("n")]))
+    done = run(inventory, first=1, rollback=True)
+    words = " ".join(done.stdout.split())
+    print(done.stdout, done.stderr[-2000:])
+    assert done.returncode == 2
+    assert "going back: one" in words
+    assert "Back at the release before: none one: It was lost while it was to go back" in words
+    last = [line for line in ledger(inventory) if line["host"] == "one"][-1]
+    assert (last["outcome"], last["rollout"]) == ("failed", "4.1")
+    assert last["reason"].startswith("It was lost while it was to go back")
+    assert "one : ok=" in words
+    assert "TASK [Say why]" in done.stdout

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout import course
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.course import JUDGED, OPENED, Course
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.course import JUDGED, Course
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.judgement import (
     AFTER,
     BEFORE,
     FAILURE,
+    OPENED,
     WATCHED,
     HostOutcome,
     table,
@@ -225,7 +226,7 @@ def test_the_first_wave_needs_no_approval_unless_an_earlier_run_began() -> None:
     assert [(line["outcome"], line["reason"]) for line in step.lines] == [
         ("rollout_started", "4 hosts, waves of 1, 2, 1")
     ]
-    assert rollout.open(rollout.wave("b"), lambda _: "yes") == course.Step("", {"stop": False})
+    assert rollout.open(rollout.wave("b"), lambda _: "yes") == course.Step("", {"stop": False, "waiting": {}})
     step = rollout.open(rollout.wave("b"), lambda _: "no")
     assert step.result["stop"]
     assert step.result["red"]
@@ -313,3 +314,19 @@ def test_errors_are_the_collections_own() -> None:
     rollout = run({}, approval="prompt")
     with pytest.raises(FleetError, match="Nobody"):
         rollout.open(rollout.wave("b"), broken)
+
+
+def test_who_went_back_is_told_and_who_did_not_counts_as_failed() -> None:
+    refused = {"task": "Go back to the release before", "result": {"msg": "the disk is full"}}
+    back = {"a": {"edgeml_rollout_back": told("o", OLD)}, "b": {"edgeml_rollout_back_failure": refused}, "c": {}}
+    step = run(back).went_back(["a", "b", "c"])
+    assert step.text.startswith("Back at the release before: a\n")
+    assert step.result["failed_hosts"] == {
+        "b": "It did not go back: Go back to the release before: the disk is full",
+        "c": "It was lost while it was to go back: what it serves is not known",
+    }
+    assert [(line["host"], line["outcome"]) for line in step.lines] == [
+        ("a", "active"),
+        ("b", "failed"),
+        ("c", "failed"),
+    ]
