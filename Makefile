@@ -110,8 +110,8 @@ test-units: $(VENV)/development ## The plugins' unit tests as ansible-test runs 
 	@$(BIN)/python tests/support/sanity.py units --num-workers 2
 
 # Files share nothing. Three processes keep two cores busy, since many tests wait for a host or a server; the longest
-# files come first, and those of the runtime, which are short, fill the gaps at the end.
-QUICK_TESTS := tests/unit tests/architecture tests/contract runtime/tests
+# files come first, and those of the units, which are short, fill the gaps at the end.
+QUICK_TESTS := runtime/tests tests/contract tests/architecture tests/unit
 HOST_TESTS := tests/quickstart tests/fleet tests/faults tests/integration tests/lab tests/molecule
 PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --junitxml build/tests.xml
 

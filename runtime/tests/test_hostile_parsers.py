@@ -45,8 +45,10 @@ def test_every_odd_call_is_the_same_to_grpcio() -> None:
 
 @pytest.mark.parametrize("target", [target for target in TARGETS if seeds(target) and "peers" not in target])
 def test_damaged_request(target: str) -> None:
+    """Long seeds are damaged at some positions here; `make fuzz` tries all of them and more."""
+    step = 1 + sum(map(len, seeds(target))) // 400
     for seed in seeds(target):
-        for position in range(len(seed)):
+        for position in range(0, len(seed), step):
             TARGETS[target](seed[:position])
             for replacement in (b"", b"\0", b"\xff", b"9", b'"'):
                 TARGETS[target](seed[:position] + replacement + seed[position + 1 :])

@@ -12,7 +12,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import ru
 from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.host import REFUSE, Finding, Host, Wanted
 
 #: What is longest below a runtime's root of what has to be the name of a socket (sun_path of unix(7), without its NUL).
-LONGEST_SOCKET = "run/a/admin.sock"
+LONGEST_SOCKET = "run/a/metrics.sock"
 SOCKET_PATH_BYTES = 107
 STATE = "/var/lib/edgeml"  # of records that are the same wherever models are kept
 

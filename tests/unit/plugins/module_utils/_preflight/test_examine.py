@@ -314,7 +314,7 @@ def test_what_models_require_is_written_as_well(machine: Machine) -> None:
 
 
 def test_a_directory_whose_name_is_too_long_for_a_socket(machine: Machine) -> None:
-    fits = "/" + "d" * (107 - len("//run/a/admin.sock"))
+    fits = "/" + "d" * (107 - len("//run/a/metrics.sock"))
     assert "directory" not in machine.findings(replace(DEVICE, root=fits))
     finding = machine.findings(replace(DEVICE, root=fits + "d"))["directory"]
     assert finding.severity == "refuse"
