@@ -39,14 +39,14 @@ exit 1
 """
 
 
-def lock(registry: str, model: str) -> dict[str, Any]:
+def lock(registry: str, model: str, golden_cases: int = 1) -> dict[str, Any]:
     variant = {
         "repository": "edgeml/models/digits",
         "digest": "sha256:" + "d" * 64,
         "index": "sha256:" + "e" * 64,
         "platforms": {},
         "blob": {"digest": model, "size": 1 << 20},
-        "golden_cases": 1,
+        "golden_cases": golden_cases,
     }
     platform = {"digest": IMAGE, "size": 1 << 20}
     return {
@@ -146,6 +146,7 @@ def report(tmp_path_factory: pytest.TempPathFactory, full_disk: Path) -> Iterato
             "undefined": {"inference_runtime_lock": "{{ nobody_knows }}"},
             "unsigned": {"edgeml_signatures": "required", "edgeml_trusted_keys": [make_key().public]},
             "no_device": {"edgeml_model_overrides": {"digits": {"requires": {"devices": ["/dev/edgeml-none"]}}}},
+            "unchecked": {"inference_runtime_lock": lock(registry, MODEL, golden_cases=0)},
             "waived": {
                 "edgeml_model_overrides": {"digits": {"requires": {"devices": ["/dev/edgeml-none"]}}},
                 "edgeml_preflight_ignore": ["device"],
@@ -214,6 +215,7 @@ def refusals(report: dict[str, Any], host: str) -> list[str]:
         ("unpublished", ["inventory"], "Nothing has been published at /nowhere.lock.yml"),
         ("unsigned", ["signature"], "The lock is not signed"),
         ("no_device", ["device"], "/dev/edgeml-none"),
+        ("unchecked", [], "Nothing checks the answers of digits 1.0.0"),
         ("waived", [], ""),
     ],
 )
@@ -230,6 +232,14 @@ def test_hosts_that_run_what_nobody_signed_are_named(report: dict[str, Any]) -> 
     }
     assert {"sound", "gone", "no_python"} <= named
     assert "unsigned" not in named
+
+
+def test_models_whose_answers_nothing_checks_are_named(report: dict[str, Any]) -> None:
+    """In the table that preflight, plan, site and rollout show."""
+    found = [entry for entry in report["findings"] if entry["name"] == "unchecked"]
+    assert [(entry["host"], entry["severity"]) for entry in found] == [("unchecked", "warn")]
+    assert "golden cases" in found[0]["need"]
+    assert found[0]["value"] in report["output"]
 
 
 def test_one_table_for_all_and_a_refusal(report: dict[str, Any]) -> None:
