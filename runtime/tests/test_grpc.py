@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every gRPC method, every way to call it wrongly."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -195,3 +196,31 @@ def apart(message: messages.ModelInferRequest) -> list[messages.ModelInferReques
 def test_large_message_that_is_none(server: Server, damage: bytes) -> None:
     message = raw_message([[0.0] * 4] * 10_000).SerializeToString()
     assert server.grpc_error("ModelInfer", message + damage)[0] == "INVALID_ARGUMENT"
+
+
+@pytest.mark.parametrize("limits", [{}, {"body_bytes": 80_000_000}], ids=["refused", "allowed"])
+def test_tensor_beyond_the_usual_limits(start_server: Any, limits: dict[str, int]) -> None:
+    """75 MB are refused by name of the limit, and answered rightly where the configuration allows them."""
+    server = start_server(limits=limits)
+    rows = np.random.default_rng(75).normal(size=(75_000_000 // 16, 4)).astype("<f4")
+    message = raw_message([])
+    message.inputs[0].shape[:] = rows.shape
+    message.raw_input_contents[:] = [rows.tobytes()]
+    message.outputs.add(name="scores")
+    described = {"name": "features", "shape": rows.shape, "datatype": "FP32"}
+    inputs = [{**described, "parameters": {"binary_data_size": rows.nbytes}}]
+    outputs = [{"name": "scores", "parameters": {"binary_data": True}}]
+    head = json.dumps({"inputs": inputs, "outputs": outputs}).encode()
+    server.wait_ready()
+    answer = server.infer("perceptron", head + rows.tobytes(), Inference_Header_Content_Length=str(len(head)))
+    if not limits:
+        assert answer.status == 413
+        assert "67108864 bytes" in answer.json["error"]
+        code, told = server.grpc_error("ModelInfer", message)
+        assert code == "RESOURCE_EXHAUSTED"
+        assert "67108864 bytes" in told
+        return
+    scores = answer.body[int(answer.headers["inference-header-content-length"]) :]
+    assert server.grpc("ModelInfer", message).raw_output_contents[0] == scores
+    expected = perceptron_scores(rows)
+    np.testing.assert_allclose(np.frombuffer(scores, "<f4").reshape(-1, 3), expected, rtol=1e-4, atol=1e-5)
