@@ -126,12 +126,12 @@ def from_values(spec: TensorSpec, shape: tuple[int, ...], values: object) -> Arr
 def from_flat(spec: TensorSpec, flat: list[Any]) -> Array:
     """JSON values as an array of one dimension; null is NaN for floating datatypes. Raises RequestError (invalid)."""
     dtype = DTYPES[spec.datatype]
-    types = set(map(type, flat))
-    if dtype.kind == "f" and type(None) in types:
-        flat = [math.nan if value is None else value for value in flat]
-        types.discard(type(None))
-    if not _JSON_TYPES[dtype.kind].issuperset(types):
-        raise invalid(f"input '{spec.name}': 'data' holds values that are not {spec.datatype}")
+    allowed = _JSON_TYPES[dtype.kind]
+    if not allowed.issuperset(map(type, flat)):
+        if dtype.kind == "f":
+            flat = [math.nan if value is None else value for value in flat]
+        if not allowed.issuperset(map(type, flat)):
+            raise invalid(f"input '{spec.name}': 'data' holds values that are not {spec.datatype}")
     try:
         if dtype.kind == "f":
             # Refuses what is out of range; numpy would do so only within an errstate, which costs more than the rest.

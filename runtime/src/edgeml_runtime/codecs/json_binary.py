@@ -8,6 +8,7 @@ HTTP/REST section, and the extension "binary_tensor_data".
 """
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -35,12 +36,11 @@ EXTENSIONS = ("binary_tensor_data", "model_repository", "parameters", "schedule_
 # Bytes of JSON from which on simdjson's buffers are faster than Python's lists.
 _LARGE = 4 * 1024
 # Bytes of JSON from which on it is read in portions: no step of that is long, and memory stays near that of the body.
-_PORTIONED = 128 * 1024
+PORTIONED = 128 * 1024
 # Elements that are written as JSON at once.
 _STEP = 8 * 1024
-# Where values come later.
-_LATER = b"~"
-_LATER_DATA = b'"data":~'
+# Parts of answers that come again: models, outputs and their shapes.
+_REMEMBERED = 1024
 # What takes longer than a few milliseconds: bytes of a body, elements of an answer.
 _LONG_BODY = 16 << 20
 _LONG_ANSWER = 32 * 1024
@@ -65,7 +65,7 @@ def decode(
     try:
         if len(text) < _LARGE:
             document = orjson.loads(text)
-        elif len(text) < _PORTIONED or not in_portions:
+        elif len(text) < PORTIONED or not in_portions:
             document = large_json.loads(text)
         else:
             document = portions.loads(text, limits)
@@ -88,7 +88,10 @@ def decode(
         size = _parameter(tensor, "binary_data_size", int) if "parameters" in tensor else None
         if size is None:
             data = tensor.get("data")
-            array = data.tensor(spec, shape) if isinstance(data, (Numbers, Values)) else from_values(spec, shape, data)
+            if type(data) is list or not isinstance(data, (Numbers, Values)):
+                array = from_values(spec, shape, data)
+            else:
+                array = data.tensor(spec, shape)
         elif "data" in tensor:
             raise invalid(f"input '{spec.name}' has both 'data' and 'binary_data_size'")
         elif not 0 <= size <= len(binary):
@@ -126,12 +129,12 @@ def decode(
 
 
 def takes_long(model: Signature, body: bytes | bytearray | memoryview, json_length: int | None, limits: Limits) -> bool:
-    """Whether a body is not to be decoded on the event loop."""
+    """Whether a body is not to be decoded on the event loop; none below ``PORTIONED`` bytes does."""
     size = len(body)
-    if size < _PORTIONED:
+    if size < PORTIONED:
         return False
     length = size if json_length is None else min(json_length, size)
-    if length >= _PORTIONED and not is_plain(memoryview(body)[:length], limits):
+    if length >= PORTIONED and not is_plain(memoryview(body)[:length], limits):
         return True
     if size - length >= _LONG_BODY:
         return True
@@ -140,6 +143,11 @@ def takes_long(model: Signature, body: bytes | bytearray | memoryview, json_leng
 
 def answer_takes_long(request: InferenceRequest, results: list[Array], in_binary: set[str]) -> bool:
     """Whether an answer is not to be encoded on the event loop."""
+    elements = 0
+    for array in results:
+        elements += array.size
+    if elements <= _LONG_ANSWER:
+        return False
     elements = 0
     for name, array in zip(request.outputs, results, strict=True):
         if array.dtype.kind == "O" or name not in in_binary:
@@ -162,25 +170,45 @@ def encode_parts(
 
     NaN and infinities, which JSON cannot carry, become null; in binary they are kept.
     """
-    outputs: list[dict[str, Any]] = []
-    large: list[Array] = []
+    text = bytearray(_named(model.name, model.version))
     raw: list[bytes | memoryview] = []
+    is_large = False
     for name, array in zip(request.outputs, results, strict=True):
-        output: dict[str, Any] = {"name": name, "datatype": model.outputs[name].datatype, "shape": array.shape}
+        text += _output(name, model.outputs[name].datatype, array.shape)
         if name in in_binary:
             raw.append(to_raw(array))
-            output["parameters"] = {"binary_data_size": len(raw[-1])}
-        elif array.size <= _LONG_ANSWER:
-            output["data"] = to_values(array)
+            text += b'"parameters":{"binary_data_size":%d}},' % len(raw[-1])
+        elif array.size <= _STEP:
+            text += b'"data":%b},' % orjson.dumps(to_values(array), option=orjson.OPT_SERIALIZE_NUMPY)
         else:
-            output["data"] = orjson.Fragment(_LATER)
-            large.append(array)
-        outputs.append(output)
-    document: dict[str, Any] = {"model_name": model.name, "model_version": model.version, "outputs": outputs}
+            is_large = True
+            _add_values(text, array)
+    text[-1:] = b"]"
     if request.id:
-        document["id"] = request.id
-    text = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
-    return _with_values(text, large) if large else text, raw
+        text += b',"id":%b' % orjson.dumps(request.id)
+    text += b"}"
+    return text if is_large else bytes(text), raw
+
+
+@lru_cache(_REMEMBERED)
+def _named(model: str, version: str) -> bytes:
+    return orjson.dumps({"model_name": model, "model_version": version})[:-1] + b',"outputs":['
+
+
+@lru_cache(_REMEMBERED)
+def _output(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
+    return orjson.dumps({"name": name, "datatype": datatype, "shape": shape})[:-1] + b","
+
+
+def _add_values(text: bytearray, array: Array) -> None:
+    """Add the values of a large tensor, a part at a time: each is written once, in its place."""
+    flat = array.reshape(-1)
+    text += b'"data":['
+    for start in range(0, len(flat), _STEP):
+        values = to_values(flat[start : start + _STEP])
+        text += orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
+        text += b","
+    text[-1:] = b"]},"
 
 
 def sampled_parts(
@@ -196,22 +224,6 @@ def sampled_parts(
             described = {"name": name, "datatype": specs[name].datatype, "shape": array.shape, "bytes": len(raw[-1])}
             document[key].append(described)
     return orjson.dumps(document), raw
-
-
-def _with_values(text: bytes, tensors: list[Array]) -> bytearray:
-    """The text of an answer with flat lists of the values of large tensors, which are written once, in their place."""
-    first, *others = text.split(_LATER_DATA)  # no string of JSON has that in it
-    whole = bytearray(first)
-    for array, after in zip(tensors, others, strict=True):
-        flat = array.reshape(-1)
-        whole += b'"data":['
-        for start in range(0, len(flat), _STEP):
-            values = to_values(flat[start : start + _STEP])
-            whole += orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
-            whole += b","
-        whole[-1:] = b"]"
-        whole += after
-    return whole
 
 
 def server_metadata(name: str, version: str) -> bytes:

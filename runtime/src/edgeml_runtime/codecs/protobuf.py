@@ -6,6 +6,7 @@ Specification: section "GRPC", messages of open_inference_grpc.proto.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -57,6 +58,11 @@ _MOST_BYTES = 64 * 1024
 _MOST_FIELDS = 256
 _WITH_LENGTH = 2
 _RAW_CONTENTS = 7 << 3 | _WITH_LENGTH
+# Of a ModelInferResponse, and of a ModelStreamInferResponse.
+_RAW_OUTPUT = bytes([messages.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER << 3 | _WITH_LENGTH])
+_INFER_RESPONSE = bytes([messages.ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER << 3 | _WITH_LENGTH])
+# Parts of answers that come again: models, outputs and their shapes.
+_REMEMBERED = 1024
 
 _AnyMessage = TypeVar("_AnyMessage", bound=Message)
 
@@ -202,20 +208,56 @@ def decode(model: Signature, inference: Inference, limits: Limits) -> InferenceR
 
 
 def encode(model: Signature, request: InferenceRequest, results: list[Array]) -> bytes:
-    """A ModelInferResponse with raw_output_contents and the parameter ``model_digest``."""
-    response = messages.ModelInferResponse(model_name=model.name, model_version=model.version, id=request.id)
-    response.parameters["model_digest"].string_param = model.digest
+    """A ModelInferResponse with raw_output_contents and the parameter ``model_digest``.
+
+    It is put together of its fields, of which most are known: protobuf's objects would take most of the time.
+    """
+    parts: list[bytes | memoryview] = [_named(model.name, model.version)]
+    if request.id:
+        parts.append(messages.ModelInferResponse(id=request.id).SerializeToString())
+    parts.append(_with_digest(model.digest))
+    raw: list[bytes | memoryview] = []
     for name, array in zip(request.outputs, results, strict=True):
-        response.outputs.add(name=name, datatype=model.outputs[name].datatype, shape=array.shape)
-        response.raw_output_contents.append(bytes(to_raw(array)))
+        parts.append(_described(name, model.outputs[name].datatype, array.shape))
+        content = to_raw(array)
+        raw += (_RAW_OUTPUT, _varint(len(content)), content)
+    return b"".join(parts + raw)
+
+
+@lru_cache(_REMEMBERED)
+def _named(model: str, version: str) -> bytes:
+    return messages.ModelInferResponse(model_name=model, model_version=version).SerializeToString()
+
+
+@lru_cache(_REMEMBERED)
+def _with_digest(digest: str) -> bytes:
+    response = messages.ModelInferResponse()
+    response.parameters["model_digest"].string_param = digest
     return response.SerializeToString()
+
+
+@lru_cache(_REMEMBERED)
+def _described(output: str, datatype: str, shape: tuple[int, ...]) -> bytes:
+    response = messages.ModelInferResponse()
+    response.outputs.add(name=output, datatype=datatype, shape=shape)
+    return response.SerializeToString()
+
+
+def _varint(number: int) -> bytes:
+    """As protobuf's encoding has it, see "Base 128 Varints"."""
+    if number < 0x80:
+        return number.to_bytes(1, "little")
+    encoded = bytearray()
+    while number >= 0x80:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
 
 
 def stream_answer(answer: bytes) -> bytes:
     """A ModelStreamInferResponse that carries a ModelInferResponse."""
-    response = messages.ModelStreamInferResponse()
-    response.infer_response.MergeFromString(answer)
-    return response.SerializeToString()
+    return b"".join((_INFER_RESPONSE, _varint(len(answer)), answer))
 
 
 def stream_error(request_id: str, error: str) -> bytes:

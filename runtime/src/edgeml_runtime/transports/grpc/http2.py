@@ -99,24 +99,28 @@ class Connection(Receiving):
                 data = self._without_preface(data)
             position = self._complete_frame(data) if self._rest else 0
             end = len(data)
+            left = self._units_left
             while end - position >= HEAD.size:
                 high, low, kind, flags, stream = HEAD.unpack_from(data, position)
                 following = position + HEAD.size + checked(high << 8 | low)
                 if following > end:
                     break
-                if self._units_left <= 0:
+                if left <= 0:
                     self._unparsed = memoryview(data)[position:]
                     position = end
                     break
                 position += HEAD.size
+                size = following - position
                 if kind == DATA:
-                    self._units_left -= 1 + (following - position) // _DATA_PER_UNIT
+                    left -= 1 + size // _DATA_PER_UNIT
+                    # Much data is copied once, to its place.
+                    payload = memoryview(data)[position:following] if size > _MUCH else data[position:following]
                 else:
-                    self._units_left -= _UNITS_OF_CALL + (following - position) // _HEADERS_PER_UNIT
-                # Much data is copied once, to its place.
-                source = memoryview(data) if kind == DATA and following - position > _MUCH else data
-                self._frame(kind, flags, stream & LARGEST_STREAM, source[position:following])
+                    left -= _UNITS_OF_CALL + size // _HEADERS_PER_UNIT
+                    payload = data[position:following]
+                self._frame(kind, flags, stream & LARGEST_STREAM, payload)
                 position = following
+            self._units_left = left
             if position < end:
                 self._rest += data[position:]
             touched, self._touched = self._touched, []

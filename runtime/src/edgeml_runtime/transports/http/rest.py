@@ -217,13 +217,13 @@ class RestApplication:
             model = self._engine.model(route.model, route.version, self._clients)
             known, version = model.name, model.version
             json_length = _json_length(headers[_JSON_LENGTH_HEADER]) if _JSON_LENGTH_HEADER in headers else None
-            if json_binary.takes_long(model, body, json_length, self._limits):
-                limits = self._limits
+            limits = self._limits
+            if len(body) >= json_binary.PORTIONED and json_binary.takes_long(model, body, json_length, limits):
                 decoded, in_binary = await self._elsewhere(json_binary.decode, model, body, json_length, limits)
                 before, model = model, self._engine.model(route.model, route.version, self._clients)
                 check_same_tensors(before, model)
             else:
-                decoded, in_binary = json_binary.decode(model, body, json_length, self._limits, in_portions=False)
+                decoded, in_binary = json_binary.decode(model, body, json_length, limits, in_portions=False)
             del body  # no need to keep what was JSON
             asked = decoded
             results = await model.infer(decoded)
