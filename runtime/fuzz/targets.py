@@ -309,10 +309,7 @@ def _decode_protobuf(model: Model, body: bytes) -> None:
 def _bounded(size: int, parse: Callable[[], T]) -> T | None:
     """The result of a parser, None when it refused its input; Broken when it took too much memory."""
     result = None
-    if not tracemalloc.is_tracing():
-        tracemalloc.start(1)
-    before, _ = tracemalloc.get_traced_memory()
-    tracemalloc.reset_peak()
+    tracemalloc.start(1)
     try:
         result = parse()
     except RequestError as error:
@@ -320,7 +317,9 @@ def _bounded(size: int, parse: Callable[[], T]) -> T | None:
             raise Broken(f"a parser said {error.failure}: {error}") from error
         if not str(error):
             raise Broken("an error without a message") from error
-    _, peak = tracemalloc.get_traced_memory()
-    if peak - before > MEMORY_FACTOR * size + MEMORY_ALLOWANCE:
-        raise Broken(f"{size} bytes of input took {peak - before} bytes of memory")
+    finally:
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()  # it slows all down that runs in this process
+    if peak > MEMORY_FACTOR * size + MEMORY_ALLOWANCE:
+        raise Broken(f"{size} bytes of input took {peak} bytes of memory")
     return result
