@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -215,3 +217,13 @@ def running(token: str) -> Iterator[tuple[Awx, str]]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def main() -> None:
+    """Run the server on the port that the command line names, with the token of AWX_TOKEN."""
+    handler = type("Handler", (_Handler,), {"awx": Awx(os.environ["AWX_TOKEN"])})
+    ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), handler).serve_forever()
+
+
+if __name__ == "__main__":
+    main()
