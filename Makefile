@@ -113,6 +113,7 @@ test-units: $(VENV)/development ## The plugins' unit tests as ansible-test runs 
 # files come first, and those of the units, which are short, fill the gaps at the end.
 QUICK_TESTS := runtime/tests tests/contract tests/architecture tests/unit
 HOST_TESTS := tests/quickstart tests/fleet tests/faults tests/integration tests/lab tests/molecule
+MATRICES := fleet/test_any_host fleet/test_stick molecule/test_all_scenarios molecule/test_own_role
 PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --junitxml build/tests.xml
 
 # The linters run beside the tests, one at a time, and say something only when they find something.
@@ -128,7 +129,7 @@ test-quick: $(VENV)/development ## Lint, unit, architecture, contract and runtim
 
 .PHONY: test
 test: lab-tools ## Everything but the long matrices, with fleets in the lab (about 28 minutes on two cores)
-	$(call beside-lint,$(PYTEST) --durations 15 $(foreach name,any_host stick,--ignore tests/fleet/test_$(name).py) \
+	$(call beside-lint,$(PYTEST) --durations 15 $(foreach name,$(MATRICES),--ignore tests/$(name).py) \
 		$(HOST_TESTS) $(QUICK_TESTS))
 
 .PHONY: support-matrix
@@ -146,6 +147,10 @@ test-stick: $(VENV)/development engine ## A site of bare hosts that never had an
 .PHONY: test-fleet
 test-fleet: $(VENV)/development engine ## Stories on real hosts; K=drift runs those with that word, KEEP=1 leaves the hosts up for the next run
 	@EDGEML_KEEP_LAB=$(KEEP) $(BIN)/pytest -v $(if $(K),-k "$(K)") tests/fleet
+
+.PHONY: test-molecule
+test-molecule: $(VENV)/development engine ## A Molecule scenario for each role, with drift and removal, and for the whole; K=site_mirror runs one
+	@$(BIN)/pytest -v $(if $(K),-k "$(K)") tests/molecule
 
 .PHONY: newest-python
 newest-python: ## Unpack Debian unstable's PYTHON_VERSION=3.14 in build/; the tests of target code then use it as well

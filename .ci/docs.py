@@ -31,7 +31,7 @@ CONTENTS = {
     "Concepts": ["docs/architecture", "docs/publish", "docs/releases", "docs/rollout", "docs/faults"],
     "Guides": [
         "docs/plan", "docs/preflight", "docs/report", "docs/bundles", "docs/operations", "docs/awx", "docs/signatures",
-        "SECURITY",
+        "docs/testing-your-role", "SECURITY",
     ],
     "Reference": ["reference/index", "runtime/README", "docs/decisions/README", "CHANGELOG", "CONTRIBUTING"],
 }  # fmt: skip
