@@ -32,7 +32,7 @@ MARGIN = 0.5
 
 @dataclass(frozen=True)
 class GoldenCase:
-    """One real input, what the model must answer and the class that a person expects.
+    """One real input, what the model must answer and the class that a person expects; empty without classes.
 
     `inputs` and `outputs` map tensor names to arrays (float32, int32 or int64, of any shape). The first float32
     output holds one probability per label, shape [1, number of labels].
@@ -42,7 +42,7 @@ class GoldenCase:
     description: str
     inputs: Mapping[str, npt.NDArray[np.generic]]
     outputs: Mapping[str, npt.NDArray[np.generic]]
-    label: str
+    label: str = ""
 
     def probabilities(self) -> npt.NDArray[np.float32]:
         """Return the first float32 output, flat. Raises ValueError if there is none."""
@@ -70,7 +70,7 @@ def write_golden_cases(
     labels: Sequence[str],
     tolerance: Mapping[str, float] = TOLERANCE,
 ) -> None:
-    """Write `labels.txt` and one `golden/<name>.json` per case; cases of an earlier run go.
+    """Write one `golden/<name>.json` per case, and `labels.txt` if there are labels; cases of an earlier run go.
 
     `tolerance` is written into each case: an answer may differ by absolute + relative * |expected|.
 
@@ -78,7 +78,7 @@ def write_golden_cases(
     that JSON cannot hold (NaN, infinity). Nothing is written then.
     """
     for case in cases:
-        if not answers_clearly(case, labels):
+        if labels and not answers_clearly(case, labels):
             probabilities = case.probabilities()
             raise ValueError(
                 f"golden case {case.name}: expected {case.label}, the model says "
@@ -93,7 +93,8 @@ def write_golden_cases(
         stale.unlink()
     for name, text in texts.items():
         (golden / f"{name}.json").write_text(text, encoding="utf-8")
-    (model_directory / "labels.txt").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
+    if labels:
+        (model_directory / "labels.txt").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
 
 
 def output_directory(description: str) -> Path:
@@ -123,7 +124,7 @@ def _as_json(case: GoldenCase, tolerance: Mapping[str, float]) -> str:
         "inputs": [_tensor(name, array) for name, array in case.inputs.items()],
         "outputs": [_tensor(name, array, DECIMALS) for name, array in case.outputs.items()],
         "tolerance": dict(tolerance),
-        "label": case.label,
+        **({"label": case.label} if case.label else {}),
     }
     return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False) + "\n"
 
@@ -133,6 +134,8 @@ def _tensor(name: str, array: npt.NDArray[np.generic], decimals: int | None = No
     if datatype is None:
         raise ValueError(f"tensor {name}: dtype {array.dtype} is not one of {', '.join(DATATYPES)}")
     data = array.ravel().tolist()
+    if datatype == "FP32":
+        data = [float(str(value)) for value in array.ravel()]  # the shortest text that is read as the same number
     if decimals is not None and datatype == "FP32":
         data = [round(value, decimals) for value in data]
     return {"name": name, "shape": list(array.shape), "datatype": datatype, "data": data}

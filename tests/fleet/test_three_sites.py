@@ -72,6 +72,10 @@ def test_lock_holds_both_versions_and_both_variants(berlin: Fleet) -> None:
     int8, fp32 = (lock["models"]["digits"]["1.1.0"]["variants"][name]["blob"]["size"] for name in ("int8", "fp32"))
     assert int8 < fp32
     assert {"runtime", "vision", "mirror"} <= set(lock["images"])
+    # Those that packages ship were made smaller by the recipes of the example, and lost no more than it allows.
+    for name in ("text_direction", "voice"):
+        made = lock["models"][name]["1.0.0"]["variants"]
+        assert set(made) == {"int8", "fp32"} and made["int8"]["blob"]["size"] < made["fp32"]["blob"]["size"]
 
 
 def test_plan_tells_what_comes(berlin: Fleet, tmp_path: Path) -> None:

@@ -17,7 +17,11 @@ MODELS: dict[str, list[dict[str, Any]]] = {
     "group_vars/gateways": [{"name": "file_type"}],
     # A list of a deeper group or of a host takes the place of the list above it.
     "group_vars/photo_stations": [{"name": "digits", "version": "1.0.0"}, {"name": "photo"}],
-    "host_vars/lyon-gateway-1": [{"name": "file_type", "protocols": ["rest", "grpc", "mqtt"]}],
+    "host_vars/lyon-gateway-1": [
+        {"name": "file_type", "protocols": ["rest", "grpc", "mqtt"]},
+        {"name": "voice"},
+    ],
+    "host_vars/osaka-camera-1": [{"name": "digits", "version": "1.0.0"}, {"name": "text_direction"}],
     "host_vars/lyon-camera-2": [
         {"name": "digits", "version": "1.0.0"},
         {

@@ -273,3 +273,67 @@ def test_a_recipe_that_does_not_apply_says_what_does(interpreter: Path, model: P
         assert part in done.stderr
     unknown = minify(interpreter, model, tmp_path / "unknown", "fp16", exclude_operators=["Convolution"])
     assert "Convolution; the model's operators are Conv, Flatten, Gemm, Relu, Softmax" in unknown.stderr
+
+
+def test_an_older_opset_and_weights_behind_constants_are_no_obstacle(
+    interpreter: Path, model: Path, tmp_path: Path
+) -> None:
+    """As PaddlePaddle exports: opset 11, and each weight the result of an operator on a constant."""
+    net = onnx.load(model / "model.onnx")
+    net.opset_import[0].version = 11
+    for weights in list(net.graph.initializer):
+        net.graph.initializer.remove(weights)
+        constant = helper.make_node("Constant", [], [f"{weights.name}_constant"], value=weights)
+        net.graph.node.insert(0, helper.make_node("Identity", [f"{weights.name}_constant"], [weights.name]))
+        net.graph.node.insert(0, constant)
+    source = tmp_path / "source"
+    (source / "golden").mkdir(parents=True)
+    (source / "golden/a.json").write_text((model / "golden/case_0.json").read_text())
+    onnx.save(net, source / "model.onnx")
+    done = minify(interpreter, source, tmp_path / "made", "int8_static")
+    assert done.returncode == 0, done.stderr
+    graph = onnx.load(tmp_path / "made/model.onnx").graph
+    assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in graph.node}
+    assert not graph.value_info
+    assert (tmp_path / "made/model.onnx").stat().st_size < (source / "model.onnx").stat().st_size / 2
+
+
+def test_weights_in_branches_are_named_as_the_reason(interpreter: Path, model: Path, tmp_path: Path) -> None:
+    net = onnx.load(model / "model.onnx")
+    body = helper.make_graph(list(net.graph.node), "body", [], list(net.graph.output), list(net.graph.initializer))
+    flag = helper.make_node("ReduceMax", ["image"], ["largest"], keepdims=0)
+    switch = helper.make_node("Less", ["largest", "most"], ["small"])
+    either = helper.make_node("If", ["small"], ["scores"], then_branch=body, else_branch=body)
+    most = numpy_helper.from_array(np.array(100, dtype=np.float32), "most")
+    graph = helper.make_graph([flag, switch, either], "branches", list(net.graph.input), list(net.graph.output), [most])
+    source = tmp_path / "source"
+    (source / "golden").mkdir(parents=True)
+    (source / "golden/a.json").write_text((model / "golden/case_0.json").read_text())
+    onnx.save(helper.make_model(graph, opset_imports=net.opset_import, ir_version=8), source / "model.onnx")
+    done = minify(interpreter, source, tmp_path / "made", "int8_static")
+    assert done.returncode == 1
+    assert "seen: none, and what lies in branches of If, which no recipe changes" in done.stderr, done.stderr
+
+
+def test_one_probability_is_a_class_of_its_own(interpreter: Path, model: Path, tmp_path: Path) -> None:
+    """`scores` [n, 1]: the label is 1 where it is half or more."""
+    net = convolution_net()
+    pick = numpy_helper.from_array(np.array([0]), "which")
+    net.graph.initializer.append(pick)
+    net.graph.node[-1].output[0] = "all_scores"
+    net.graph.node.append(helper.make_node("Gather", ["all_scores", "which"], ["scores"], axis=1))
+    net.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 1
+    source = tmp_path / "source"
+    (source / "golden").mkdir(parents=True)
+    images = np.random.default_rng(3).uniform(0, 1, (IMAGES, 1, 8, 8)).astype(np.float32)
+    answers: Any = ReferenceEvaluator(net).run(None, {"image": images})
+    scores = np.asarray(answers[0])
+    case = {"inputs": [tensor("image", images[:1])], "outputs": [tensor("scores", scores[:1])]}
+    (source / "golden/a.json").write_text(json.dumps(case))
+    labels = (scores[:, 0] >= 0.5).astype(np.int64)
+    assert 0 < labels.sum() < IMAGES
+    np.savez(source / "examples.npz", image=images, labels=labels)
+    onnx.save(net, source / "model.onnx")
+    done = minify(interpreter, source, tmp_path / "made", "fp16")
+    assert done.returncode == 0, done.stderr
+    assert [row["accuracy"] for row in json.loads(done.stdout.splitlines()[-1])] == [1.0, 1.0]

@@ -30,8 +30,8 @@ EXPECTED = {
     "berlin-gateway-1": {("file_type", "1.0.0", "default", "runtime")},
     "lyon-camera-1": {("digits", "1.1.0", "int8", "runtime")},
     "lyon-camera-2": {("digits", "1.0.0", "default", "runtime"), ("photo", "1.0.0", "default", "vision")},
-    "lyon-gateway-1": {("file_type", "1.0.0", "default", "runtime")},
-    "osaka-camera-1": {("digits", "1.0.0", "default", "runtime")},
+    "lyon-gateway-1": {("file_type", "1.0.0", "default", "runtime"), ("voice", "1.0.0", "int8", "runtime")},
+    "osaka-camera-1": {("digits", "1.0.0", "default", "runtime"), ("text_direction", "1.0.0", "int8", "runtime")},
     "osaka-camera-2": {("digits", "1.0.0", "default", "runtime")},
     "osaka-gateway-1": set(),
 }

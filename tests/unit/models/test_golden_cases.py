@@ -56,9 +56,7 @@ def test_tensors_are_written_as_in_the_open_inference_protocol(golden_cases: Mod
 
     assert (tmp_path / "labels.txt").read_text() == "cat\ndog\nfox\n"
     document = json.loads((tmp_path / "golden" / "dog_1.json").read_text())
-    assert document["inputs"] == [
-        {"name": "image", "shape": [1, 1, 2], "datatype": "FP32", "data": [float(np.float32(0.1)), 16.0]}
-    ]
+    assert document["inputs"] == [{"name": "image", "shape": [1, 1, 2], "datatype": "FP32", "data": [0.1, 16.0]}]
     assert document["outputs"] == [
         {"name": "index", "shape": [1], "datatype": "INT64", "data": [1]},
         {"name": "probabilities", "shape": [1, 3], "datatype": "FP32", "data": [0.1, 0.8765, 0.02]},
@@ -133,3 +131,9 @@ def test_an_output_that_is_a_file_ends_with_a_message(
     with pytest.raises(SystemExit, match="2"):
         golden_cases.output_directory("Build a model.")
     assert str(tmp_path / "taken") in capsys.readouterr().err
+
+
+def test_a_model_without_classes_has_cases_without_labels(golden_cases: ModuleType, tmp_path: Path) -> None:
+    golden_cases.write_golden_cases(tmp_path, [make_case(golden_cases, label="")], [])
+    assert "label" not in json.loads((tmp_path / "golden" / "dog_1.json").read_text())
+    assert not (tmp_path / "labels.txt").exists()

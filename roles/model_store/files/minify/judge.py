@@ -17,6 +17,7 @@ import numpy as np
 from golden import Arrays, GoldenCase, MinifyError, read_cases, read_evaluation
 
 ROWS_AT_ONCE = 64
+LIKELY = 0.5
 
 
 @dataclass(frozen=True)
@@ -145,11 +146,12 @@ def _peak_memory() -> float:
 
 
 def _classes(outputs: Arrays) -> Any:
-    """Return the class of each row: where the first output of floating numbers is largest."""
+    """Return the class of each row: where the first output of floating numbers is largest, or half or more if it
+    is one probability."""
     scores = next((output for output in outputs.values() if output.dtype.kind == "f" and output.ndim == 2), None)
     if scores is None:
         raise ValueError("accuracy needs an output of floating numbers [rows, classes]")
-    return scores.argmax(axis=1)
+    return scores.argmax(axis=1) if scores.shape[1] > 1 else (scores[:, 0] >= LIKELY).astype(np.int64)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from golden import Arrays, MinifyError
-from onnx import TensorProto
+from onnx import TensorProto, version_converter
 
 # The quantizer is imported where it is needed, since that takes seconds.
 
@@ -30,6 +30,7 @@ STATIC_OPERATORS = (
     "Mul", "Relu",
 )  # fmt: skip
 WEIGHTED = {"Conv": 1, "Gemm": 1, "MatMul": 1, "LSTM": 1, "Attention": 1, "ConvTranspose": 1}
+EIGHT_BITS = ("int8_dynamic", "int8_static")
 LEAST_OPSET = 13
 SIGNIFICANT_DIGITS = 3
 
@@ -45,32 +46,25 @@ class Recipe:
 
 def apply(recipe: Recipe, original: Path, target: Path, calibration: Iterable[Arrays]) -> None:
     """Write the variant of the model `original` to `target`. Raise MinifyError if the recipe does not apply."""
-    model = onnx.load(original)
-    _check(recipe, model)
-    if external_files(original):
-        with tempfile.TemporaryDirectory(prefix="minify-") as directory:
+    with tempfile.TemporaryDirectory(prefix="minify-") as directory:
+        whole = original
+        model = onnx.load(original)
+        old = recipe.name in EIGHT_BITS and _opset(model) < LEAST_OPSET
+        if old or external_files(original):
             whole = Path(directory) / "model.onnx"
-            _save(model, whole)
-            _apply(recipe, whole, target, calibration)
-    else:
-        _apply(recipe, original, target, calibration)
-
-
-def _apply(recipe: Recipe, original: Path, target: Path, calibration: Iterable[Arrays]) -> None:
-    if recipe.name == "optimized":
-        if recipe.exclude_operators or recipe.exclude_nodes:
-            raise MinifyError(
-                "The recipe optimized changes no operator's precision. Seen: exclude_operators or exclude_nodes. What "
-                "to do: remove it."
-            )
-        _save(_folded(original), target)
-    elif recipe.name == "fp16":
-        # Folded first: the converter loses the input of a cast that changes nothing.
-        _save(_in_half_precision(recipe, _folded(original)), target)
-    else:
-        with tempfile.TemporaryDirectory(prefix="minify-") as directory:
+            _save(_upgraded(model) if old else model, whole)
+        folded = _folded(whole)
+        _check(recipe, model, folded)
+        if recipe.name == "optimized":
+            _save(folded, target)
+        elif recipe.name == "fp16":
+            # Folded, since the converter loses the input of a cast that changes nothing.
+            _save(_in_half_precision(recipe, folded), target)
+        else:
+            # Folded, since the quantizer leaves weights alone that an operator makes of constants.
+            _save(folded, Path(directory) / "folded.onnx")
             prepared = Path(directory) / "prepared.onnx"
-            _prepare(original, prepared)
+            _prepare(Path(directory) / "folded.onnx", prepared)
             if recipe.name == "int8_dynamic":
                 _save(_dynamic(recipe, prepared, Path(directory)), target)
             else:
@@ -78,32 +72,46 @@ def _apply(recipe: Recipe, original: Path, target: Path, calibration: Iterable[A
 
 
 def applicable(model: onnx.ModelProto) -> dict[str, str]:
-    """Return each recipe, with why it does not apply to the model; empty where it does."""
+    """Return each recipe, with why it does not apply to the model, which is folded; empty where it does."""
     weighted = _weighted(model)
-    opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
-    old = f"the model has opset {opset}, 8 bits need {LEAST_OPSET}" if opset < LEAST_OPSET else ""
     # A Gemm is taken apart into a MatMul and an Add.
     dynamic = sum(weighted[name] for name in (*DYNAMIC_OPERATORS, "Gemm"))
     static = sum(weighted[name] for name in ("Conv", "Gemm", "MatMul"))
     seen = ", ".join(f"{number} {name}" for name, number in sorted(weighted.items())) or "none"
+    branched = sorted({node.op_type for node in model.graph.node for item in node.attribute if item.HasField("g")})
+    if branched:
+        seen += f", and what lies in branches of {' and '.join(branched)}, which no recipe changes"
     done = any(node.op_type in ("DequantizeLinear", "QuantizeLinear", "MatMulInteger") for node in model.graph.node)
-    eight = old or ("the model is quantized already" if done else "")
+    eight = "the model is quantized already" if done else ""
     floats = any(tensor.data_type == TensorProto.FLOAT for tensor in model.graph.initializer)
     return {
         "int8_dynamic": eight
         or ("" if dynamic else f"it needs Attention, Gemm, LSTM or MatMul with weights; seen: {seen}"),
         "int8_static": eight or ("" if static else f"it needs Conv, Gemm or MatMul with weights; seen: {seen}"),
-        "fp16": "" if floats else "the model has no weights in single precision",
+        "fp16": "" if floats else f"it needs weights in single precision; seen: {seen}",
         "optimized": "",
     }
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
+
+
+def _upgraded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with the least opset that has scales per channel. Raise MinifyError if it cannot be had."""
+    try:
+        return version_converter.convert_version(model, LEAST_OPSET)
+    except Exception as error:  # its exceptions have no common base
+        raise MinifyError(
+            f"8 bits need opset {LEAST_OPSET}, and ONNX cannot convert the model to it. Seen: opset {_opset(model)}; "
+            f"{str(error).strip().splitlines()[0][:300]}. What to do: export the model with opset {LEAST_OPSET} or "
+            "newer, or use fp16."
+        ) from None
 
 
 def _weighted(model: onnx.ModelProto) -> Counter[str]:
     """Return how many operators of each kind multiply by weights in single precision."""
     weights = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
-    for node in model.graph.node:
-        if node.op_type == "Constant" and any(item.t.data_type == TensorProto.FLOAT for item in node.attribute):
-            weights.add(node.output[0])
     return Counter(
         node.op_type
         for node in model.graph.node
@@ -111,8 +119,13 @@ def _weighted(model: onnx.ModelProto) -> Counter[str]:
     )
 
 
-def _check(recipe: Recipe, model: onnx.ModelProto) -> None:
-    found = applicable(model)
+def _check(recipe: Recipe, model: onnx.ModelProto, folded: onnx.ModelProto) -> None:
+    if recipe.name == "optimized" and (recipe.exclude_operators or recipe.exclude_nodes):
+        raise MinifyError(
+            "The recipe optimized changes no operator's precision. Seen: exclude_operators or exclude_nodes. What "
+            "to do: remove it."
+        )
+    found = applicable(folded)
     reason = found[recipe.name]
     if not reason:
         unknown = sorted(set(recipe.exclude_operators) - {node.op_type for node in model.graph.node})
@@ -254,7 +267,11 @@ def _folded(original: Path) -> onnx.ModelProto:
 
 
 def _save(model: onnx.ModelProto, target: Path) -> None:
-    """Write the model with its own weights only: in the file itself, or beside it where one file cannot hold them."""
+    """Write the model with its own weights only: in the file itself, or beside it where one file cannot hold them.
+
+    Shapes of values between operators go: the engine infers them, and they can be as many bytes as small weights.
+    """
+    del model.graph.value_info[:]
     opsets = sorted(model.opset_import, key=lambda opset: opset.domain)
     del model.opset_import[:]
     model.opset_import.extend(opsets)
