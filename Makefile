@@ -200,6 +200,10 @@ bench-converge: $(VENV)/development engine ## Compare a converge that changes no
 bench-content: $(VENV)/development engine ## Compare filling a mirror with skopeo and docker: seconds, and bytes on the wire
 	@$(BIN)/python tests/benchmark/content.py
 
+.PHONY: bench-minify
+bench-minify: $(VENV)/development engine ## Measure smaller variants of three real models: bytes, p95, memory, deviation, accuracy (3 minutes)
+	@$(BIN)/python tests/benchmark/minify.py
+
 .PHONY: soak
 soak: MINUTES ?= 60
 soak: $(VENV)/development ## Serve at half capacity for MINUTES=60, a tenth hostile, and judge what grows

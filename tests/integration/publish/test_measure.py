@@ -4,12 +4,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,58 +14,15 @@ import yaml
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.measured import as_text, read_table
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.window import DAYS
 from ansible_collections.edgeml.fleet.tests.integration.content.conftest import mirror, web_server  # noqa: F401
-from ansible_collections.edgeml.fleet.tests.integration.publish.conftest import Project, Run
+from ansible_collections.edgeml.fleet.tests.integration.publish.conftest import Project
 from ansible_collections.edgeml.fleet.tests.integration.publish.test_minify import catalogue, model  # noqa: F401
-from ansible_collections.edgeml.fleet.tests.support.content import (
-    REPOSITORY_ROOT,
-    SiteMirror,
-    Store,
-    run_module,
-    take_built_layers,
-)
+from ansible_collections.edgeml.fleet.tests.support.content import SiteMirror, Store, take_built_layers
+from ansible_collections.edgeml.fleet.tests.support.measuring import TRIAL, Fleet, docker, measuring_fleet
 
 # Fixtures of neighbours are imported by name, as pytest finds them; those here ask for them by the same names.
 pytestmark = pytest.mark.timeout(600)
-BIN = Path(sys.executable).parent
-TRIAL = "edgeml-runtime-measured.trial"
 RECIPES = ("int8_static", "fp16")
 VARIANTS = {*RECIPES, "fp32"}
-RUNTIMES = [{"name": "measured", "recipe": str(REPOSITORY_ROOT / "runtime/image/image.yml"),
-             "source_root": str(REPOSITORY_ROOT)}]  # fmt: skip
-
-
-class Fleet:
-    """An inventory of one device, this machine, which trusts the mirror."""
-
-    def __init__(self, root: Path, project: Project) -> None:
-        self.root = root
-        self.lock_file = project.lock_file
-        self.table = root / "fleet.measurements.jsonl"
-        self.report = root / "report"
-        self.state = Path(tempfile.mkdtemp(prefix="edgeml-", dir="/var/tmp"))  # the path of a socket is short
-
-    def run(self, settings: dict[str, Any]) -> Run:
-        variables = {
-            "ansible_python_interpreter": sys.executable,
-            "edgeml_lock_file": str(self.lock_file),
-            "edgeml_measurements_file": str(self.table),
-            "edgeml_measure_report": str(self.report),
-            "edgeml_measure": settings,
-            "edgeml_signatures": "ignored",
-            "inference_runtime_directory": str(self.state),
-            "inference_runtime_start_timeout": 120,
-        }
-        command = [str(BIN / "ansible-playbook"), "-i", str(self.root / "fleet"), "edgeml.fleet.measure"]
-        command += ["--extra-vars", json.dumps(variables)]
-        environment = {**os.environ, "ANSIBLE_NOCOLOR": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-        return Run(done.returncode, done.stdout + done.stderr)
-
-    def variant(self) -> str:
-        """Return the variant that the inventory gives the device."""
-        command = [str(BIN / "ansible-inventory"), "-i", str(self.root / "fleet"), "--host", "device"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        return str(json.loads(done.stdout)["edgeml_placed"][0].split()[2])
 
 
 @pytest.fixture(scope="module")
@@ -90,49 +41,13 @@ def entry(model: Path) -> dict[str, Any]:  # noqa: F811
 
 @pytest.fixture
 def fleet(project: Project, entry: dict[str, Any], mirror: SiteMirror, tmp_path: Path) -> Iterator[Fleet]:  # noqa: F811
-    """Publish, fill a mirror, and have this machine as a device of it."""
-    project.describe([entry], RUNTIMES)
-    run = project.publish(edgeml_registry=mirror.address, edgeml_architectures=["amd64"])
-    assert run.code == 0, run.output
-    arguments = {
-        "root": str(mirror.root),
-        "lock": project.lock(),
-        "store": project.store.options(),
-        "architectures": ["amd64"],
-        "signatures": {"mode": "ignored"},
-    }
-    run_module("mirror_sync", arguments, interpreter=sys.executable)
-    facts = run_module("host_preflight", {"refuse": False}, interpreter=sys.executable)["ansible_facts"]["edgeml_host"]
-    (tmp_path / "fleet").mkdir()
-    device = {"ansible_connection": "local", **{f"edgeml_{key}": value for key, value in facts.items()}}
-    (tmp_path / "fleet/10-hosts.yml").write_text(yaml.safe_dump({"devices": {"hosts": {"device": device}}}))
-    placement = {
-        "plugin": "edgeml.fleet.placement",
-        "runtimes": RUNTIMES,
-        "catalogue": [entry],
-        "placement": [{"models": ["spots"], "hosts": "devices"}],
-        "lock_file": str(project.lock_file),
-    }
-    (tmp_path / "fleet/20-placement.yml").write_text(yaml.safe_dump(placement))
-    trust = Path("/etc/docker/certs.d") / mirror.address
-    trust.mkdir(parents=True)
-    shutil.copy(mirror.ca_file, trust / "ca.crt")
-    made = Fleet(tmp_path, project)
-    yield made
-    shutil.rmtree(made.state)
-    shutil.rmtree(trust)
-    docker("container", "rm", "--force", TRIAL)
-    for image in docker("image", "ls", "--quiet", f"{mirror.address}/edgeml/measured").split():
-        docker("image", "rm", "--force", image)
+    with measuring_fleet(project, [entry], mirror, tmp_path) as made:
+        yield made
 
 
 def another_day() -> str:
     """Return a day of the week that is neither today nor a neighbour of it."""
     return DAYS[(datetime.now(UTC).weekday() + 3) % 7]
-
-
-def docker(*arguments: str) -> str:
-    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False).stdout
 
 
 def test_best_is_what_was_measured_on_this_kind_of_host(fleet: Fleet) -> None:
