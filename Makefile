@@ -152,6 +152,10 @@ test-fleet: $(VENV)/development engine ## Stories on real hosts; K=drift runs th
 test-molecule: $(VENV)/development engine ## A Molecule scenario for each role, with drift and removal, and for the whole; K=site_mirror runs one
 	@$(BIN)/pytest -v $(if $(K),-k "$(K)") tests/molecule
 
+.PHONY: test-ee
+test-ee: lab-tools ## Build the execution environment of Debian and Python packages alone, and converge a host from it
+	@$(BIN)/pytest -v tests/execution_environment
+
 .PHONY: newest-python
 newest-python: ## Unpack Debian unstable's PYTHON_VERSION=3.14 in build/; the tests of target code then use it as well
 	@tests/support/newest_python.sh $(or $(PYTHON_VERSION),3.14) build/cache/debian-python
