@@ -229,7 +229,7 @@ release: $(VENV)/development ## Build the archive, wheel, images, notes and chec
 .PHONY: lock
 lock: ## Renew the hash-locked requirements from requirements/*.in
 	@$(PYTHON) -m venv build/uv && build/uv/bin/pip install --quiet uv
-	@cd requirements && for name in controller models pretrained runtime vision development fuzz clients importer; do \
+	@cd requirements && for name in controller models pretrained runtime openvino vision development fuzz clients importer; do \
 		../build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 			--no-header $$name.in --output-file $$name.txt; done
 	@cd roles/model_store/files/minify && $(CURDIR)/build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 \

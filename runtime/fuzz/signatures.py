@@ -23,6 +23,7 @@ class Model:
     version: str = "1.0.0"
     digest: str = ""
     platform: str = "onnxruntime_onnx"
+    provider: str = "CPU"
     outputs: Mapping[str, TensorSpec] = field(init=False)
 
     def __post_init__(self) -> None:

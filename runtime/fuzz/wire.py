@@ -108,7 +108,8 @@ class _Served:
     """A model that answers with what it was asked, at once or a little later."""
 
     def __init__(self, model: Model, is_slow: bool) -> None:
-        self.name, self.version, self.digest, self.platform = model.name, model.version, model.digest, model.platform
+        self.name, self.version, self.digest = model.name, model.version, model.digest
+        self.platform, self.provider = model.platform, model.provider
         self.inputs, self.outputs = model.inputs, model.outputs
         self.metrics = SimpleNamespace(total=lambda _seconds: None)
         self._is_slow = is_slow

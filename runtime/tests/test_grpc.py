@@ -45,6 +45,7 @@ def test_model_metadata_is_that_of_rest(server: Server) -> None:
             ]
             for side, tensors in (("inputs", metadata.inputs), ("outputs", metadata.outputs))
         },
+        "properties": dict(metadata.properties),
     }
     assert described == server.rest("GET", "/v2/models/perceptron").json
 

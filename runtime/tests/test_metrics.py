@@ -53,7 +53,7 @@ def test_metrics(start_server: Any, model_directories: dict[str, ModelDirectory]
     assert samples['edgeml_inference_duration_seconds_sum{model="perceptron",stage="queue"}'] == 0
     assert samples['edgeml_inference_duration_seconds_sum{model="repeated_product",stage="queue"}'] > 0
     digest = model_directories["perceptron"].digest
-    labels = f'digest="{digest}",model="perceptron",platform="onnxruntime_onnx",version="1.0.0"'
+    labels = f'digest="{digest}",model="perceptron",platform="onnxruntime_onnx",provider="CPU",version="1.0.0"'
     assert samples[f"edgeml_model_info{{{labels}}}"] == 1
     assert samples["process_resident_memory_bytes"] > 0
 

@@ -42,6 +42,7 @@ def test_model_metadata(server: Server, model_directories: dict[str, ModelDirect
             {"name": "scores", "datatype": "FP32", "shape": [-1, 3]},
             {"name": "best", "datatype": "INT64", "shape": [-1]},
         ],
+        "properties": {"provider": "CPU"},
     }
     assert answer.headers["x-edgeml-model-digest"] == model_directories["perceptron"].digest
 

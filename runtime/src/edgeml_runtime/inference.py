@@ -16,6 +16,7 @@ class Signature(Protocol):
     version: str
     digest: str
     platform: str
+    provider: str
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
 

@@ -55,22 +55,24 @@ class Metrics:
         ProcessCollector(registry=self._registry)
         self._durations: dict[str, tuple[_Histogram, ...]] = {}
         self._requests: Counter[tuple[str, str, str]] = Counter()
-        self._models: list[tuple[tuple[str, str, str, str], Callable[[], int]]] = []
+        self._models: list[tuple[tuple[str, str, str, str, str], Callable[[], int]]] = []
         self._unsent: tuple[Callable[[], int], Callable[[], int]] | None = None
         self._broker_connected: Callable[[], bool] | None = None
         self._registry.register(self)
 
     def model_loaded(
-        self, name: str, version: str, digest: str, platform: str, under_way: Callable[[], int]
+        self, name: str, version: str, digest: str, platform: str, provider: str, under_way: Callable[[], int]
     ) -> ModelMetrics:
         """Announce a loaded model and get its observers; ``under_way`` counts its requests in queue and engine."""
-        self._models.append(((name, version, digest, platform), under_way))
+        self._models.append(((name, version, digest, platform, provider), under_way))
         histograms = self._durations.setdefault(name, tuple(_Histogram() for _ in STAGES))
         return ModelMetrics(*(histogram.observe for histogram in histograms))
 
-    def model_unloaded(self, name: str, version: str, digest: str, platform: str, under_way: Callable[[], int]) -> None:
+    def model_unloaded(
+        self, name: str, version: str, digest: str, platform: str, provider: str, under_way: Callable[[], int]
+    ) -> None:
         """Take the announcement back, with what it was made with."""
-        self._models.remove(((name, version, digest, platform), under_way))
+        self._models.remove(((name, version, digest, platform, provider), under_way))
 
     def count_request(self, model: str, protocol: str, code: str) -> None:
         """Count an answered inference request; ``code`` is the protocol's own status."""
@@ -118,7 +120,7 @@ class Metrics:
         models = GaugeMetricFamily(
             "edgeml_model_info",
             "Always 1; the labels tell which models are loaded.",
-            labels=("model", "version", "digest", "platform"),
+            labels=("model", "version", "digest", "platform", "provider"),
         )
         for model in dict.fromkeys(model for model, _ in self._models):
             models.add_metric(model, 1)

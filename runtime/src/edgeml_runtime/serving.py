@@ -8,7 +8,7 @@ model's ``options`` in the configuration.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ ONNX = "onnxruntime_onnx"
 PYTHON = "python"
 PIPELINE = "pipeline"
 PLATFORMS = (ONNX, PYTHON, PIPELINE)
+#: Execution providers of ONNX Runtime. The last one is part of each ONNX Runtime, others of packages that have them.
+CPU = "CPU"
+PROVIDERS = ("OpenVINO", CPU)
 
 _OVERRIDABLE = (
     "engine",
@@ -43,6 +46,8 @@ class EngineOptions:
     ``threads``: of one run. ``parallel``: runs at the same time, 0 for processors / threads.
     ``arena``: keep memory of past runs for the next. ``spinning``: threads of a run wait busily for
     the next part. ``cache``: keep the optimised graph in the configuration's ``cache_directory``.
+    ``providers``: what computes, the first that loads a model; ``provider_fallback``: whether that may be
+    another than the first.
     """
 
     threads: int = 1
@@ -51,6 +56,8 @@ class EngineOptions:
     spinning: bool = False
     optimization: str = "all"
     cache: bool = True
+    providers: tuple[str, ...] = (CPU,)
+    provider_fallback: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,21 +129,30 @@ class ServingOptions:
 
 def read_engine_options(reader: Reader, document: object, key: str, base: EngineOptions) -> EngineOptions:
     """``base`` with what the document says. Raises ConfigurationError."""
-    given = reader.mapping(
-        document, key, optional=("threads", "parallel", "arena", "spinning", "optimization", "cache")
-    )
+    given = reader.mapping(document, key, optional=[option.name for option in fields(EngineOptions)])
     changes: dict[str, Any] = {}
     for name, low in (("threads", 1), ("parallel", 0)):
         if name in given:
             changes[name] = reader.integer(given[name], f"{key}.{name}", low, 1024)
-    for name in ("arena", "spinning", "cache"):
+    for name in ("arena", "spinning", "cache", "provider_fallback"):
         if name in given:
             changes[name] = reader.typed(given[name], f"{key}.{name}", bool)
     if "optimization" in given:
         changes["optimization"] = reader.choice(
             given["optimization"], f"{key}.optimization", ("all", "extended", "basic", "disable")
         )
+    if "providers" in given:
+        changes["providers"] = _providers(reader, given["providers"], f"{key}.providers")
     return replace(base, **changes)
+
+
+def _providers(reader: Reader, value: object, key: str) -> tuple[str, ...]:
+    names = tuple(
+        reader.choice(name, f"{key}[{index}]", PROVIDERS) for index, name in enumerate(reader.typed(value, key, list))
+    )
+    if names[-1:] != (CPU,) or len(set(names)) < len(names):
+        reader.fail(key, repr(list(names)), f"each of {', '.join(PROVIDERS)} once, {CPU} last", f"end it with {CPU}")
+    return names
 
 
 def read_overrides(reader: Reader, document: object, key: str, base: ServingOptions) -> ServingOptions:

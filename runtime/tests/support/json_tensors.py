@@ -21,6 +21,7 @@ class Model(NamedTuple):
     platform: str
     inputs: dict[str, TensorSpec]
     outputs: dict[str, TensorSpec]
+    provider: str = "CPU"
 
 
 SPECS = {datatype: TensorSpec(datatype, datatype, ()) for datatype in DTYPES}

@@ -240,6 +240,7 @@ def model_metadata(model: Signature, versions: list[str]) -> bytes:
             "platform": model.platform,
             "inputs": _described(model.inputs),
             "outputs": _described(model.outputs),
+            "properties": {"provider": model.provider},
         }
     )
 

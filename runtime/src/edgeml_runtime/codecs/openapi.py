@@ -191,6 +191,7 @@ def _schemas() -> _Object:
                 "platform": text,
                 "inputs": _list(described),
                 "outputs": _list(described),
+                "properties": _object({"provider": text}),
             }
         ),
         "InferenceRequest": _object(

@@ -308,6 +308,7 @@ def server_metadata(name: str, version: str) -> bytes:
 def model_metadata(model: Signature, versions: list[str]) -> bytes:
     """A ModelMetadataResponse; ``versions``: all that are served."""
     response = messages.ModelMetadataResponse(name=model.name, versions=versions, platform=model.platform)
+    response.properties["provider"] = model.provider
     for specs, described in ((model.inputs, response.inputs), (model.outputs, response.outputs)):
         for spec in specs.values():
             described.add(name=spec.name, datatype=spec.datatype, shape=spec.shape)

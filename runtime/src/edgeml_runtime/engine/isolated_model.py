@@ -39,6 +39,7 @@ class IsolatedModel:
     """
 
     blocking = True
+    provider = ""
 
     def __init__(
         self,

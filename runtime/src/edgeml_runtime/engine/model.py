@@ -35,6 +35,8 @@ class Model(Protocol):
     """
 
     blocking: bool
+    #: The execution provider that computes, several with commas between; empty for code.
+    provider: str
 
     @property
     def inputs(self) -> Mapping[str, TensorSpec]:

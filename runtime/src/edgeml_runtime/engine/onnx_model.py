@@ -14,7 +14,7 @@ import onnxruntime
 from edgeml_runtime.engine.model import Cancellation
 from edgeml_runtime.engine.onnx_cache import GraphCache, cache_key
 from edgeml_runtime.errors import Failure, RequestError, StartError, invalid
-from edgeml_runtime.serving import EngineOptions
+from edgeml_runtime.serving import CPU, EngineOptions
 from edgeml_runtime.tensors import Array, TensorSpec
 
 _DATATYPES = {
@@ -40,6 +40,8 @@ _OPTIMIZATION = {
     "disable": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
 
+_PROVIDERS = {CPU: "CPUExecutionProvider", "OpenVINO": "OpenVINOExecutionProvider"}
+
 _InvalidArgument = onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument
 
 #: A graph that is read and optimised in less is not worth a file.
@@ -60,7 +62,9 @@ class OnnxModel:
     def __init__(self, file: Path, engine: EngineOptions, cache_directory: Path | None) -> None:
         """Load ``file``; optimised graphs are kept in ``cache_directory``. Raises StartError."""
         try:
-            self._session = _load(file, engine, cache_directory)
+            self._session, self.provider = _load_first(file, engine, cache_directory)
+        except StartError:
+            raise
         except Exception as error:  # the engine's exceptions have no common base
             raise StartError(f"{file}: ONNX Runtime cannot load it: {_first_line(error)}") from None
         self.inputs = _specs(file, self._session.get_inputs())
@@ -87,6 +91,22 @@ class OnnxModel:
     def close(self) -> None:
         """Give the session's memory back."""
         del self._session
+
+
+def _load_first(
+    file: Path, engine: EngineOptions, cache_directory: Path | None
+) -> tuple[onnxruntime.InferenceSession, str]:
+    """A session of the first provider that loads the model, and which that is. Raises StartError."""
+    for name in engine.providers[:-1]:
+        try:
+            return _open(file, engine, provider=name), name
+        except Exception as error:  # the engine's exceptions have no common base
+            reason = f"{file}: execution provider {name} cannot load it: {_first_line(error)}"
+            if not engine.provider_fallback:
+                remedy = "install it, change engine.providers, or set engine.provider_fallback to true"
+                raise StartError(f"{reason}; {remedy}") from None
+            logger.warning("%s; the next one of %s is tried", reason, ", ".join(engine.providers))
+    return _load(file, engine, cache_directory), CPU
 
 
 def _load(file: Path, engine: EngineOptions, cache_directory: Path | None) -> onnxruntime.InferenceSession:
@@ -137,8 +157,12 @@ def _load_cached(file: Path, engine: EngineOptions, cache: GraphCache) -> onnxru
 
 
 def _open(
-    file: Path, engine: EngineOptions, optimized: bool = False, save: Path | None = None
+    file: Path, engine: EngineOptions, optimized: bool = False, save: Path | None = None, provider: str = CPU
 ) -> onnxruntime.InferenceSession:
+    known = onnxruntime.get_available_providers()
+    if _PROVIDERS[provider] not in known:
+        names = ", ".join(name for name, full in _PROVIDERS.items() if full in known)
+        raise RuntimeError(f"this ONNX Runtime has {names} only")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = engine.threads
     options.inter_op_num_threads = 1
@@ -148,7 +172,15 @@ def _open(
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if engine.spinning else "0")
     if save is not None:
         options.optimized_model_filepath = str(save)
-    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    providers: list[str | tuple[str, dict[str, str]]] = [_PROVIDERS[CPU]]
+    if provider != CPU:
+        # What the provider leaves of the graph, the processor computes.
+        settings = {"device_type": CPU, "num_of_threads": str(engine.threads)}
+        providers.insert(0, (_PROVIDERS[provider], settings))
+    session = onnxruntime.InferenceSession(str(file), options, providers=providers, enable_fallback=False)
+    if session.get_providers()[0] != _PROVIDERS[provider]:
+        raise RuntimeError("its library does not load")
+    return session
 
 
 def _signature(session: onnxruntime.InferenceSession) -> list[tuple[str, str, list[int | str | None]]]:

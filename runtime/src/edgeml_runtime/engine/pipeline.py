@@ -33,6 +33,7 @@ class Pipeline:
     ) -> None:
         """Check that all fits together; ``file`` is what errors name. Raises StartError."""
         self.blocking = any(step.model.blocking for step in steps)
+        self.provider = ",".join(dict.fromkeys(step.model.provider for step in steps if step.model.provider))
         self._steps = steps
         self._tensors = _Wiring(file, steps, inputs).check(outputs)
         self.inputs = {name: self._tensors[name] for name in inputs}

@@ -18,6 +18,7 @@ class PythonModel:
     """Runs on the thread that calls it, to its end: Python code cannot be stopped from outside."""
 
     blocking = True
+    provider = ""
 
     def __init__(
         self, file: Path, context: Context, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]

@@ -48,6 +48,7 @@ class SequenceModel:
     def __init__(self, model: Model, options: SequenceOptions) -> None:
         """Raises StartError when the model lacks a state's input or output, or they do not fit each other."""
         self.blocking = model.blocking
+        self.provider = model.provider
         self._model = model
         self._state_inputs = [state.input for state in options.states]
         self._state_outputs = [state.output for state in options.states]

@@ -54,6 +54,7 @@ class ServedModel:
         self.digest = config.digest
         description, self.options, self.model = load_model(config, engine, cache_directory)
         self.platform = description.platform
+        self.provider = self.model.provider
         try:
             self._sequence_model = SequenceModel(self.model, self.options.sequence) if self.options.sequence else None
             if self._sequence_model:
@@ -82,7 +83,7 @@ class ServedModel:
 
     def enter_service(self, metrics: Metrics) -> None:
         """Announce the model; requests may come from now on."""
-        announcement = (self.name, self.version, self.digest, self.platform, self._count_under_way)
+        announcement = (self.name, self.version, self.digest, self.platform, self.provider, self._count_under_way)
         self.metrics = metrics.model_loaded(*announcement)
         self._withdraw = lambda: metrics.model_unloaded(*announcement)
         self._scheduler.observe = self._observe

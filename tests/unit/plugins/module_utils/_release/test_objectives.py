@@ -21,7 +21,7 @@ def model(**objectives: Any) -> Model:
 def measured(*milliseconds: float) -> dict[str, dict[str, float]]:
     """Return what the guard reads of a runtime that has answered so."""
     metrics = Metrics()
-    observers = metrics.model_loaded("digits", "1.0.0", "", "onnxruntime_onnx", lambda: 0)
+    observers = metrics.model_loaded("digits", "1.0.0", "", "onnxruntime_onnx", "CPU", lambda: 0)
     for duration in milliseconds:
         observers.total(duration / 1000)
         observers.compute(9.0)
