@@ -330,3 +330,26 @@ def test_who_went_back_is_told_and_who_did_not_counts_as_failed() -> None:
         ("b", "failed"),
         ("c", "failed"),
     ]
+
+
+def test_only_devices_that_need_the_mirror_that_was_lost_wait_for_it() -> None:
+    lacking = {
+        "name": "content", "severity": "refuse", "value": "lacks model digits 1.1.0", "need": "what the lock names",
+        "remedy": "bring the mirror up to date",
+    }  # fmt: skip
+    hosts = {
+        "b": {"inference_runtime_preflight": {"findings": [lacking]}, "edgeml_site": "berlin"},
+        "c": {"inference_runtime_preflight": {"findings": []}, "edgeml_site": "berlin"},
+        "mirror": {"site_mirror_preflight": {"findings": []}, "edgeml_site": "berlin"},
+    }
+    for up_to_date, waiting in ((False, ["b"]), (True, [])):
+        rollout = run(hosts)
+        rollout.plan = {**rollout.plan, "mirrors": ["mirror"]}
+        rollout.hostvars = {**rollout.hostvars, "mirror": {**hosts["mirror"], "edgeml_rollout_mirror_done": up_to_date}}
+        step = rollout.open(rollout.wave("b"), lambda _: "yes")
+        assert list(step.result["waiting"]) == waiting
+    hosts["b"]["edgeml_rollout_opened"] = {"stop": False, "waiting": {"b": "Its mirror is lost"}}
+    rollout = run({**hosts, "c": DONE})
+    judged = rollout.judge(rollout.wave("b"))
+    assert "1 done, 1 pending" in judged.text
+    assert not judged.result["stop"]
