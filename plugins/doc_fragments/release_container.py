@@ -29,6 +29,10 @@ options:
         description: Size of C(/dev/shm) in MiB. V(0) leaves the engine's default.
         type: int
         default: 0
+      cpuset:
+        description: Numbers of the processors that the container is pinned to, such as V(0-1,3). Any if empty.
+        type: str
+        default: ""
   environment:
     description: Environment variables of the container.
     type: dict

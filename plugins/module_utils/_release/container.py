@@ -335,6 +335,8 @@ def _limit_options(limits: Limits) -> list[str]:
         options += ["--memory", f"{limits.memory_mb}m"]
     if limits.cpus:
         options += ["--cpus", str(limits.cpus)]
+    if limits.cpuset:
+        options += ["--cpuset-cpus", limits.cpuset]
     if limits.shared_memory_mb:
         options += ["--shm-size", f"{limits.shared_memory_mb}m"]
     return options

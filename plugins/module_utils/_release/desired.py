@@ -71,12 +71,16 @@ class Model:
 
 @dataclass(frozen=True)
 class Limits:
-    """What the container may use: MiB, processors, processes and threads. 0 sets no limit of ours."""
+    """What the container may use: MiB, processors, processes and threads. 0 sets no limit of ours.
+
+    `cpuset` are the numbers of the processors that it is pinned to, such as ``0-1,3``; empty for any.
+    """
 
     memory_mb: int = 0
     cpus: float = 0
     pids: int = 256
     shared_memory_mb: int = 0
+    cpuset: str = ""
 
 
 @dataclass(frozen=True)
@@ -150,12 +154,15 @@ class Desired:
 
     def release_id(self) -> str:
         """Return the digest of all that makes this release, secrets by their hash."""
+        limits: dict[str, Any] = asdict(self.limits)
+        if not limits["cpuset"]:
+            del limits["cpuset"]  # releases from before it keep their id
         intent = {
             "image": self.image,
             "configuration": self.runtime_configuration(),
             "models": [[m.name, m.digest] for m in self.models],
             "secrets": self.secret_digests(),
-            "limits": asdict(self.limits),
+            "limits": limits,
             "environment": self.environment,
             "devices": list(self.devices),
             "server": asdict(self.server) if self.server else None,

@@ -71,6 +71,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
             "cpus": {"type": "float", "default": 0},
             "pids": {"type": "int", "default": 256},
             "shared_memory_mb": {"type": "int", "default": 0},
+            "cpuset": {"type": "str", "default": ""},
         },
     },
     "environment": {"type": "dict", "default": {}},

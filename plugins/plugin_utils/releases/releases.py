@@ -129,6 +129,7 @@ def _limits(requires: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) 
         "cpus": total([limit.get("cpus", 0) for limit in limits]),
         "pids": total([limit.get("pids", 0) for limit in limits]) or PIDS,
         "shared_memory_mb": sum(limit.get("shared_memory_mb", 0) for limit in limits),
+        "cpuset": ",".join(dict.fromkeys(limit["cpuset"] for limit in limits if "cpuset" in limit)),
     }
 
 

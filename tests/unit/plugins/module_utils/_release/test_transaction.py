@@ -612,13 +612,13 @@ def runtime(release: Release, name: str, runtimes: Sequence[str] | None = None) 
 def test_limits_environment_and_devices_are_part_of_the_release(release: Release, engine: MemoryEngine) -> None:
     plain = desired()
     others = [
-        replace(plain, limits=Limits(memory_mb=300, cpus=1.5, pids=64, shared_memory_mb=128)),
+        replace(plain, limits=Limits(memory_mb=300, cpus=1.5, pids=64, shared_memory_mb=128, cpuset="0-1")),
         replace(plain, environment={"OMP_NUM_THREADS": "2"}),
         replace(plain, devices=(DEVICE,)),
     ]
     assert len({one.release_id() for one in [plain, *others]}) == 4
     expected = [
-        ["--pids-limit 64", "--memory 300m", "--cpus 1.5", "--shm-size 128m"],
+        ["--pids-limit 64", "--memory 300m", "--cpus 1.5", "--shm-size 128m", "--cpuset-cpus 0-1"],
         ["--env OMP_NUM_THREADS=2"],
         ["--device /dev/null:/dev/null:rw"],
     ]

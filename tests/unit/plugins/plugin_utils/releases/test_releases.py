@@ -98,11 +98,17 @@ def test_a_runtime_listens_where_its_models_need_it() -> None:
 
 
 def test_what_models_need_is_summed_where_each_says_it() -> None:
-    needs = {"memory_mb": 300, "limits": {"cpus": 1.5, "pids": 64, "shared_memory_mb": 32}}
-    (both,) = releases(model("one", requires=needs), model("two", requires=needs))
-    assert both["limits"] == {"memory_mb": 700, "cpus": 3.0, "pids": 128, "shared_memory_mb": 64}
+    needs: dict[str, Any] = {
+        "memory_mb": 300,
+        "limits": {"cpus": 1.5, "pids": 64, "shared_memory_mb": 32, "cpuset": "0-1"},
+    }
+    other = {**needs, "limits": {**needs["limits"], "cpuset": "3"}}
+    (both,) = releases(model("one", requires=needs), model("two", requires=other))
+    assert both["limits"] == {
+        "memory_mb": 700, "cpus": 3.0, "pids": 128, "shared_memory_mb": 64, "cpuset": "0-1,3"
+    }  # fmt: skip
     (one,) = releases(model("one", requires=needs), model("two"))
-    assert one["limits"] == {"memory_mb": 0, "cpus": 0, "pids": 256, "shared_memory_mb": 32}
+    assert one["limits"] == {"memory_mb": 0, "cpus": 0, "pids": 256, "shared_memory_mb": 32, "cpuset": "0-1"}
     (fixed,) = releases(model("one", requires=needs), memory_mb="512")
     assert fixed["limits"]["memory_mb"] == 512
 
