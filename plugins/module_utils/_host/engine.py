@@ -24,8 +24,12 @@ def loaded_name(image: str) -> str:
     return image.replace("@sha256:", ":")
 
 
+class EngineError(FleetError):
+    """The engine does not do what it is asked, or does not answer."""
+
+
 class DockerEngine:
-    """The host's engine. Every method raises FleetError with the engine's own words."""
+    """The host's engine. Every method raises EngineError with the engine's own words."""
 
     def __init__(self, run_command: RunCommand) -> None:
         self._run_command = run_command
@@ -33,7 +37,7 @@ class DockerEngine:
     def _run(self, arguments: Sequence[str], what: str, remedy: str = "") -> str:
         code, out, err = self._run_command(["docker", *arguments])
         if code != 0:
-            raise FleetError(
+            raise EngineError(
                 what,
                 where="docker " + " ".join(arguments[:2]),
                 seen=(err or out).strip()[-2000:],
@@ -47,7 +51,7 @@ class DockerEngine:
             return dict(json.loads(out)[0])
         if "no such" in err.lower() or "not found" in err.lower():
             return None
-        raise FleetError(
+        raise EngineError(
             "The Docker Engine does not answer",
             where=f"docker {kind} inspect {name}",
             seen=err.strip(),

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Dict
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import EngineError
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.client import (
     Client,
     SlowError,
@@ -80,7 +81,7 @@ class Gates:
     def check(self, *, answers_only: bool = False) -> list[Row]:
         """Return the rows of all gates; with `answers_only` those of the answers alone.
 
-        Raises RefusedError for the first model that does not pass.
+        Raises RefusedError for the first model that does not pass, EngineError if the engine was away for a moment.
         """
         self._row("ready", "", "", 1, 1, "ready", True)
         try:
@@ -98,7 +99,10 @@ class Gates:
                 self._check_shadow()
                 self._check_memory()
         except FleetError as error:
-            raise RefusedError(self._reason(error), self.rows) from error
+            reason = self._reason(error)
+            if reason is error and isinstance(error, EngineError):
+                raise  # the candidate is not to blame: it runs
+            raise RefusedError(reason, self.rows) from error
         return self.rows
 
     # -- answers ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,48 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whom a gate blames when it cannot be tried. The quickstart's tests and tests/faults try them on a real engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine, EngineError
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.container import Container
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import Desired
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.gates import Gates, RefusedError
+
+
+class AwayForAMoment(DockerEngine):
+    """An engine that does not answer the question of the first gate, and then says how its candidate is."""
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        super().__init__(lambda _command: (1, "", "Cannot connect to the Docker daemon. Is the docker daemon running?"))
+        self.state = state
+
+    def container(self, name: str) -> dict[str, Any] | None:
+        return {"State": self.state}
+
+    def processes(self, name: str) -> list[int]:
+        self.information()
+        return []
+
+    def logs(self, name: str, lines: int = 20) -> str:
+        return ""
+
+
+def check(state: dict[str, Any], root: Path) -> None:
+    engine = AwayForAMoment(state)
+    container = Container(engine, root, Desired("image", 0, (), {}), "candidate", "active")
+    Gates(container, "candidate", 1).check()
+
+
+def test_a_candidate_is_not_refused_for_an_engine_that_was_away(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="Is the docker daemon running"):
+        check({"Running": True}, tmp_path)
+
+
+def test_one_that_has_ended_is(tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match="ended with code 1 while it was tried"):
+        check({"Running": False, "ExitCode": 1}, tmp_path)
