@@ -8,7 +8,6 @@ HTTP/REST section, and the extension "binary_tensor_data".
 """
 
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -39,8 +38,9 @@ _LARGE = 4 * 1024
 PORTIONED = 128 * 1024
 # Elements that are written as JSON at once.
 _STEP = 8 * 1024
-# Parts of answers that come again: models, outputs and their shapes.
-_REMEMBERED = 1024
+# Where values come later.
+_LATER = b"~"
+_LATER_DATA = b'"data":~'
 # What takes longer than a few milliseconds: bytes of a body, elements of an answer.
 _LONG_BODY = 16 << 20
 _LONG_ANSWER = 32 * 1024
@@ -170,45 +170,25 @@ def encode_parts(
 
     NaN and infinities, which JSON cannot carry, become null; in binary they are kept.
     """
-    text = bytearray(_named(model.name, model.version))
+    outputs: list[dict[str, Any]] = []
+    large: list[Array] = []
     raw: list[bytes | memoryview] = []
-    is_large = False
     for name, array in zip(request.outputs, results, strict=True):
-        text += _output(name, model.outputs[name].datatype, array.shape)
+        output: dict[str, Any] = {"name": name, "datatype": model.outputs[name].datatype, "shape": array.shape}
         if name in in_binary:
             raw.append(to_raw(array))
-            text += b'"parameters":{"binary_data_size":%d}},' % len(raw[-1])
-        elif array.size <= _STEP:
-            text += b'"data":%b},' % orjson.dumps(to_values(array), option=orjson.OPT_SERIALIZE_NUMPY)
+            output["parameters"] = {"binary_data_size": len(raw[-1])}
+        elif array.size <= _LONG_ANSWER:
+            output["data"] = to_values(array)
         else:
-            is_large = True
-            _add_values(text, array)
-    text[-1:] = b"]"
+            output["data"] = orjson.Fragment(_LATER)
+            large.append(array)
+        outputs.append(output)
+    document: dict[str, Any] = {"model_name": model.name, "model_version": model.version, "outputs": outputs}
     if request.id:
-        text += b',"id":%b' % orjson.dumps(request.id)
-    text += b"}"
-    return text if is_large else bytes(text), raw
-
-
-@lru_cache(_REMEMBERED)
-def _named(model: str, version: str) -> bytes:
-    return orjson.dumps({"model_name": model, "model_version": version})[:-1] + b',"outputs":['
-
-
-@lru_cache(_REMEMBERED)
-def _output(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
-    return orjson.dumps({"name": name, "datatype": datatype, "shape": shape})[:-1] + b","
-
-
-def _add_values(text: bytearray, array: Array) -> None:
-    """Add the values of a large tensor, a part at a time: each is written once, in its place."""
-    flat = array.reshape(-1)
-    text += b'"data":['
-    for start in range(0, len(flat), _STEP):
-        values = to_values(flat[start : start + _STEP])
-        text += orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
-        text += b","
-    text[-1:] = b"]},"
+        document["id"] = request.id
+    text = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    return _with_values(text, large) if large else text, raw
 
 
 def sampled_parts(
@@ -224,6 +204,22 @@ def sampled_parts(
             described = {"name": name, "datatype": specs[name].datatype, "shape": array.shape, "bytes": len(raw[-1])}
             document[key].append(described)
     return orjson.dumps(document), raw
+
+
+def _with_values(text: bytes, tensors: list[Array]) -> bytearray:
+    """The text of an answer with flat lists of the values of large tensors, which are written once, in their place."""
+    first, *others = text.split(_LATER_DATA)  # no string of JSON has that in it
+    whole = bytearray(first)
+    for array, after in zip(tensors, others, strict=True):
+        flat = array.reshape(-1)
+        whole += b'"data":['
+        for start in range(0, len(flat), _STEP):
+            values = to_values(flat[start : start + _STEP])
+            whole += orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
+            whole += b","
+        whole[-1:] = b"]"
+        whole += after
+    return whole
 
 
 def server_metadata(name: str, version: str) -> bytes:

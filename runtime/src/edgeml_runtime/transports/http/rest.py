@@ -247,7 +247,8 @@ class RestApplication:
             status = _CLIENT_GONE
             raise
         finally:
-            self._decompressed_bytes -= decompressed
+            if decompressed:
+                self._decompressed_bytes -= decompressed
             self._account(request, known, version, status, perf_counter() - started, asked)
 
     async def _decompressed(self, coding: str, body: bytes | memoryview) -> bytes | memoryview:
