@@ -128,7 +128,7 @@ test-quick: $(VENV)/development ## Lint, unit, architecture, contract and runtim
 	$(call beside-lint,$(PYTEST) -q $(QUICK_TESTS))
 
 .PHONY: test
-test: lab-tools ## Everything but the long matrices, with fleets in the lab (about 28 minutes on two cores)
+test: lab-tools ## Everything but the long matrices, with fleets in the lab (about 30 minutes on two cores)
 	$(call beside-lint,$(PYTEST) --durations 15 $(foreach name,$(MATRICES),--ignore tests/$(name).py) \
 		$(HOST_TESTS) $(QUICK_TESTS))
 
