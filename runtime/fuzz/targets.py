@@ -259,7 +259,7 @@ def _compare_portions(model: Model, body: bytes) -> None:
         return _outcome(model, lambda: json_binary.decode(model, body, None, Limits()))
 
     usual = outcome()
-    with patch.multiple(json_binary, _LARGE=0, PORTIONED=0), patch.multiple(portions, _WINDOW=16, _SMALL=0):
+    with patch.multiple(json_binary, _LARGE=0, _PORTIONED=0), patch.multiple(portions, _WINDOW=16, _SMALL=0):
         seen = outcome()
     # Tensors without elements are not read in portions.
     is_refused = isinstance(usual, Failure) or b"[]" in b"".join(body.split())

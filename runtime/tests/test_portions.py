@@ -54,7 +54,7 @@ def test_both_ways_agree(
         patch.setattr(json_binary, "_LARGE", 10**9)
         usual = decoded(model, body)
         patch.setattr(json_binary, "_LARGE", 0)
-        patch.setattr(json_binary, "PORTIONED", 0)
+        patch.setattr(json_binary, "_PORTIONED", 0)
         patch.setattr(portions, "_WINDOW", window)
         patch.setattr(portions, "_SMALL", 0)
         seen = decoded(model, body)

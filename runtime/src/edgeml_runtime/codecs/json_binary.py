@@ -35,7 +35,7 @@ EXTENSIONS = ("binary_tensor_data", "model_repository", "parameters", "schedule_
 # Bytes of JSON from which on simdjson's buffers are faster than Python's lists.
 _LARGE = 4 * 1024
 # Bytes of JSON from which on it is read in portions: no step of that is long, and memory stays near that of the body.
-PORTIONED = 128 * 1024
+_PORTIONED = 128 * 1024
 # Elements that are written as JSON at once.
 _STEP = 8 * 1024
 # Where values come later.
@@ -44,6 +44,8 @@ _LATER_DATA = b'"data":~'
 # What takes longer than a few milliseconds: bytes of a body, elements of an answer.
 _LONG_BODY = 16 << 20
 _LONG_ANSWER = 32 * 1024
+# Values of a large document, which are read when the tensor is known.
+_UNREAD = (Numbers, Values)
 
 
 def decode(
@@ -65,7 +67,7 @@ def decode(
     try:
         if len(text) < _LARGE:
             document = orjson.loads(text)
-        elif len(text) < PORTIONED or not in_portions:
+        elif len(text) < _PORTIONED or not in_portions:
             document = large_json.loads(text)
         else:
             document = portions.loads(text, limits)
@@ -88,10 +90,7 @@ def decode(
         size = _parameter(tensor, "binary_data_size", int) if "parameters" in tensor else None
         if size is None:
             data = tensor.get("data")
-            if type(data) is list or not isinstance(data, (Numbers, Values)):
-                array = from_values(spec, shape, data)
-            else:
-                array = data.tensor(spec, shape)
+            array = data.tensor(spec, shape) if isinstance(data, _UNREAD) else from_values(spec, shape, data)
         elif "data" in tensor:
             raise invalid(f"input '{spec.name}' has both 'data' and 'binary_data_size'")
         elif not 0 <= size <= len(binary):
@@ -129,12 +128,12 @@ def decode(
 
 
 def takes_long(model: Signature, body: bytes | bytearray | memoryview, json_length: int | None, limits: Limits) -> bool:
-    """Whether a body is not to be decoded on the event loop; none below ``PORTIONED`` bytes does."""
+    """Whether a body is not to be decoded on the event loop."""
     size = len(body)
-    if size < PORTIONED:
+    if size < _PORTIONED:
         return False
     length = size if json_length is None else min(json_length, size)
-    if length >= PORTIONED and not is_plain(memoryview(body)[:length], limits):
+    if length >= _PORTIONED and not is_plain(memoryview(body)[:length], limits):
         return True
     if size - length >= _LONG_BODY:
         return True
@@ -146,7 +145,7 @@ def answer_takes_long(request: InferenceRequest, results: list[Array], in_binary
     elements = 0
     for array in results:
         elements += array.size
-    if elements <= _LONG_ANSWER:
+    if elements <= _LONG_ANSWER:  # as most are: how they are written need not be looked at
         return False
     elements = 0
     for name, array in zip(request.outputs, results, strict=True):

@@ -80,10 +80,13 @@ def _without_contents(tensor: memoryview, budget: list[int]) -> tuple[bytes, Con
     text = b"".join(rest)
     # A field that comes twice is merged, and merging messages is joining them.
     typed = found[0] if len(found) == 1 else memoryview(b"".join(found)) if found else None
-    return b"\x2a" + _varint(len(text)) + text, typed
+    return b"\x2a" + varint(len(text)) + text, typed
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """A number as protobuf writes it, see "Base 128 Varints" of its encoding."""
+    if value < 128:
+        return value.to_bytes(1, "little")
     encoded = bytearray()
     while value > 127:
         encoded.append(value & 127 | 128)

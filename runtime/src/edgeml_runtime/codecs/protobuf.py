@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError, Message
 
 from edgeml_runtime.codecs import large_protobuf
 from edgeml_runtime.codecs import open_inference_grpc_pb2 as messages
-from edgeml_runtime.codecs.large_protobuf import Contents, read_contents
+from edgeml_runtime.codecs.large_protobuf import Contents, read_contents, varint
 from edgeml_runtime.codecs.request import (
     check_complete,
     check_outputs,
@@ -220,7 +220,7 @@ def encode(model: Signature, request: InferenceRequest, results: list[Array]) ->
     for name, array in zip(request.outputs, results, strict=True):
         parts.append(_described(name, model.outputs[name].datatype, array.shape))
         content = to_raw(array)
-        raw += (_RAW_OUTPUT, _varint(len(content)), content)
+        raw += (_RAW_OUTPUT, varint(len(content)), content)
     return b"".join(parts + raw)
 
 
@@ -243,21 +243,9 @@ def _described(output: str, datatype: str, shape: tuple[int, ...]) -> bytes:
     return response.SerializeToString()
 
 
-def _varint(number: int) -> bytes:
-    """As protobuf's encoding has it, see "Base 128 Varints"."""
-    if number < 0x80:
-        return number.to_bytes(1, "little")
-    encoded = bytearray()
-    while number >= 0x80:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
-
-
 def stream_answer(answer: bytes) -> bytes:
     """A ModelStreamInferResponse that carries a ModelInferResponse."""
-    return b"".join((_INFER_RESPONSE, _varint(len(answer)), answer))
+    return b"".join((_INFER_RESPONSE, varint(len(answer)), answer))
 
 
 def stream_error(request_id: str, error: str) -> bytes:

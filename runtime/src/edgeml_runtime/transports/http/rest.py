@@ -218,7 +218,7 @@ class RestApplication:
             known, version = model.name, model.version
             json_length = _json_length(headers[_JSON_LENGTH_HEADER]) if _JSON_LENGTH_HEADER in headers else None
             limits = self._limits
-            if len(body) >= json_binary.PORTIONED and json_binary.takes_long(model, body, json_length, limits):
+            if json_binary.takes_long(model, body, json_length, limits):
                 decoded, in_binary = await self._elsewhere(json_binary.decode, model, body, json_length, limits)
                 before, model = model, self._engine.model(route.model, route.version, self._clients)
                 check_same_tensors(before, model)
@@ -247,8 +247,7 @@ class RestApplication:
             status = _CLIENT_GONE
             raise
         finally:
-            if decompressed:
-                self._decompressed_bytes -= decompressed
+            self._decompressed_bytes -= decompressed
             self._account(request, known, version, status, perf_counter() - started, asked)
 
     async def _decompressed(self, coding: str, body: bytes | memoryview) -> bytes | memoryview:
