@@ -29,7 +29,7 @@ class EngineError(FleetError):
 
 
 class DockerEngine:
-    """The host's engine. Every method raises EngineError with the engine's own words."""
+    """The host's engine. Methods raise EngineError with the engine's own words."""
 
     def __init__(self, run_command: RunCommand) -> None:
         self._run_command = run_command

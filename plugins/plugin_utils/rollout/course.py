@@ -103,6 +103,8 @@ class Course:
         """Return the hosts that need what their mirror lacks, since this run could not bring it up to date."""
         mirrors = self.plan["mirrors"]
         outdated = [host for host in mirrors if not self.hostvars[host].get(MIRROR_DONE)]
+        if not outdated:
+            return {}
         findings = preflight.collect(self.hostvars, [*wave["hosts"], *mirrors], outdated_mirrors=outdated)
         waiting = preflight.waiting(findings)
         return {

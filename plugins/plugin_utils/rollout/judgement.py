@@ -50,10 +50,9 @@ def outcome_of(host: str, variables: Mapping[str, Any], watched: bool = False) -
     gates = [gate for answer in _answers(variables.get(RESULT)) for gate in answer.get("gates") or ()]
     failure = _mapping(variables.get(FAILURE))
     lost = next((a for a in (after, *_answers(variables.get(RESULT))) if a.get("unreachable")), None)
-    waiting = _mapping(_mapping(variables.get(OPENED)).get("waiting"))
     state, reason = "done", ""
-    if host in waiting:
-        return HostOutcome(host, "pending", str(waiting[host]))
+    if waits_for := _waits_for(host, variables):
+        return HostOutcome(host, "pending", waits_for)
     if not before:
         state, reason = "failed", "It failed before its turn"
     elif before.get("unreachable"):
@@ -72,6 +71,11 @@ def outcome_of(host: str, variables: Mapping[str, Any], watched: bool = False) -
         state, reason = "failed", "; ".join(faults)
     is_lost = state == "pending" and not before.get("unreachable")
     return HostOutcome(host, state, reason, is_lost, runtimes, gates, known)
+
+
+def _waits_for(host: str, variables: Mapping[str, Any]) -> str:
+    """Return why a host was not tried in its wave, "" if it was."""
+    return str(_mapping(_mapping(variables.get(OPENED)).get("waiting")).get(host, ""))
 
 
 def failure_reason(failure: Mapping[str, Any]) -> str:
@@ -168,8 +172,8 @@ def planned(host: str, variables: Mapping[str, Any]) -> tuple[str, str]:
     failure = _mapping(variables.get(FAILURE))
     if failure:
         return host, f"fails: {failure_reason(failure)}"
-    if waiting := _mapping(_mapping(variables.get(OPENED)).get("waiting")).get(host):
-        return host, f"pending: {waiting}"
+    if waits_for := _waits_for(host, variables):
+        return host, f"pending: {waits_for}"
     if _mapping(variables.get(BEFORE)).get("unreachable"):
         return host, "pending: it cannot be reached"
     parts = []
