@@ -307,11 +307,12 @@ def install_units(units: Mapping[str, str]) -> None:
 
 
 def remove_units(*names: str) -> None:
-    """Take back what `install_units` did."""
+    """Take back what `install_units` did. What a timer has begun is stopped: it would write to what is removed next."""
     there = [name for name in names if (UNITS / name).exists()]
     if not there:
         return
     run_program(["systemctl", "disable", "--now", "--quiet", *filter(_is_timer, there)])
+    run_program(["systemctl", "stop", *there])
     for name in there:
         (UNITS / name).unlink()
     run_program(["systemctl", "daemon-reload"])
