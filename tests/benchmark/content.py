@@ -26,7 +26,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import trustme
 from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
     IMAGE_CONFIG,
@@ -247,15 +246,10 @@ def main() -> int:
     """Measure, write build/bench/content.md and .json, and hold the figures against what must be reached."""
     with tempfile.TemporaryDirectory(prefix="bench-content-") as place:
         directory = Path(place)
-        authority = trustme.CA()
-        server = authority.issue_cert("127.0.0.1", "localhost")
-        files = Authority(directory / "ca.crt", directory / "server.crt", directory / "server.key")
-        authority.cert_pem.write_to_path(str(files.ca_file))
-        files.certificate.write_bytes(b"".join(blob.bytes() for blob in server.cert_chain_pems))
-        server.private_key_pem.write_to_path(str(files.key))
+        authority = Authority.made(directory)
         programs = unpacked("content-programs", PACKAGES)
         with (
-            running_store(programs, files, directory) as store,
+            running_store(programs, authority, directory) as store,
             counter(int(store.address.rpartition(":")[2])) as sent,
         ):
             rows = measure(store, directory, sent)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible_collections.edgeml.fleet.tests.lab.lab import Lab
+from ansible_collections.edgeml.fleet.tests.lab.lab import Lab, pristine_lab
 from ansible_collections.edgeml.fleet.tests.lab.topology import Topology
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -188,18 +188,13 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of hosts")
     options = parser.parse_args()
     (RESULTS / "converge").mkdir(parents=True, exist_ok=True)
-    lab = Lab(Topology.named("fleet"))
-    lab.down()
-    lab.up()
-    try:
+    with pristine_lab(Topology.named("fleet")) as lab:
         for host in (OURS, PLAIN):  # many connections at once are what is measured, not what sshd refuses
             lab.run(
                 host, "echo MaxStartups 500 | sudo tee -a /etc/ssh/sshd_config && sudo systemctl reload ssh", check=True
             )
         prepare(lab)
         results = benchmark(lab, list(options.sizes), options.repeats, options.plain_limit)
-    finally:
-        lab.down()
     (RESULTS / "converge.json").write_text(json.dumps(results, indent=2) + "\n")
     (RESULTS / "converge.md").write_text(as_markdown(results))
     print(as_markdown(results))

@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import trustme
 import yaml
 from ansible_collections.edgeml.fleet.runtime.tests.support.debian_packages import unpacked
 from ansible_collections.edgeml.fleet.runtime.tests.support.ports import free_port
@@ -65,9 +64,8 @@ def entries() -> Iterator[dict[str, Any]]:
 def judged(build: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield the name of a model and what publish found of one of its variants, the original first."""
     for name in MODELS:
-        reports = sorted(path for path in (build / "models").glob(f"{name}-*.report") if _rows(path))
         seen = set()
-        for row in (row for path in reports for row in _rows(path)):
+        for row in (row for path in sorted((build / "models").glob(f"{name}-*.report")) for row in _rows(path)):
             if row["model"] not in seen:
                 seen.add(row["model"])
                 yield name, row
@@ -99,12 +97,7 @@ def main() -> None:
     try:
         for name in ("store", "mirror", "project", "fleet"):
             (root / name).mkdir()
-        authority = Authority(root / "ca.crt", root / "server.crt", root / "server.key")
-        ca = trustme.CA()
-        server = ca.issue_cert("127.0.0.1", "localhost")
-        ca.cert_pem.write_to_path(str(authority.ca_file))
-        authority.certificate.write_bytes(b"".join(blob.bytes() for blob in server.cert_chain_pems))
-        server.private_key_pem.write_to_path(str(authority.key))
+        authority = Authority.made(root)
         port = free_port()
         tree = lay_out_mirror(authority, root / "mirror", port)
         mirror = SiteMirror(tree, f"127.0.0.1:{port}", str(authority.ca_file))

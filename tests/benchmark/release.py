@@ -24,7 +24,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import trustme
 from ansible_collections.edgeml.fleet.runtime.tests.support.debian_packages import unpacked
 from ansible_collections.edgeml.fleet.runtime.tests.support.ports import free_ports
 from ansible_collections.edgeml.fleet.tests.faults.rig import FACTORS, Rig, running_rig
@@ -169,12 +168,7 @@ def kinds(rig: Rig, grpc_port: int) -> Iterator[tuple[str, dict[str, Any]]]:
 def main() -> None:
     """Measure, and write the table and the figures."""
     directory = Path(tempfile.mkdtemp(prefix="edgeml-bench-", dir="/var/tmp"))
-    ca = trustme.CA()
-    server = ca.issue_cert("127.0.0.1", "localhost")
-    authority = Authority(directory / "ca.crt", directory / "server.crt", directory / "server.key")
-    ca.cert_pem.write_to_path(str(authority.ca_file))
-    authority.certificate.write_bytes(b"".join(blob.bytes() for blob in server.cert_chain_pems))
-    server.private_key_pem.write_to_path(str(authority.key))
+    authority = Authority.made(directory)
     (grpc_port,) = free_ports(1)
     found: dict[str, list[dict[str, Any]]] = {}
     try:

@@ -15,7 +15,7 @@ from pathlib import Path
 import docker
 import pytest
 import yaml
-from ansible_collections.edgeml.fleet.tests.lab.lab import Lab
+from ansible_collections.edgeml.fleet.tests.lab.lab import Lab, pristine_lab
 from ansible_collections.edgeml.fleet.tests.lab.topology import Topology
 from ansible_collections.edgeml.fleet.tests.support.installed import ROOT, build
 from docker.errors import ImageNotFound
@@ -73,11 +73,8 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
-    lab = Lab(Topology.named("roles"))
-    lab.down()
-    lab.up()
-    yield lab
-    lab.down()
+    with pristine_lab(Topology.named("roles")) as lab:
+        yield lab
 
 
 def test_it_has_the_ansible_that_is_tested(image: str) -> None:

@@ -9,7 +9,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -182,6 +183,18 @@ class Lab:
         if site not in self.topology.sites:
             known = ", ".join(self.topology.sites) or "this lab has none"
             raise FleetError("no such site", where=f"lab {self.topology.name}", seen=site, remedy=f"sites: {known}")
+
+
+@contextmanager
+def pristine_lab(topology: Topology) -> Iterator[Lab]:
+    """Make a lab from nothing and remove it at the end, whatever happens."""
+    lab = Lab(topology)
+    lab.down()
+    try:
+        lab.up()
+        yield lab
+    finally:
+        lab.down()
 
 
 def main() -> int:

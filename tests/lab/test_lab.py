@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.tests.lab import hosts, machine, network
-from ansible_collections.edgeml.fleet.tests.lab.lab import Lab
+from ansible_collections.edgeml.fleet.tests.lab.lab import Lab, pristine_lab
 from ansible_collections.edgeml.fleet.tests.lab.topology import TOPOLOGIES, Topology
 
 pytestmark = pytest.mark.timeout(3600)
@@ -52,13 +52,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A running lab of three hosts, which goes down afterwards."""
     path = tmp_path_factory.mktemp("topology") / "labtest.yml"
     path.write_text(TOPOLOGY)
-    lab = Lab(Topology.load(path))
-    lab.down()
-    try:
-        lab.up()
+    with pristine_lab(Topology.load(path)) as lab:
         yield lab
-    finally:
-        lab.down()
 
 
 # An open way is given the time that a busy machine takes; on a closed one nothing ever answers.

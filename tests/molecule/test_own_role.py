@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.edgeml.fleet.tests.lab.lab import Lab
+from ansible_collections.edgeml.fleet.tests.lab.lab import Lab, pristine_lab
 from ansible_collections.edgeml.fleet.tests.lab.topology import Topology
 from ansible_collections.edgeml.fleet.tests.support.installed import install
 
@@ -22,11 +22,8 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(3600)]
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
-    lab = Lab(Topology.named("roles"))
-    lab.down()
-    lab.up()
-    yield lab
-    lab.down()
+    with pristine_lab(Topology.named("roles")) as lab:
+        yield lab
 
 
 def test_another_project_tests_its_role(lab: Lab, tmp_path: Path) -> None:

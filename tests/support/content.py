@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import trustme
 from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
 from ansible_collections.edgeml.fleet.plugins.module_utils._model.artifact import Model, describe_model, push_model
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
@@ -55,6 +56,17 @@ class Authority:
     ca_file: Path
     certificate: Path
     key: Path
+
+    @classmethod
+    def made(cls, directory: Path) -> Authority:
+        """Make one, and a certificate of this machine's loopback, in files of a directory."""
+        ca = trustme.CA()
+        server = ca.issue_cert("127.0.0.1", "localhost")
+        found = cls(directory / "ca.crt", directory / "server.crt", directory / "server.key")
+        ca.cert_pem.write_to_path(str(found.ca_file))
+        found.certificate.write_bytes(b"".join(blob.bytes() for blob in server.cert_chain_pems))
+        server.private_key_pem.write_to_path(str(found.key))
+        return found
 
 
 def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:

@@ -16,7 +16,6 @@ from typing import Any
 import bcrypt
 import jinja2
 import pytest
-import trustme
 import yaml
 from ansible_collections.edgeml.fleet.runtime.tests.support.debian_packages import unpacked
 from ansible_collections.edgeml.fleet.runtime.tests.support.ports import free_port
@@ -40,14 +39,7 @@ def programs() -> Path:
 
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    directory = tmp_path_factory.mktemp("tls")
-    ca = trustme.CA()
-    server = ca.issue_cert("127.0.0.1", "localhost")
-    found = Authority(directory / "ca.crt", directory / "server.crt", directory / "server.key")
-    ca.cert_pem.write_to_path(str(found.ca_file))
-    found.certificate.write_bytes(b"".join(blob.bytes() for blob in server.cert_chain_pems))
-    server.private_key_pem.write_to_path(str(found.key))
-    return found
+    return Authority.made(tmp_path_factory.mktemp("tls"))
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.edgeml.fleet.tests.support.reported_fleet import certificate, one_model_lock
+from ansible_collections.edgeml.fleet.tests.support.told_releases import release, told
 
 CONNECTION = """\
 from pathlib import Path
@@ -127,6 +128,11 @@ def run(
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
+def ledger(inventory: Path) -> list[dict[str, Any]]:
+    lines = inventory.with_name("fleet.ledger.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
 @pytest.mark.parametrize("mirror", ["is lost", "fails"])
 def test_a_wave_that_loses_all_its_hosts_before_their_release_ends_the_rollout(inventory: Path, mirror: str) -> None:
     if mirror == "fails":
@@ -138,9 +144,13 @@ def test_a_wave_that_loses_all_its_hosts_before_their_release_ends_the_rollout(i
     assert "Wave 1 of 2: 1 pending" in words
     assert "the rollout ends here: all 1 hosts that were to do were lost: one: It was lost in its wave" in words
     assert ", 0 done, 0 failed, 1 not begun, 1 pending" in words
-    lines = [json.loads(line) for line in inventory.with_name("fleet.ledger.jsonl").read_text().splitlines()]
-    told = [(line["host"], line["outcome"]) for line in lines]
-    assert sorted(told) == [("", "rollout_started"), ("", "rollout_stopped"), ("", "rollout_wave"), ("one", "pending")]
+    outcomes = [(line["host"], line["outcome"]) for line in ledger(inventory)]
+    assert sorted(outcomes) == [
+        ("", "rollout_started"),
+        ("", "rollout_stopped"),
+        ("", "rollout_wave"),
+        ("one", "pending"),
+    ]
     # Before that the mirror went, or failed, when it was brought up to date. Each costs one attempt to connect.
     unreachable = {"mirror": int(mirror == "is lost"), "one": 1, "two": 0}
     for host, times in unreachable.items():
@@ -149,11 +159,6 @@ def test_a_wave_that_loses_all_its_hosts_before_their_release_ends_the_rollout(i
         assert done.stdout.count(f"fatal: [{host}]: UNREACHABLE!") == times
     failed = "This mirror is not up to date, see above: Look at the engine"
     assert (failed in words) is (mirror == "fails")
-
-
-def ledger(inventory: Path) -> list[dict[str, Any]]:
-    lines = inventory.with_name("fleet.ledger.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
 
 
 @pytest.mark.parametrize("mirror", ["is lost", "fails"])
@@ -172,20 +177,11 @@ def test_devices_wait_for_what_a_mirror_lacks_that_was_not_brought_up_to_date(in
     assert all(reason.startswith("Its mirror could not be brought up to date: ") for reason in pending.values())
 
 
-def release(name: str) -> dict[str, Any]:
-    model = {"name": "digits", "version": "1.0.0", "variant": "default", "digest": "sha256:0", "options": {}}
-    return {"id": name * 20, "image": "image", "models": [model], "settings": {}}
-
-
-def told(active: str, **more: Any) -> str:
-    runtime = {"name": "runtime", "active": release(active), "previous": release("o"), "serving": True, "drift": []}
-    return json.dumps({"changed": False, "runtimes": [{**runtime, "history": [], **more}]})
-
-
 def test_a_host_that_is_lost_while_it_goes_back_is_told_and_ends_nothing(inventory: Path) -> None:
     """One failed after its release took over, and is lost when it is to go back."""
     inventory.with_name("fails-one").touch()
-    inventory.with_name("told-one").write_text("\n".join([told("o"), told("n")]))
+    answers = [{"changed": False, **told(name, previous=release("o"))} for name in ("o", "n")]
+    inventory.with_name("told-one").write_text("\n".join(map(json.dumps, answers)))
     done = run(inventory, first=1, rollback=True)
     words = " ".join(done.stdout.split())
     print(done.stdout, done.stderr[-2000:])

@@ -21,13 +21,9 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.judgement imp
     table,
 )
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.settings import Settings
+from ansible_collections.edgeml.fleet.tests.support.told_releases import release, told
 
 SITES = {"a": "berlin", "b": "berlin", "c": "lyon", "d": "lyon"}
-
-
-def release(name: str) -> dict[str, Any]:
-    model = {"name": "digits", "version": "1.0.0", "variant": "default", "digest": "sha256:0", "options": {}}
-    return {"id": name * 20, "image": "image", "models": [model], "settings": {}}
 
 
 def history(outcome: str, name: str, second: int, reason: str = "") -> dict[str, Any]:
@@ -35,11 +31,6 @@ def history(outcome: str, name: str, second: int, reason: str = "") -> dict[str,
         "time": f"2026-11-28T06:00:{second:02}Z", "runtime": "runtime", "release": release(name)["id"], "attempt": name,
         "outcome": outcome, "reason": reason, "by": "controller", "models": release(name)["models"], "gates": [],
     }  # fmt: skip
-
-
-def told(active: str, *entries: dict[str, Any], **more: Any) -> dict[str, Any]:
-    runtime = {"name": "runtime", "active": release(active), "serving": True, "drift": [], "history": list(entries)}
-    return {"runtimes": [{**runtime, **more}]}
 
 
 OLD = history("active", "o", 1)
