@@ -117,6 +117,12 @@ options:
       - V(0) for any time.
     type: float
     default: 5
+  guard_repairs:
+    description:
+      - Whether the guard makes the active release anew when its container is stopped, removed, replaced or edited, or a
+        model of it is gone. Otherwise the next run does.
+    type: bool
+    default: false
 attributes:
   check_mode:
     description: Says what would change.

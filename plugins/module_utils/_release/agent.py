@@ -120,6 +120,7 @@ def release_of(options: Mapping[str, Any], engine: DockerEngine) -> Release:
         options["runtimes"],
         options["probation_seconds"],
         options["objective_minutes"],
+        options["guard_repairs"],
     )
 
 
@@ -134,6 +135,7 @@ def release_as_recorded(engine: DockerEngine, installed: InstalledRuntime, relea
         installed.name,
         probation_seconds=int(watch.get("probation_seconds", 600)),
         objective_minutes=float(watch.get("objective_minutes", OBJECTIVE_MINUTES)),
+        guard_repairs=bool(watch.get("guard_repairs", False)),
     )
 
 

@@ -332,7 +332,8 @@ def _limit_options(limits: Limits) -> list[str]:
     if limits.pids:
         options += ["--pids-limit", str(limits.pids)]
     if limits.memory_mb:
-        options += ["--memory", f"{limits.memory_mb}m"]
+        # Without the second the engine allows as much swap again, and a request would wait for the disk.
+        options += ["--memory", f"{limits.memory_mb}m", "--memory-swap", f"{limits.memory_mb}m"]
     if limits.cpus:
         options += ["--cpus", str(limits.cpus)]
     if limits.cpuset:

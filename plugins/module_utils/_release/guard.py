@@ -37,6 +37,8 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.transaction 
 CRASHES, CRASH_WINDOW = 3, 600
 #: Seconds without readiness after which a release is given up, in its probation and later.
 UNREADY_ON_PROBATION, UNREADY = 60, 300
+#: Looks that the guard lets pass after a repair that failed, before it tries again.
+LOOKS_BETWEEN_REPAIRS = 20
 
 
 @dataclass
@@ -51,6 +53,8 @@ class Watch:
     unready: int = 0
     #: By model: what `objectives.judge` keeps.
     latency: dict[str, dict[str, Any]] = field(default_factory=dict)
+    #: Looks until a repair is tried again.
+    repair_in: int = 0
 
     def see(self, container: Mapping[str, Any], ready: bool) -> None:
         """Take in one look at the container (as `docker container inspect` says)."""
@@ -98,11 +102,14 @@ class Guard:
         seen = InstalledRuntime(SeenOnce(self.engine), self.installed.host_root, self.installed.name)
         if seen.is_unsettled() and (settled := self._release(active["id"]).settle()):
             return settled
+        watch = self._watch()
+        settings = seen.watch(active["id"])
+        recorded = seen.recorded(active["id"])
+        if recorded and settings.get("guard_repairs") and (repaired := self._repair(seen, watch, recorded[0], active)):
+            return repaired
         container = seen.engine.container(seen.active)
         if container is None:
             return ""
-        watch = self._watch()
-        recorded = seen.recorded(active["id"])
         started = ""
         if recorded and not container["State"]["Running"] and container["State"].get("Error"):
             # The engine could not start it, and tries once at boot: the release is not to blame for what is missing.
@@ -114,11 +121,10 @@ class Guard:
         sockets = mount_source(container, SOCKET_DIRECTORY)
         if recorded and sockets:
             judge(recorded[0].models, watch.latency, read_metrics(Path(sockets) / METRICS_SOCKET))
-        settings = seen.watch(active["id"])
         reason = watch.verdict(
             float(settings.get("probation_seconds", 0)), float(settings.get("objective_minutes", OBJECTIVE_MINUTES))
         )
-        replace_file(self.watch_file, json.dumps(asdict(watch)).encode())
+        self._remember(watch)
         return self._go_back(active["id"], reason) if reason else started
 
     def _start(self, container: str) -> str:
@@ -127,6 +133,29 @@ class Guard:
         except FleetError as error:
             return str(error)
         return f"started the container {container}, which the engine could not start at boot"
+
+    def _repair(self, seen: InstalledRuntime, watch: Watch, desired: Desired, active: Mapping[str, Any]) -> str:
+        """Make the release anew if what is on the host is not what was committed; a container that fails is not that.
+
+        Returns what was done, empty for nothing. A repair that fails is tried again after a while.
+        """
+        faults = release_as_recorded(seen.engine, seen, active["id"]).drift(desired, active["id"])
+        container = seen.engine.container(seen.active)
+        could_not_start = container is not None and container["State"].get("Error")
+        if not faults or could_not_start:
+            return ""
+        if watch.repair_in:
+            watch.repair_in -= 1
+            self._remember(watch)
+            return ""
+        why = "; ".join(faults)
+        try:
+            self._release(active["id"]).converge(desired, check_mode=False, force=True, by="guard")
+        except FleetError as error:
+            watch.repair_in = LOOKS_BETWEEN_REPAIRS
+            self._remember(watch)
+            return f"release {active['id'][:12]} is not repaired ({why}): {error}"
+        return f"repaired release {active['id'][:12]}: {why}"
 
     def _go_back(self, active: str, reason: str) -> str:
         """Go back to the previous release, unless that is one which was given up before: then this one stays."""
@@ -141,6 +170,9 @@ class Guard:
 
     def _release(self, release_id: str) -> Release:
         return release_as_recorded(self.engine, self.installed, release_id)
+
+    def _remember(self, watch: Watch) -> None:
+        replace_file(self.watch_file, json.dumps(asdict(watch)).encode())
 
     def _watch(self) -> Watch:
         try:

@@ -93,7 +93,7 @@ class InstalledRuntime:
     def record(self, desired: Desired, description: dict[str, Any], watch: dict[str, Any]) -> None:
         """Keep all that makes a release, so that this host can come back to it without anybody's help.
 
-        `watch` is what the guard goes by: ``start_timeout``, ``probation_seconds`` and ``ca_file`` of the registry.
+        `watch` is what the guard goes by (`Release.watched`).
         """
         directory = self.releases / description["id"]
         make_directory(directory)

@@ -96,6 +96,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "start_timeout": {"type": "float", "default": 60},
     "probation_seconds": {"type": "int", "default": 600},
     "objective_minutes": {"type": "float", "default": 5},
+    "guard_repairs": {"type": "bool", "default": False},
 }
 
 

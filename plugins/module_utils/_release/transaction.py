@@ -74,6 +74,7 @@ class Release:
         runtimes: Sequence[str] | None = None,
         probation_seconds: int = 600,
         objective_minutes: float = OBJECTIVE_MINUTES,
+        guard_repairs: bool = False,
     ) -> None:
         self.engine = engine
         self.installed = InstalledRuntime(engine, host_root, name)
@@ -81,7 +82,14 @@ class Release:
         self.ca_file = ca_file
         self.start_timeout = start_timeout
         self.runtimes = runtimes
-        self.watched = {"probation_seconds": probation_seconds, "objective_minutes": objective_minutes}
+        #: What the guard goes by, recorded with the release.
+        self.watched = {
+            "start_timeout": start_timeout,
+            "ca_file": ca_file,
+            "probation_seconds": probation_seconds,
+            "objective_minutes": objective_minutes,
+            "guard_repairs": guard_repairs,
+        }
         #: Is told each step as it begins, in a line for people.
         self.say: Callable[[str], object] = lambda text: None
 
@@ -89,6 +97,13 @@ class Release:
 
     def faults(self, desired: Desired, release_id: str) -> list[str]:
         """Return why the committed release is not what runs on this host, ready and complete."""
+        faults = self.drift(desired, release_id)
+        if not faults and not self.is_ready(desired, release_id):
+            faults.append(f"the container {self.installed.active} does not say that it is ready")
+        return faults
+
+    def drift(self, desired: Desired, release_id: str) -> list[str]:
+        """Return why what is on this host is not the committed release; whether it is ready is not asked."""
         active = self.installed.active
         container = self.engine.container(active)
         if container is None:
@@ -101,10 +116,7 @@ class Release:
         if container["HostConfig"]["RestartPolicy"]["Name"] != "always":
             faults.append(f"the container {active} would not start with the engine")
         faults += [f"model {m.name} {m.version} is not on the disk" for m in self.installed.missing_models(desired)]
-        faults += self.installed.damage_of(desired, release_id)
-        if not faults and not self.is_ready(desired, release_id):
-            faults.append(f"the container {active} does not say that it is ready")
-        return faults
+        return faults + self.installed.damage_of(desired, release_id)
 
     def is_ready(self, desired: Desired, release_id: str) -> bool:
         """Return whether the active container, which is of this release, says that it is ready."""
@@ -131,6 +143,8 @@ class Release:
         faults += [settled] if settled else []
         is_damaged = self.installed.is_damaged()
         faults += [f"{self.installed.state_file} is lost or damaged"] if is_damaged else []
+        is_watched_otherwise = committed and not self._is_recorded(desired, release_id)
+        faults += ["the guard on the host goes by other objectives or settings"] if is_watched_otherwise else []
         unneeded = self._unneeded(desired)
         missing_image = not is_active and not self.engine.has_image(desired.image)
         # What was fetched long ago is read once more before a container loads it.
@@ -146,7 +160,7 @@ class Release:
             "models": sum(bytes_to_fetch(self.installed.staging, model) for model in missing_models),
         }
         plan = make_plan(self.installed.name, before, after, faults, bytes_to_move, [other.name for other in unneeded])
-        changed = not is_active or bool(unneeded) or bool(left_over) or is_damaged or bool(settled)
+        changed = not is_active or bool(faults) or bool(unneeded)
         result = make_result(changed, plan, before, after)
         if not result["changed"]:
             return {**result, "evidence": look.installed.evidence(desired, release_id)}
@@ -155,13 +169,13 @@ class Release:
         with self.installed.lock():
             if not is_active:
                 with self._remembered(desired, after, by) as done:
-                    done.reason = "; ".join(self.installed.damage_of(desired, release_id))
+                    done.reason = "; ".join(faults)
                     result["bytes_fetched"] = self._stage(desired, release_id, missing_image, missing_models)
                     self._record(desired, after)
                     done.gates = self._replace(self._container(desired, release_id), unneeded)
                     self._commit(after)
                 result["gates"] = done.gates
-            elif is_damaged:
+            elif is_damaged or is_watched_otherwise:
                 self._record(desired, after)
                 self._commit(after)
             for other in unneeded:
@@ -266,8 +280,14 @@ class Release:
         history.add("active", after, attempt, by=by, reason=done.reason, gates=done.gates)
 
     def _record(self, desired: Desired, after: dict[str, Any]) -> None:
-        watched = {**self.watched, "start_timeout": self.start_timeout, "ca_file": self.ca_file}
-        self.installed.record(desired, after, watched)
+        self.installed.record(desired, after, self.watched)
+
+    def _is_recorded(self, desired: Desired, release_id: str) -> bool:
+        """Return whether the guard goes by the objectives and settings of this run."""
+        recorded = self.installed.recorded(release_id)
+        # What an older version of this collection did not know was off.
+        watched = {"guard_repairs": False, **self.installed.watch(release_id)}
+        return recorded is not None and recorded[0].models == desired.models and watched == self.watched
 
     def _commit(self, after: dict[str, Any]) -> None:
         self.say(f"commit: release {after['id'][:12]} is the active one")

@@ -183,6 +183,26 @@ def test_where_nothing_changes_the_engine_is_asked_for_each_container_once(
     assert sorted(asked) == sorted([ACTIVE, CANDIDATE, PREVIOUS])
 
 
+def test_the_guard_goes_by_what_the_inventory_says_now(release: Release, engine: MemoryEngine) -> None:
+    """An objective or a setting of the guard is no other release: it is recorded, and nothing is made anew."""
+    one = replace(desired(), models=(replace(MODEL, p95_ms=25.0),))
+    release.converge(one, check_mode=False)
+    container = engine.container(release.installed.active)
+    stricter = replace(one, models=(replace(MODEL, p95_ms=20.0),))
+    planned = release.converge(stricter, check_mode=True)
+    assert planned["changed"]
+    assert planned["plan"]["faults"] == ["the guard on the host goes by other objectives or settings"]
+    assert release.converge(stricter, check_mode=False)["changed"]
+    repairs = Release(release.engine, release.installed.host_root, start_timeout=0, guard_repairs=True)
+    assert repairs.converge(stricter, check_mode=False)["changed"]
+    assert not repairs.converge(stricter, check_mode=False)["changed"]
+    recorded = repairs.installed.recorded(one.release_id())
+    assert recorded is not None
+    assert recorded[0].models[0].p95_ms == 20.0
+    assert repairs.installed.watch(one.release_id())["guard_repairs"] is True
+    assert engine.container(release.installed.active) == container
+
+
 def test_check_mode_does_nothing(release: Release, engine: MemoryEngine) -> None:
     result = release.converge(desired(), check_mode=True)
     assert result["changed"]
@@ -618,7 +638,7 @@ def test_limits_environment_and_devices_are_part_of_the_release(release: Release
     ]
     assert len({one.release_id() for one in [plain, *others]}) == 4
     expected = [
-        ["--pids-limit 64", "--memory 300m", "--cpus 1.5", "--shm-size 128m", "--cpuset-cpus 0-1"],
+        ["--pids-limit 64", "--memory 300m --memory-swap 300m", "--cpus 1.5", "--shm-size 128m", "--cpuset-cpus 0-1"],
         ["--env OMP_NUM_THREADS=2"],
         ["--device /dev/null:/dev/null:rw"],
     ]
