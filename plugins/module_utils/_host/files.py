@@ -22,20 +22,25 @@ def make_directory(path: Path) -> None:
             sync_directory(path.parent)
 
 
-def write_file(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Write a new file, readable by all, and wait until it is on the disk; its directory is the caller's to sync."""
-    with path.open("xb") as file:
+def write_file(path: Path, data: bytes, mode: int = 0o644, owner: int | None = None) -> None:
+    """Write a new file, readable by all, and wait until it is on the disk; its directory is the caller's to sync.
+
+    `owner` is the number of its user and group.
+    """
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode & 0o600), "wb") as file:
+        if owner is not None:
+            os.fchown(file.fileno(), owner, owner)
         os.fchmod(file.fileno(), mode)
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
 
 
-def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:
+def replace_file(path: Path, data: bytes, mode: int = 0o644, owner: int | None = None) -> None:
     """Make `path` a file with this content, readable by all, in one step that is safe against a power cut."""
     temporary = path.with_name(path.name + ".new")
     temporary.unlink(missing_ok=True)
-    write_file(temporary, data, mode)
+    write_file(temporary, data, mode, owner)
     temporary.replace(path)
     sync_directory(path.parent)
 

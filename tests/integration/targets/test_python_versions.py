@@ -52,6 +52,7 @@ def test_modules_run_with_each_python(version: str, tmp_path: Path) -> None:
     trust = {"trusted_keys": [key.public for key in keys], "lock_signature": sign_lock(lock, keys), "signers_needed": 2}
     tasks: dict[str, dict[str, Any]] = {
         "engine_service": {},
+        "file_set": {"path": str(tmp_path / "files"), "files": {"a": "b"}},
         "host_preflight": {"content": [], "refuse": False},
         "host_state": {"state": "recorded", "section": "a", "document": "b", "directory": str(tmp_path / "records"),
                        "evidence": [{"kind": "file", "path": "/etc/hostname"}]},

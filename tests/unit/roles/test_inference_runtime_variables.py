@@ -102,6 +102,14 @@ def test_the_document_of_a_host_resolves_its_models_once(templar: Templar, resol
     assert (document["kernel_modules"], document["sysctls"]) == (["loop"], {"vm.swappiness": "1"})
 
 
+def test_settings_of_the_guard_are_part_of_the_document(templar: Templar) -> None:
+    """Where they are another than the default: hosts from before there was a choice differ in nothing."""
+    variables = {**templar.available_variables, "inference_runtime_guard_repairs": "yes"}
+    told = templar.copy_with_new_env(available_variables=variables)
+    document = told.template(trust_as_template("{{ __inference_runtime_document }}"))
+    assert document["guard"] == [60.0, 600, 5.0, True]
+
+
 def test_preflight_resolves_the_models_of_a_host_once(templar: Templar, resolved: list[str]) -> None:
     file = ROLES / "inference_runtime" / "tasks" / "preflight.yml"
     (task,) = [
