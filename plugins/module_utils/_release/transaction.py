@@ -18,7 +18,6 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine, SeenOnce
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import make_directory
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import DEFAULT_RUNTIME
-from ansible_collections.edgeml.fleet.plugins.module_utils._inference.connect import connect
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.container import (
     RELEASE_LABEL,
@@ -34,12 +33,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.content impo
     stage_model,
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import Desired, Model, ports_of
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.gates import (
-    Gates,
-    RefusedError,
-    Row,
-    not_started,
-)
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.gates import Gates, RefusedError, Row
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.history import refused_before
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.installed import InstalledRuntime
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.plan import (
@@ -48,6 +42,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.plan import 
     make_plan,
     make_result,
 )
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.readiness import says_ready, wait_until
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.takeover import Takeover
 
 #: Minutes for which live requests may miss an objective before the guard goes back, unless a run says otherwise.
@@ -387,30 +382,11 @@ class Release:
         return Release(SeenOnce(self.engine), self.installed.host_root, name=self.installed.name)
 
     def _ready(self, container: Container, name: str) -> bool:
-        try:
-            with connect(container.endpoint(name, "rest"), timeout=5) as client:
-                return bool(client.ready())
-        except FleetError:
-            return False
+        return says_ready(container, name)
 
     def wait_until_ready(self, container: Container, name: str) -> None:
         """Return when the container says that it is ready; raise FleetError if it ends, or is not in time."""
-        deadline = time.monotonic() + self.start_timeout
-        while not self._ready(container, name):
-            state = (self.engine.container(name) or {"State": {"Running": False, "ExitCode": None}})["State"]
-            # One that ends will end again; one that only takes long may be quicker another time.
-            if not state["Running"]:
-                raise not_started(container, name, state)
-            if time.monotonic() > deadline:
-                raise FleetError(
-                    "The new release does not become ready",
-                    where=f"container {name}",
-                    seen=f"not ready after {self.start_timeout:.0f} s; "
-                    f"its last words: {self.engine.logs(name) or 'none'}",
-                    remedy="correct the model or its configuration, or give it more time with "
-                    "inference_runtime_start_timeout; the release that served before still serves",
-                )
-            time.sleep(0.1)
+        wait_until(lambda: self._ready(container, name), container, name, self.start_timeout)
 
 
 @dataclass
