@@ -18,7 +18,8 @@ description:
   - In the inventory itself each host carries C(edgeml_placed), the short form of that, and the group C(all) carries
     C(edgeml_placed_models), what the short forms refer to. C(edgeml_models) is the template that joins both.
   - Creates the groups C(model_<name>), C(variant_<model>_<variant>), C(arch_<architecture>) and C(site_<site>), with
-    dashes as underscores. Group C(all) gets C(edgeml_catalogue) and C(edgeml_runtimes), with absolute paths.
+    dashes as underscores. A group C(site_<site>) gets C(edgeml_site_models), the models of its hosts, each once.
+    Group C(all) gets C(edgeml_catalogue) and C(edgeml_runtimes), with absolute paths.
   - What a variant asks for comes from the host's variables (C(edgeml_architecture), C(edgeml_memory_mb),
     C(edgeml_cpu_features), C(edgeml_accelerator), C(edgeml_site)), else from what the playbook
     C(edgeml.fleet.preflight) found out (C(edgeml_host)), else from Ansible's facts in the fact cache. If
@@ -134,6 +135,8 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.lock impo
 
 #: A host's models in full, made when somebody reads them. The template holds nothing from outside.
 _MODELS = template.trust_as_template("{{ edgeml_placed | edgeml.fleet.placed_models(edgeml_placed_models) }}")
+
+_SITE_PREFIX = group_name("site", "")
 
 
 class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
@@ -281,6 +284,19 @@ def _apply(
         inventory.add_group(group)
         for name in names:
             inventory.add_child(group, name)
+        if group.startswith(_SITE_PREFIX):
+            # A job slice has some of a site's hosts only; its mirror is to hold what all of them need.
+            inventory.set_variable(group, "edgeml_site_models", _of_site(names, placed))
+
+
+def _of_site(hosts: Sequence[str], placed: Mapping[str, Placed]) -> list[dict[str, Any]]:
+    """Return the models of a site's hosts, each once, with what decides on the content that they need."""
+    known: dict[tuple[Any, ...], dict[str, Any]] = {}
+    items = {id(item): item for name in hosts for item in placed[name].models or ()}
+    for item in items.values():
+        needed = {key: item[key] for key in ("name", "version", "variant", "runtime") if key in item}
+        known.setdefault(tuple(needed.items()), needed)
+    return [known[key] for key in sorted(known)]
 
 
 def _message(problems: Sequence[Problem], path: Path) -> str:

@@ -30,10 +30,11 @@ def site_content(
 ) -> dict[str, Any] | None:
     """Return the option ``needed`` of mirror_sync: ``{"images": [...], "models": {NAME: {VERSION: [VARIANT]}}}``.
 
-    `hosts` are those of `hostvars` that may be at the site of the host with the variables `mirror`. Where the inventory
-    does not decide on a variant yet, all of them are needed. Items of `pinned` are ``{"name", "version", "variant"}``
-    of a model, all but the name may be left out, or ``{"runtime"}``. Returns None, which means all of the lock, if no
-    host of the site has a model.
+    `hosts` are those of `hostvars` that may be at the site of the host with the variables `mirror`. In a job slice some
+    are missing: what the inventory plugin has placed at the whole site is in the mirror's ``edgeml_site_models``. Where
+    the inventory does not decide on a variant yet, all of them are needed. Items of `pinned` are ``{"name", "version",
+    "variant"}`` of a model, all but the name may be left out, or ``{"runtime"}``. Returns None, which means all of the
+    lock, if no host of the site has a model.
 
     Raises FleetError for a pinned item that the lock does not have.
     """
@@ -50,6 +51,10 @@ def site_content(
         for item in resolved_models(name, variables, items):
             images.add(item.get("runtime", DEFAULT_RUNTIME))
             _add(models, lock, item)
+    for item in mirror.get("edgeml_site_models") or ():
+        placed = True
+        images.add(item.get("runtime", DEFAULT_RUNTIME))
+        _add(models, lock, item)
     if not placed:
         return None
     for item in pinned:

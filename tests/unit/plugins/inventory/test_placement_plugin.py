@@ -58,6 +58,15 @@ def test_graph_and_export(inventory: Inventory) -> None:
     assert "edgeml_catalogue" not in exported["_meta"]["hostvars"]["camera"]
 
 
+def test_a_site_says_what_its_hosts_have_together(inventory: Inventory) -> None:
+    """For a job slice, which does not see the site's other hosts."""
+    inventory.write("group_vars/site_berlin.yml", "edgeml_site: berlin\n")
+    assert inventory.listed("--export")["site_berlin"]["vars"]["edgeml_site_models"] == [
+        {"name": "digits", "version": "1.0.0", "variant": "int8", "runtime": "runtime"},
+        {"name": "sound-events", "version": "2.0.0", "variant": "default", "runtime": "runtime"},
+    ]
+
+
 def test_export_says_each_model_once(inventory: Inventory) -> None:
     inventory.write("host_vars/camera.yml", "edgeml_model_overrides: {digits: {slo: {p95_ms: 7}}}\n")
     done = inventory.run("--list", "--export")

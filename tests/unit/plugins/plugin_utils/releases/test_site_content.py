@@ -105,6 +105,18 @@ def test_resolved_models_are_taken_as_they_are() -> None:
     }
 
 
+def test_a_job_slice_does_not_narrow_a_mirror() -> None:
+    """The hosts of other slices are not in the inventory; what the plugin placed at the whole site is."""
+    models = [
+        {"name": "digits", "version": "1.1.0", "variant": "int8", "runtime": "runtime"},
+        {"name": "faces", "version": "2.0.0", "variant": "default", "runtime": "vision"},
+    ]
+    whole = content(one=at_berlin(models[0]), two=at_berlin({"name": "faces"}))
+    mirror = {"edgeml_site": "berlin", "edgeml_site_models": models}
+    assert content(mirror=mirror, one=at_berlin(models[0])) == whole
+    assert content(mirror=mirror) == whole
+
+
 def test_a_site_without_models_has_all_of_the_lock() -> None:
     """Nothing is known of its hosts, such as in a job slice that holds none of them."""
     assert content(one={"edgeml_site": "paris", "edgeml_models": [{"name": "digits"}]}) is None
