@@ -14,8 +14,8 @@ description:
   - Makes a directory hold exactly the images and models that C(fleet.lock.yml) names, with their signatures and the
     lock, each verified by its digest. M(edgeml.fleet.mirror_sync) reads it where there is no uplink.
   - The directory is an OCI image layout, which other tools such as skopeo and oras read as well. It has no links, and
-    names that any file system takes; a file system for it has to take files as large as the largest model (FAT32 ends
-    at 4 GiB).
+    names that any file system takes. Where files end at 4 GiB (FAT32), larger ones come in parts, which those other
+    tools do not read.
   - An interrupted run is continued by the next one. What is there already is not fetched again.
   - The same directory is a backup of what the lock names. With O(state=restored) it goes to O(store), an empty one or
     any other OCI registry, as it was, signatures and tags included.
@@ -59,6 +59,12 @@ options:
     type: list
     elements: str
     default: []
+  part_mb:
+    description:
+      - Largest file in MiB; what is larger comes in parts. V(0) for as large as the file system of O(path) takes.
+      - For a directory that is copied to a FAT32 stick later, V(4095).
+    type: int
+    default: 0
   architectures:
     description: Architectures of the site's hosts, named as in OCI.
     type: list
@@ -196,6 +202,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "lock": {"type": "dict"},
     "needed": {"type": "dict"},
     "held": {"type": "list", "elements": "str", "default": []},
+    "part_mb": {"type": "int", "default": 0},
     "architectures": {
         "type": "list",
         "elements": "str",
@@ -229,6 +236,7 @@ def write(module: AnsibleModule) -> dict[str, Any]:
         trust=Trust.from_options(options["signatures"]),
         needed=options["needed"],
         held=frozenset(options["held"]),
+        part_bytes=options["part_mb"] << 20,
     )
     packages = options["packages"]
     if not packages:

@@ -30,15 +30,9 @@ def check_space(directory: Path, needed: int) -> None:
         raise full_disk(directory, needed)
 
 
-def check_file_size(directory: Path, name: str, size: int, mounts: Path = Path("/proc/self/mounts")) -> None:
-    """Raise FleetError if the file system that `directory` is to be in cannot hold a file as large as `size`."""
-    if size > FAT_FILE_BYTES and _file_system(directory, mounts) in ("vfat", "msdos"):
-        raise StorageError(
-            "The file system cannot hold a file as large",
-            where=str(directory),
-            seen=f"FAT, and {name} of {size} bytes",
-            remedy="format the stick with exFAT or ext4; FAT32 ends at 4 GiB - 1",
-        )
+def largest_file(directory: Path, mounts: Path = Path("/proc/self/mounts")) -> int:
+    """Return the bytes that a file may have on the file system that `directory` is to be in, 0 for any number."""
+    return FAT_FILE_BYTES if _file_system(directory, mounts) in ("vfat", "msdos") else 0
 
 
 def _file_system(directory: Path, mounts: Path) -> str:

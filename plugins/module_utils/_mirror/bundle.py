@@ -6,7 +6,7 @@
 
     oci-layout
     index.json               each manifest, named REPOSITORY@DIGEST or REPOSITORY:TAG
-    blobs/sha256/<hex>       manifests and blobs, complete and verified
+    blobs/sha256/<hex>       manifests and blobs, complete and verified; directories of parts where files end too early
     fleet.lock.json          the lock in its canonical form, which is what its signatures are over
     fleet.lock.json.sig
     staging/                 unfinished work, continued by the next export
@@ -23,7 +23,7 @@ from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._host.disk import check_file_size, check_space
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.disk import check_space, largest_file
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import (
     make_directory,
     read_if_there,
@@ -40,6 +40,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
     descriptor,
     sha256_digest,
 )
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.parts import open_whole, remove
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.referrers import referrers_tag
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.store import fetch_blob, holds
@@ -166,7 +167,7 @@ class FileBlob:
 
     def __init__(self, path: Path, offset: int) -> None:
         self.offset = offset
-        self._file = path.open("rb")
+        self._file = open_whole(path)
         self._file.seek(offset)
 
     def read(self, size: int) -> bytes:
@@ -196,11 +197,13 @@ def export(
     trust: Trust = IGNORED,
     needed: Mapping[str, Any] | None = None,
     held: Collection[str] = (),
+    part_bytes: int = 0,
 ) -> dict[str, Any]:
     """Make `root` a bundle of exactly what `lock` names for `architectures`, its signatures included.
 
     With `needed` it holds that part of the lock (see `part_of`). Blobs in `held`, as `held_by` names them, are left
-    out: the mirror that it is for has them.
+    out: the mirror that it is for has them. Blobs of more than `part_bytes` come in parts of that size, 0 for as large
+    as the file system takes.
 
     What an earlier or interrupted export has left is not fetched again. The index is written last. Returns what the
     module content_bundle returns; without `write` nothing is changed. Raises FleetError as `synchronize` does.
@@ -227,21 +230,23 @@ def export(
     stale = {name: data for name, data in {**whole, INDEX: index}.items() if read_if_there(root / name) != data}
     used = {digest.partition(":")[2] for digest in (*files, *content.blobs)}
     garbage = [path for path in bundle.blobs.glob("*") if path.name not in used]
-    for blob in to_fetch:
-        check_file_size(root, f"{blob.repository}@{blob.digest}", blob.size)
     size = sum(blob.size for blob in to_fetch)
     if write and (to_fetch or to_write or stale or garbage):
         make_directory(bundle.blobs)
         check_space(root, size)
+        limits = [limit for limit in (part_bytes, largest_file(root)) if limit]
         for blob in to_fetch:
             partial = bundle.staging / f"{blob.digest.partition(':')[2]}.part"
-            fetch_blob(store, blob.repository, blob.digest, blob.size, bundle.blob(blob.digest), partial)
+            fetch_blob(
+                store, blob.repository, blob.digest, blob.size, bundle.blob(blob.digest), partial,
+                part_bytes=min(limits, default=0),
+            )  # fmt: skip
         for digest, data in to_write.items():
             replace_file(bundle.blob(digest), data)
         for name, data in stale.items():
             replace_file(root / name, data)
         for path in garbage:
-            path.unlink()
+            remove(path)
         shutil.rmtree(bundle.staging, ignore_errors=True)
     return {
         "changed": bool(to_fetch or to_write or stale or garbage),

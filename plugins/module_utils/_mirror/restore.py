@@ -4,6 +4,10 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import fi
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.bundle import EXPORT_AGAIN, Bundle
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.content import INDEXES, Blob, blobs_of
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.lock import document_of
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.parts import open_whole
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
 
 
@@ -38,8 +43,9 @@ def restore(root: Path, store: Registry, *, write: bool) -> dict[str, Any]:
             known = next((other for other, digest in sent if digest == blob.digest), None)
             sent[repository, blob.digest] = blob
             if write and not (known and store.mount_blob(repository, blob.digest, known)):
-                _check(bundle.blob(blob.digest), blob)
-                store.push_blob(repository, bundle.blob(blob.digest), blob.digest)
+                with _whole(bundle.blob(blob.digest)) as file:
+                    _check(file, blob, bundle.blob(blob.digest))
+                    store.push_blob(repository, file, blob.digest)
         if write:
             store.push_manifest(repository, reference, data, media_type)
         pushed += 1
@@ -51,10 +57,22 @@ def restore(root: Path, store: Registry, *, write: bool) -> dict[str, Any]:
     }
 
 
-def _check(path: Path, blob: Blob) -> None:
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """Give a blob as one file, which parts are put together to."""
+    if not path.is_dir():
+        yield path
+        return
+    with open_whole(path) as parts, tempfile.NamedTemporaryFile() as file:
+        shutil.copyfileobj(parts, file)
+        file.flush()
+        yield Path(file.name)
+
+
+def _check(path: Path, blob: Blob, told: Path) -> None:
     try:
         seen = file_digest(path)
     except OSError as error:
         seen = error.strerror or str(error)
     if seen != blob.digest:
-        raise FleetError("The bundle is damaged", where=str(path), seen=seen, remedy=EXPORT_AGAIN)
+        raise FleetError("The bundle is damaged", where=str(told), seen=seen, remedy=EXPORT_AGAIN)

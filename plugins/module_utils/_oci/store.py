@@ -8,7 +8,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.disk import (
@@ -20,6 +20,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._host.disk import (
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import make_directory, sync_directory
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.failures import ATTEMPTS, TransientError
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import check_digest
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.parts import PartedFile, remove, whole_size
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.source import Source
 
 READ_BLOCK = 64 << 10  # bytes; at most this much of a broken transfer is fetched twice
@@ -33,6 +34,7 @@ def fetch_blob(
     destination: Path,
     partial: Path,
     spend: Callable[[int, bool], object] = lambda size, more: None,
+    part_bytes: int = 0,
 ) -> int:
     """Make `destination` the blob with this digest and size, and return the number of bytes transferred for it.
 
@@ -47,6 +49,8 @@ def fetch_blob(
     spend : callable
         Is told the bytes of each piece that came, and whether more are to come. What it raises ends the transfer, which
         a later call continues.
+    part_bytes : int
+        Makes `destination` a directory with parts of that size (`PartedFile`) where the blob is larger; 0 never does.
 
     Raises
     ------
@@ -59,17 +63,25 @@ def fetch_blob(
     try:
         make_directory(destination.parent)
         make_directory(partial.parent)
-        have = partial.stat().st_size if partial.exists() else 0
-        check_space(partial.parent, max(0, size - have))
-        with partial.open("r+b" if have else "w+b") as file:
-            transferred = _complete(file, registry, repository, digest, size, spend)
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
+        parted = 0 < part_bytes < size
+        if parted != partial.is_dir():
+            remove(partial)
+        check_space(partial.parent, size - max(0, whole_size(partial)))
+        if parted:
+            with PartedFile(partial, part_bytes) as parts:
+                transferred = _complete(cast("BinaryIO", parts), registry, repository, digest, size, spend)
+                parts.sync()
+            remove(destination)
+        else:
+            with partial.open("r+b" if partial.exists() else "w+b") as file:
+                transferred = _complete(file, registry, repository, digest, size, spend)
+                os.fchmod(file.fileno(), 0o644)
+                os.fsync(file.fileno())
         partial.replace(destination)
         sync_directory(destination.parent)
     except OSError as error:
         if error.errno in FULL_DISK:
-            partial.unlink(missing_ok=True)
+            remove(partial)
             raise full_disk(partial.parent, size, str(error)) from error
         raise StorageError(
             "A blob cannot be stored",
@@ -78,7 +90,7 @@ def fetch_blob(
             remedy="check the directory's owner, its mode and its file system",
         ) from error
     except _WrongContentError as error:
-        partial.unlink(missing_ok=True)
+        remove(partial)
         raise FleetError(
             "A blob is not what its digest says",
             where=f"{registry.address}/{repository}@{digest}",
@@ -90,8 +102,8 @@ def fetch_blob(
 
 
 def holds(path: Path, size: int) -> bool:
-    """Return whether `path` is a file of `size` bytes."""
-    return path.is_file() and path.stat().st_size == size
+    """Return whether `path` is a file of `size` bytes, or a directory with parts of so many."""
+    return whole_size(path) == size
 
 
 class _WrongContentError(Exception):

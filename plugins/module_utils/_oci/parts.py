@@ -1,0 +1,130 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One content in several files of a directory, for file systems that take no file as large: ``0001``, ``0002`` …"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+from pathlib import Path
+from typing import BinaryIO, cast
+
+
+class PartedFile(io.RawIOBase):
+    """The files of a directory as one: read from the beginning or from an offset, written at the end.
+
+    `part_bytes` is the size of all parts but the last, when they are written.
+    """
+
+    def __init__(self, directory: Path, part_bytes: int = 0) -> None:
+        self._directory = directory
+        self._part_bytes = part_bytes
+        self._position = 0
+        self._open: tuple[int, BinaryIO] | None = None
+        directory.mkdir(exist_ok=True)
+        self._sizes = [path.stat().st_size for path in self._parts()]
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def tell(self) -> int:
+        """Return the position, in bytes of the whole."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to an offset from the beginning."""
+        if whence != os.SEEK_SET:
+            raise io.UnsupportedOperation
+        self._position = offset
+        self._close_part()
+        return offset
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return the next bytes, at most `size` of them or all; fewer at the end of a part, none at the end."""
+        if size < 0:
+            return b"".join(iter(lambda: self.read(1 << 20), b""))
+        start = 0
+        for number, length in enumerate(self._sizes):
+            if self._position < start + length:
+                data = self._part(number, self._position - start).read(size)
+                self._position += len(data)
+                return data
+            start += length
+        return b""
+
+    def write(self, data: bytes, /) -> int:  # type: ignore[override]
+        """Add bytes at the end."""
+        rest = memoryview(data)
+        while rest:
+            if not self._sizes or self._sizes[-1] >= self._part_bytes:
+                self._sizes.append(0)
+            number = len(self._sizes) - 1
+            piece = rest[: self._part_bytes - self._sizes[number]]
+            self._part(number, self._sizes[number]).write(piece)
+            self._sizes[number] += len(piece)
+            self._position += len(piece)
+            rest = rest[len(piece) :]
+        return len(data)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Remove all parts."""
+        self._close_part()
+        for path in self._parts():
+            path.unlink()
+        self._sizes = []
+        self._position = 0
+        return 0
+
+    def sync(self) -> None:
+        """Wait until all parts are on the disk, readable by all."""
+        self._close_part()
+        for path in self._parts():
+            with path.open("rb") as file:
+                os.fchmod(file.fileno(), 0o644)
+                os.fsync(file.fileno())
+
+    def close(self) -> None:
+        """Close the part that is open."""
+        self._close_part()
+        super().close()
+
+    def _parts(self) -> list[Path]:
+        return sorted(self._directory.iterdir())
+
+    def _part(self, number: int, offset: int) -> BinaryIO:
+        """Return the file of a part, at an offset in it."""
+        if self._open is None or self._open[0] != number:
+            self._close_part()
+            path = self._directory / f"{number + 1:04}"
+            self._open = (number, cast("BinaryIO", path.open("r+b" if path.exists() else "w+b")))
+        file = self._open[1]
+        if file.tell() != offset:
+            file.seek(offset)
+        return file
+
+    def _close_part(self) -> None:
+        if self._open is not None:
+            self._open[1].close()
+            self._open = None
+
+
+def whole_size(path: Path) -> int:
+    """Return the bytes of a content that is a file, or a directory with parts; -1 if there is none."""
+    if path.is_dir():
+        return sum(part.stat().st_size for part in path.iterdir())
+    return path.stat().st_size if path.is_file() else -1
+
+
+def open_whole(path: Path) -> BinaryIO:
+    """Open a content that is a file, or a directory with parts, to be read; raise OSError if there is none."""
+    return cast("BinaryIO", PartedFile(path)) if path.is_dir() else path.open("rb")
+
+
+def remove(path: Path) -> None:
+    """Remove a content that is a file, or a directory with parts, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
