@@ -14,7 +14,7 @@ import sys
 import tarfile
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -263,3 +263,27 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"its hosts:   {program} status --topology {topology}")
         terminalreporter.write_line(f"look at one: {program} ssh --topology {topology} HOST sudo docker ps --all")
         terminalreporter.write_line(f"remove it:   {program} down --topology {topology}")
+
+
+@contextmanager
+def going_on(fleet: Fleet, output: Path, playbook: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a playbook while the test interferes; what it says goes to the file `output`."""
+    command = [str(Path(sys.executable).with_name("ansible-playbook")), *fleet.arguments, playbook]
+    with (
+        output.open("wb") as file,
+        subprocess.Popen([*command, *arguments], cwd=ROOT, stdout=file, stderr=file, start_new_session=True) as process,
+    ):
+        yield process
+
+
+def family(process: int) -> list[int]:
+    """Return a process and all that it started; those that Ansible starts are in sessions of their own."""
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [process, *(each for child in children for each in family(int(child)))]
+
+
+def wait_until(happened: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not happened():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.2)

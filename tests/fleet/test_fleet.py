@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from typing import Any
 import ansible_runner
 import pytest
 
-from .conftest import INVENTORY, PATIENCE, ROOT, Fleet, kept, running_lab
+from .conftest import INVENTORY, PATIENCE, ROOT, Fleet, family, going_on, kept, running_lab, wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(3600)]
 
@@ -267,6 +268,40 @@ def test_every_drift_is_seen_and_repaired(fleet: Fleet) -> None:
     policy = "sudo docker inspect --format '{{.HostConfig.RestartPolicy.Name}}' edgeml-runtime"
     seen = fleet.lab.run(device, f"{policy}; systemctl is-enabled docker", check=True).stdout
     assert seen.split() == ["always", "enabled"]
+
+
+def test_a_mirror_fills_itself_after_a_power_cut(fleet: Fleet, tmp_path: Path) -> None:
+    """Its content is lost, controller and power go in the middle of a run: it goes on alone. A flipped bit heals."""
+    mirror, content = "berlin-mirror", "/var/lib/edgeml/mirror/cas/sha256"
+
+    def root(command: str) -> str:
+        return fleet.lab.run(mirror, f"sudo sh -c '{command}'", check=True).stdout
+
+    def damaged() -> list[str]:
+        lines = root(f"cd {content} && sha256sum *").splitlines()
+        return [name for digest, name in map(str.split, lines) if digest != name]
+
+    blobs = root(f"ls {content}").split()
+    largest = root(f"ls -S {content}").split()[0]
+    size = int(root(f"stat --format %s {content}/{largest}"))
+    root(f"rm {content}/*")
+    slowly = ("-e", f"site_mirror_mbit={size * 8 // 20_000_000 + 1}")
+    staging = "du --bytes --summarize /var/lib/edgeml/mirror/staging 2> /dev/null || echo 0"
+    with going_on(fleet, tmp_path / "output", "edgeml.fleet.mirror", "--limit", mirror, *slowly) as run:
+        wait_until(lambda: int(root(staging).split()[0]) > size // 10, "nothing is fetched")
+        for process in family(run.pid):
+            os.kill(process, signal.SIGKILL)
+    fleet.lab.power_cut(mirror)
+    fleet.lab.power_on(mirror)
+    assert root(f"ls {content}").split() != blobs
+    wait_until(lambda: root(f"ls {content}").split() == blobs, "the mirror does not go on")
+    assert damaged() == []
+
+    root(f"printf x | dd of={content}/{largest} bs=1 seek={size // 2} conv=notrunc")
+    assert damaged() == [largest]
+    root("systemctl start edgeml-mirror-scrub.service")
+    assert damaged() == []
+    assert root("systemctl is-active edgeml-mirror-scrub.timer").strip() == "active"
 
 
 def test_plan_of_a_change(fleet: Fleet) -> None:

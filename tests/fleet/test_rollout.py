@@ -9,18 +9,15 @@ import os
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from .conftest import PATIENCE, ROOT, Fleet, running_lab
+from .conftest import PATIENCE, ROOT, Fleet, family, going_on, running_lab, wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(3600)]
 
@@ -74,30 +71,6 @@ def released(fleet: Fleet) -> dict[str, str]:
         host: json.loads(fleet.lab.run(host, "sudo cat /var/lib/edgeml/state.json", check=True).stdout)["active"]["id"]
         for host in DEVICES
     }
-
-
-@contextmanager
-def going_on(fleet: Fleet, output: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the rollout while the test interferes; what it says goes to the file `output`."""
-    command = [str(Path(sys.executable).with_name("ansible-playbook")), *fleet.arguments, "edgeml.fleet.rollout"]
-    with (
-        output.open("wb") as file,
-        subprocess.Popen([*command, *arguments], cwd=ROOT, stdout=file, stderr=file, start_new_session=True) as process,
-    ):
-        yield process
-
-
-def family(process: int) -> list[int]:
-    """Return a process and all that it started; those that Ansible starts are in sessions of their own."""
-    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    return [process, *(each for child in children for each in family(int(child)))]
-
-
-def wait_until(happened: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not happened():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
 
 
 def hold(fleet: Fleet, host: str) -> None:
@@ -201,7 +174,9 @@ def test_hosts_without_power_are_pending_and_in_nobodys_way(fleet: Fleet, tmp_pa
     for host in ("rollout-2", "rollout-3"):
         hold(fleet, host)
     try:
-        with going_on(fleet, tmp_path / "output", *level("error"), *settings(canary="rollout-1:rollout-2")) as run:
+        with going_on(
+            fleet, tmp_path / "output", "edgeml.fleet.rollout", *level("error"), *settings(canary="rollout-1:rollout-2")
+        ) as run:
             for host in ("rollout-2", "rollout-3"):
                 wait_until_held(fleet, host)
                 fleet.lab.power_cut(host)
@@ -266,7 +241,7 @@ def test_a_controller_that_is_killed_in_a_wave_harms_nothing(fleet: Fleet, tmp_p
     arguments = (*level("debug"), *settings(first=1))
     output = tmp_path / "output"
     hold(fleet, "rollout-2")
-    with going_on(fleet, output, *arguments) as run:
+    with going_on(fleet, output, "edgeml.fleet.rollout", *arguments) as run:
         wait_until_held(fleet, "rollout-2")
         for process in family(run.pid):
             os.kill(process, signal.SIGKILL)
