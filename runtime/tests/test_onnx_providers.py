@@ -8,7 +8,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
+import onnxruntime
 import pytest
 from edgeml_runtime.config_file import read_config
 from edgeml_runtime.engine.onnx_model import OnnxModel
@@ -38,6 +40,88 @@ def test_without_fallback_the_model_is_refused(tmp_path: Path) -> None:
     file = perceptron(tmp_path).path / "model.onnx"
     with pytest.raises(StartError, match=r"provider OpenVINO cannot load it.*set engine\.provider_fallback to true"):
         OnnxModel(file, EngineOptions(providers=BOTH, provider_fallback=False), None)
+
+
+NVIDIA = ("TensorRT", "CUDA", "CPU")
+
+
+class _Session:
+    """What ONNX Runtime makes on a machine where the libraries of some providers load; tests ask what it was given."""
+
+    opened: ClassVar[list[list[object]]] = []
+    loading: tuple[str, ...] = ()
+
+    def __init__(self, _file: str, _options: object, providers: list[object], enable_fallback: bool) -> None:
+        assert not enable_fallback
+        self.opened.append(providers)
+        names = [str(provider[0] if isinstance(provider, tuple) else provider) for provider in providers]
+        self._names = [name for name in names if name in (*self.loading, "CPUExecutionProvider")]
+
+    def get_providers(self) -> list[str]:
+        return self._names
+
+    def get_inputs(self) -> list[object]:
+        return []
+
+    get_outputs = get_inputs
+
+
+@pytest.fixture
+def machine_with_gpu(monkeypatch: pytest.MonkeyPatch) -> type[_Session]:
+    """An ONNX Runtime with TensorRT and CUDA, as onnxruntime-gpu is, without their libraries."""
+    full = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: full)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", _Session)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
+    monkeypatch.setattr(_Session, "opened", [])
+    return _Session
+
+
+def test_what_tensorrt_leaves_cuda_computes(
+    machine_with_gpu: type[_Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Built engines are kept, each with the model that it is of: TensorRT does not tell weights apart."""
+    monkeypatch.setattr(machine_with_gpu, "loading", ("TensorrtExecutionProvider", "CUDAExecutionProvider"))
+    file = perceptron(tmp_path).path / "model.onnx"
+    cache = tmp_path / "cache"
+    model = OnnxModel(file, EngineOptions(providers=NVIDIA, provider_fallback=False), cache)
+    ((first, cuda, last),) = machine_with_gpu.opened
+    assert (model.provider, cuda, last) == ("TensorRT", ("CUDAExecutionProvider", {}), "CPUExecutionProvider")
+    name, settings = first  # type: ignore[misc]
+    assert (name, settings["trt_engine_cache_enable"]) == ("TensorrtExecutionProvider", "1")
+    kept = Path(settings["trt_engine_cache_path"])
+    assert kept.is_dir() and kept.parent == cache / "tensorrt"
+    OnnxModel(file, EngineOptions(providers=NVIDIA, cache=False), cache)
+    assert machine_with_gpu.opened[-1][0] == ("TensorrtExecutionProvider", {})
+
+
+def test_without_tensorrt_cuda_computes(
+    machine_with_gpu: type[_Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(machine_with_gpu, "loading", ("CUDAExecutionProvider",))
+    file = perceptron(tmp_path).path / "model.onnx"
+    with caplog.at_level(logging.WARNING):
+        model = OnnxModel(file, EngineOptions(providers=NVIDIA), None)
+    assert model.provider == "CUDA"
+    (line,) = caplog.messages
+    assert "provider TensorRT cannot load it: its library does not load" in line
+
+
+def test_a_gpu_is_asked_for_where_there_is_none(tmp_path: Path) -> None:
+    """With the ONNX Runtime of these tests, which computes with the processor alone."""
+    file = perceptron(tmp_path).path / "model.onnx"
+    assert OnnxModel(file, EngineOptions(providers=NVIDIA), None).provider == "CPU"
+    with pytest.raises(StartError, match=r"provider TensorRT cannot load it: this ONNX Runtime has CPU only"):
+        OnnxModel(file, EngineOptions(providers=NVIDIA, provider_fallback=False), None)
+
+
+def test_names_of_providers_are_read() -> None:
+    document = {
+        "listen": {"rest": ["unix:/run/rest"]},
+        "models": [{"name": "m", "version": "1.0.0", "path": "/m"}],
+        "engine": {"providers": list(NVIDIA)},
+    }
+    assert read_config(document, "file").engine.providers == NVIDIA
 
 
 @pytest.mark.parametrize("names", [[], ["OpenVINO"], ["CPU", "OpenVINO"], ["CPU", "CPU"], ["cpu"], "CPU"])

@@ -21,8 +21,8 @@ PYTHON = "python"
 PIPELINE = "pipeline"
 PLATFORMS = (ONNX, PYTHON, PIPELINE)
 #: Execution providers of ONNX Runtime. The last one is part of each ONNX Runtime, others of packages that have them.
-CPU = "CPU"
-PROVIDERS = ("OpenVINO", CPU)
+TENSORRT, CUDA, OPENVINO, CPU = "TensorRT", "CUDA", "OpenVINO", "CPU"
+PROVIDERS = (TENSORRT, CUDA, OPENVINO, CPU)
 
 _OVERRIDABLE = (
     "engine",

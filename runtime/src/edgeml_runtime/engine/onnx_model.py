@@ -13,6 +13,7 @@ import onnxruntime
 
 from edgeml_runtime.engine.model import Cancellation
 from edgeml_runtime.engine.onnx_cache import GraphCache, cache_key
+from edgeml_runtime.engine.onnx_providers import FULL_NAMES, session_providers
 from edgeml_runtime.errors import Failure, RequestError, StartError, invalid
 from edgeml_runtime.serving import CPU, EngineOptions
 from edgeml_runtime.tensors import Array, TensorSpec
@@ -39,8 +40,6 @@ _OPTIMIZATION = {
     "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     "disable": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
-
-_PROVIDERS = {CPU: "CPUExecutionProvider", "OpenVINO": "OpenVINOExecutionProvider"}
 
 _InvalidArgument = onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument
 
@@ -99,7 +98,8 @@ def _load_first(
     """A session of the first provider that loads the model, and which that is. Raises StartError."""
     for name in engine.providers[:-1]:
         try:
-            return _open(file, engine, provider=name), name
+            providers = session_providers(name, file, engine, cache_directory)
+            return _open(file, engine, providers=providers), name
         except Exception as error:  # the engine's exceptions have no common base
             reason = f"{file}: execution provider {name} cannot load it: {_first_line(error)}"
             if not engine.provider_fallback:
@@ -157,12 +157,12 @@ def _load_cached(file: Path, engine: EngineOptions, cache: GraphCache) -> onnxru
 
 
 def _open(
-    file: Path, engine: EngineOptions, optimized: bool = False, save: Path | None = None, provider: str = CPU
+    file: Path,
+    engine: EngineOptions,
+    optimized: bool = False,
+    save: Path | None = None,
+    providers: Sequence[str | tuple[str, dict[str, str]]] = (FULL_NAMES[CPU],),
 ) -> onnxruntime.InferenceSession:
-    known = onnxruntime.get_available_providers()
-    if _PROVIDERS[provider] not in known:
-        names = ", ".join(name for name, full in _PROVIDERS.items() if full in known)
-        raise RuntimeError(f"this ONNX Runtime has {names} only")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = engine.threads
     options.inter_op_num_threads = 1
@@ -172,13 +172,9 @@ def _open(
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if engine.spinning else "0")
     if save is not None:
         options.optimized_model_filepath = str(save)
-    providers: list[str | tuple[str, dict[str, str]]] = [_PROVIDERS[CPU]]
-    if provider != CPU:
-        # What the provider leaves of the graph, the processor computes.
-        settings = {"device_type": CPU, "num_of_threads": str(engine.threads)}
-        providers.insert(0, (_PROVIDERS[provider], settings))
-    session = onnxruntime.InferenceSession(str(file), options, providers=providers, enable_fallback=False)
-    if session.get_providers()[0] != _PROVIDERS[provider]:
+    session = onnxruntime.InferenceSession(str(file), options, providers=list(providers), enable_fallback=False)
+    first = providers[0]
+    if session.get_providers()[0] != (first if isinstance(first, str) else first[0]):
         raise RuntimeError("its library does not load")
     return session
 
