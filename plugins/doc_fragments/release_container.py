@@ -41,8 +41,14 @@ options:
     description:
       - Devices of the host that are passed to the container.
       - Where only a group may use a device, the container's user gets that group.
+      - A name of the Container Device Interface, such as V(nvidia.com/gpu=0), is one that the engine resolves.
     type: list
-    elements: path
+    elements: str
+    default: []
+  gpus:
+    description: Numbers or ids of GPUs that the engine passes to the container, or V(all) alone.
+    type: list
+    elements: str
     default: []
   server:
     description:

@@ -205,20 +205,17 @@ options:
         elements: str
         default: []
       devices:
-        description: Device files that have to be there.
+        description: Device files that have to be there, and names of the Container Device Interface.
         type: list
         elements: str
         default: []
+      gpus: {type: list, elements: str, default: [], description: "Numbers or ids of GPUs of NVIDIA, or V(all) alone."}
       kernel_modules:
         description: Kernel modules that have to be loaded or loadable.
         type: list
         elements: str
         default: []
-      sysctls:
-        description: Kernel settings that have to exist.
-        type: list
-        elements: str
-        default: []
+      sysctls: {type: list, elements: str, default: [], description: Kernel settings that have to exist.}
   controller_time:
     description: The controller's time in seconds since the epoch; now if omitted.
     type: float

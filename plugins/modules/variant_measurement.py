@@ -173,8 +173,8 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.variant_tria
     trial_configuration,
 )
 
-SHARED = ("root", "name", "image_size", "models", "configuration", "limits", "environment", "devices", "server",
-          "ca_file", "lock", "signatures", "start_timeout")  # fmt: skip
+SHARED = ("root", "name", "image_size", "models", "configuration", "limits", "environment", "devices", "gpus",
+          "server", "ca_file", "lock", "signatures", "start_timeout")  # fmt: skip
 ARGUMENT_SPEC: dict[str, Any] = {
     **{name: RELEASE_OPTIONS[name] for name in SHARED},
     "image": {"type": "str", "required": True},

@@ -27,3 +27,8 @@ def container_name(runtime: str) -> str:
 def runtime_root(host_root: AnyPath, runtime: str) -> AnyPath:
     """Return the directory that `runtime` has below `host_root` (``/var/lib/edgeml``)."""
     return host_root if runtime == DEFAULT_RUNTIME else host_root / "runtimes" / runtime
+
+
+def is_cdi_name(device: str) -> bool:
+    """Return whether a device is a name of the Container Device Interface (``nvidia.com/gpu=0``), and no path."""
+    return not device.startswith("/") and "=" in device

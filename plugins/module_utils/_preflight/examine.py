@@ -9,6 +9,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.engine imp
     engine_network,
     engine_proxy,
 )
+from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.gpus import gpus
 from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.host import (
     Examination,
     Host,
@@ -57,5 +58,6 @@ def examine(host: Host, wanted: Wanted) -> Examination:
         *registry(wanted, missing),
         *packages(host, engine, wanted),
         *requirements(host, wanted),
+        *gpus(host, engine, wanted),
     ]
     return Examination(judge(findings, wanted.ignore), facts, missing)

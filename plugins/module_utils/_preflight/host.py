@@ -97,6 +97,7 @@ class Requires:
 
     packages: Sequence[str] = ()
     devices: Sequence[str] = ()
+    gpus: Sequence[str] = ()
     kernel_modules: Sequence[str] = ()
     sysctls: Sequence[str] = ()
 
@@ -161,6 +162,8 @@ class Engine:
     version: str = ""
     directory: str = ENGINE_DIRECTORY
     driver: str = ""
+    runtimes: Sequence[str] = ()
+    cdi: bool = False  # whether it knows devices by names of the Container Device Interface
     kind: str = "docker"
     silence: str = ""
     rootless: bool = False
@@ -238,6 +241,8 @@ class Host:
             version=info["ServerVersion"],
             directory=info["DockerRootDir"],
             driver=info.get("Driver", ""),
+            runtimes=sorted(info.get("Runtimes") or ()),
+            cdi=bool(info.get("CDISpecDirs")),
             rootless=any("rootless" in option for option in info.get("SecurityOptions") or ()),
             https_proxy=info.get("HttpsProxy", ""),
             no_proxy=info.get("NoProxy", ""),

@@ -64,6 +64,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
         "options": {
             "packages": _NAMES,
             "devices": _NAMES,
+            "gpus": _NAMES,
             "kernel_modules": _NAMES,
             "sysctls": _NAMES,
         },

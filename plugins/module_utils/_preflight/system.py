@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.distribution import Distribution, distribution
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import is_cdi_name
 from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.host import (
     REFUSE,
     STEP_SECONDS,
@@ -207,7 +208,7 @@ def _unreachable_sources(host: Host) -> list[str]:
 
 def requirements(host: Host, wanted: Wanted) -> Iterator[Finding]:
     for device in wanted.requires.devices:
-        if not host.path(device).exists():
+        if not is_cdi_name(device) and not host.path(device).exists():
             yield Finding(
                 "device",
                 REFUSE,

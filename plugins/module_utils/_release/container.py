@@ -21,7 +21,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import (
     replace_file,
     sync_directory,
 )
-from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import SERVICE_USER
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import SERVICE_USER, is_cdi_name
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.selinux import mount
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.unix_http import UnixConnection
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import (
@@ -98,6 +98,7 @@ class Container:
             "--tmpfs", "/tmp:rw,noexec,nosuid,nodev,size=64m",  # noqa: S108 - inside the container
             *_limit_options(desired.limits),
             *_device_options(desired.devices),
+            *_gpu_options(desired.gpus),
         ]  # fmt: skip
         environment = dict(desired.environment)
         configuration = desired.runtime_configuration()
@@ -258,7 +259,7 @@ def endpoint_of(engine: DockerEngine, name: str, protocol: str) -> str | None:
 
 def check_devices(devices: tuple[str, ...]) -> None:
     """Raise FleetError for the devices that are not on this host."""
-    absent = [path for path in devices if not _is_device(path)]
+    absent = [path for path in devices if not is_cdi_name(path) and not _is_device(path)]
     if absent:
         raise FleetError(
             "A model needs a device that this host does not have",
@@ -313,11 +314,21 @@ def _is_device(path: str) -> bool:
     return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
 
 
+def _gpu_options(gpus: tuple[str, ...]) -> list[str]:
+    """Pass GPUs. The engine reads what follows --gpus as a line of CSV: the quotes keep several of them one field."""
+    if not gpus:
+        return []
+    return ["--gpus", "all" if gpus == ("all",) else f'"device={",".join(gpus)}"']
+
+
 def _device_options(devices: tuple[str, ...]) -> list[str]:
     """Pass the devices, and the groups that may use them, to a user without rights of its own."""
     options = []
     groups = set()
     for path in devices:
+        if is_cdi_name(path):
+            options += ["--device", path]
+            continue
         options += ["--device", f"{path}:{path}:rw"]
         status = Path(path).stat()
         if status.st_mode & 0o006 != 0o006 and status.st_mode & 0o060 == 0o060:

@@ -110,7 +110,8 @@ class Desired:
 
     `secrets` are the SHA-256 digests (hexadecimal) that the files in `secrets_directory` must have, by file name;
     None takes the files as they are. For a foreign server, `configuration` holds ``listen`` only: the host's addresses
-    that lead to its ports.
+    that lead to its ports. `gpus` are numbers or ids of GPUs that the engine passes, or ``all`` alone; `devices` are
+    paths below /dev, or names of the Container Device Interface (CDI).
     """
 
     image: str
@@ -122,6 +123,7 @@ class Desired:
     limits: Limits = Limits()
     environment: dict[str, str] = field(default_factory=dict)
     devices: tuple[str, ...] = ()
+    gpus: tuple[str, ...] = ()
     server: ForeignServer | None = None
 
     def runtime_configuration(self) -> dict[str, Any]:
@@ -166,6 +168,7 @@ class Desired:
             "environment": self.environment,
             "devices": list(self.devices),
             "server": asdict(self.server) if self.server else None,
+            **({"gpus": list(self.gpus)} if self.gpus else {}),  # likewise
         }
         return hashlib.sha256(canonical_json(intent)).hexdigest()
 
@@ -192,6 +195,7 @@ class Desired:
                 "models": tuple(map(Model.from_values, record["models"])),
                 "limits": Limits(**record["limits"]),
                 "devices": tuple(record["devices"]),
+                "gpus": tuple(record.get("gpus", ())),
                 "server": ForeignServer(**{**server, "command": tuple(server["command"])}) if server else None,
             }
         )

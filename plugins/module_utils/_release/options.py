@@ -75,7 +75,8 @@ ARGUMENT_SPEC: dict[str, Any] = {
         },
     },
     "environment": {"type": "dict", "default": {}},
-    "devices": {"type": "list", "elements": "path", "default": []},
+    "devices": {"type": "list", "elements": "str", "default": []},
+    "gpus": {"type": "list", "elements": "str", "default": []},
     "server": {
         "type": "dict",
         "options": {
@@ -113,6 +114,7 @@ def desired_release(options: Mapping[str, Any]) -> Desired:
         limits=Limits(**options["limits"]),
         environment=_texts(options["environment"]),
         devices=tuple(sorted(options["devices"])),
+        gpus=tuple(sorted(options["gpus"])),
         server=ForeignServer(
             **{**server, "command": tuple(server["command"]), "environment": _texts(server["environment"])}
         )

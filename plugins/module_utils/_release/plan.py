@@ -148,6 +148,8 @@ def _settings(desired: Desired) -> dict[str, Any]:
     server = asdict(desired.server) if desired.server else {}
     environment = {**server.pop("environment", {}), **desired.environment}
     container = {"limits": asdict(desired.limits), "devices": list(desired.devices), "server": server}
+    if desired.gpus:
+        container["gpus"] = list(desired.gpus)
     return {
         **_flat(_of_server(desired.runtime_configuration())),
         **_flat({"container": container}),

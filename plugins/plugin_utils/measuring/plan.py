@@ -123,6 +123,8 @@ def variant_trials(
             trial["models"] += release["models"]
             trial["limits"] = _larger(trial["limits"], release["limits"])
             trial["devices"] = sorted({*trial["devices"], *release["devices"]})
+            if gpus := {*trial.get("gpus", ()), *release.get("gpus", ())}:
+                trial["gpus"] = ["all"] if "all" in gpus else sorted(gpus)
             trial["environment"] = {**trial["environment"], **release["environment"]}
     return list(trials.values())
 

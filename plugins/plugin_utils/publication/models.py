@@ -108,7 +108,8 @@ def _untried(model: Mapping[str, Any], architectures: Sequence[str]) -> str:
 
     `architectures` are those that it is for; all of them if empty.
     """
-    if model.get("requires", {}).get("devices"):
+    requires = model.get("requires", {})
+    if requires.get("devices") or requires.get("gpus"):
         return "it requires devices, which only its hosts have"
     if architectures and ARCHITECTURES.get(platform.machine()) not in architectures:
         return f"it is for {' and '.join(architectures)} alone"

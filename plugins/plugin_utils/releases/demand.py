@@ -14,7 +14,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.lock import p
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import InventoryError
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema import read_schema
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.models import host_models
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.releases import host_releases
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.releases import host_releases, required_gpus
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.runtime_options import (
     known_variables,
     option_problems,
@@ -119,7 +119,7 @@ def _requires(requires: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         name: sorted({item for entry in requires for item in entry.get(name, ())})
         for name in ("packages", "devices", "kernel_modules", "sysctls")
-    }
+    } | {"gpus": required_gpus(requires)}
 
 
 def mirror_demand(

@@ -32,7 +32,8 @@ def host_releases(
 
     Each release has ``name``, ``image``, ``image_size``, ``models`` (as the module runtime_release takes them),
     ``protocols`` (those that at least one model needs), ``listen``, ``server`` (None for the collection's runtime),
-    ``limits``, ``environment`` and ``devices``. Raises InventoryError with all that does not fit.
+    ``limits``, ``environment`` and ``devices``, and ``gpus`` if its models require any. Raises InventoryError with all
+    that does not fit.
     """
     known = {runtime["name"]: runtime for runtime in runtimes or ()}
     needed = {model.get("runtime", DEFAULT_RUNTIME) for model in models}
@@ -91,7 +92,14 @@ def _release(
         "limits": _limits(requires, settings),
         "environment": _environment(placed, name, host),
         "devices": sorted({device for need in requires for device in need.get("devices", ())}),
+        **({"gpus": gpus} if (gpus := required_gpus(requires)) else {}),
     }
+
+
+def required_gpus(requires: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return numbers and ids of the GPUs that models require together, ``all`` alone if one requires all of them."""
+    asked = [need["gpus"] for need in requires if "gpus" in need]
+    return ["all"] if "all" in asked else sorted({str(gpu) for gpus in asked for gpu in gpus})
 
 
 def _listeners(protocols: Sequence[str], ports: Mapping[str, int], settings: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -455,6 +455,12 @@ def test_what_stands_against_an_installation(machine: Machine) -> None:
     assert (finding.severity, finding.remedy) == ("refuse", "run dpkg --configure -a on the host")
 
 
+def test_what_a_host_lacks_that_is_to_use_its_gpus(machine: Machine) -> None:
+    """A name of CDI is no file of the host."""
+    found = machine.findings(replace(DEVICE, requires=Requires(gpus=["all"], devices=["nvidia.com/gpu=0"])))
+    assert set(found) == {"gpu_driver", "gpu_toolkit", "cdi"}
+
+
 def test_a_clock_that_is_off_is_a_warning(machine: Machine) -> None:
     machine.time = NOW + 301
     finding = machine.findings(DEVICE)["clock"]

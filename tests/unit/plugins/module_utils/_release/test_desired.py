@@ -43,6 +43,14 @@ def test_the_id_of_a_release_of_another_server_never_changes() -> None:
     assert server.release_id() == "22fbdd995c9b6d11b57ecb09a8af384210b739dbe387ae96450df1356639fad9"
 
 
+def test_gpus_are_part_of_the_id_where_there_are_any() -> None:
+    with_one = replace(RUNTIME, gpus=("0",))
+    assert len({release.release_id() for release in (RUNTIME, with_one, replace(RUNTIME, gpus=("all",)))}) == 3
+    assert Desired.from_record(json.loads(json.dumps(with_one.as_record()))) == with_one
+    before = {key: value for key, value in RUNTIME.as_record().items() if key != "gpus"}
+    assert Desired.from_record(json.loads(json.dumps(before))) == RUNTIME, "recorded before there were any"
+
+
 def test_what_only_the_transaction_needs_is_not_part_of_the_id() -> None:
     slower = tuple(replace(model, size=7, golden_cases=3, p95_ms=50.0) for model in RUNTIME.models)
     assert replace(RUNTIME, image_size=0, models=slower).release_id() == RUNTIME.release_id()

@@ -649,6 +649,25 @@ def test_limits_environment_and_devices_are_part_of_the_release(release: Release
         assert "--cap-drop ALL" in line
 
 
+@pytest.mark.parametrize(
+    ("gpus", "devices", "expected"),
+    [
+        (("all",), (), ["--gpus", "all"]),
+        (("0",), (), ["--gpus", '"device=0"']),
+        (("0", "GPU-6c5e"), (), ["--gpus", '"device=0,GPU-6c5e"']),
+        ((), ("nvidia.com/gpu=0",), ["--device", "nvidia.com/gpu=0"]),
+    ],
+)
+def test_gpus_are_passed_by_the_engine(
+    release: Release, engine: MemoryEngine, gpus: tuple[str, ...], devices: tuple[str, ...], expected: list[str]
+) -> None:
+    """The second word is read as a line of CSV, hence the quotes; a CDI name is no file of the host."""
+    release.converge(replace(desired(), gpus=gpus, devices=devices), check_mode=False)
+    options = engine.options[CANDIDATE]
+    place = options.index(expected[0])
+    assert options[place : place + 2] == expected
+
+
 def test_a_device_of_a_group_comes_with_that_group(release: Release, engine: MemoryEngine) -> None:
     controller, terminal = os.openpty()  # a device whose mode everybody may change
     try:

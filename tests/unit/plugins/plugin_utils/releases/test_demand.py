@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.demand import mirror_demand, runtime_demand
 
 LOCK: dict[str, Any] = {
@@ -77,6 +78,24 @@ def demand(models: list[dict[str, Any]], architecture: str = "amd64") -> dict[st
     return runtime_demand(models, CATALOGUE, variables, {}, None, LOCK, architecture, SETTINGS)
 
 
+@pytest.mark.parametrize(
+    ("requires", "gpus", "seen"),
+    [
+        ({"gpus": "all"}, ["all"], ""),
+        ({"gpus": [0, "GPU-6c5e1f2a"]}, ["0", "GPU-6c5e1f2a"], ""),
+        ({"devices": ["nvidia.com/gpu=0"]}, [], ""),
+        ({"gpus": "some"}, [], "some"),
+        ({"gpus": []}, [], "[]"),
+        ({"gpus": ["first"]}, [], "first"),
+        ({"devices": ["gpu=0"]}, [], "gpu=0"),
+    ],
+)
+def test_demand_of_gpus(requires: dict[str, Any], gpus: list[str], seen: str) -> None:
+    found = demand([{"name": "digits", "requires": requires}])
+    assert [seen in str(problem) for problem in found["problems"]] == ([True] if seen else [])
+    assert found["requires"].get("gpus", []) == gpus
+
+
 def test_demand_of_a_device() -> None:
     found = demand([{"name": "digits", "requires": {"devices": ["/dev/video0"]}}])
     assert found["problems"] == []
@@ -90,6 +109,7 @@ def test_demand_of_a_device() -> None:
     assert found["requires"] == {
         "packages": ["libgomp1"],
         "devices": ["/dev/video0"],
+        "gpus": [],
         "kernel_modules": [],
         "sysctls": [],
     }

@@ -113,6 +113,16 @@ def test_what_models_need_is_summed_where_each_says_it() -> None:
     assert fixed["limits"]["memory_mb"] == 512
 
 
+def test_gpus_are_those_of_all_models() -> None:
+    one, two = model("one", requires={"gpus": [1, "GPU-6c5e"]}), model("two", requires={"gpus": ["0", 1]})
+    (both,) = releases(one, two)
+    assert both["gpus"] == ["0", "1", "GPU-6c5e"]
+    (every,) = releases(one, model("two", requires={"gpus": "all"}))
+    assert every["gpus"] == ["all"]
+    (none,) = releases(model("one"))
+    assert "gpus" not in none, "releases from before there were any stay as they are"
+
+
 def test_devices_and_environment_are_those_of_all_models() -> None:
     one = model("one", requires={"devices": ["/dev/video1", "/dev/video0"], "environment": {"A": "1"}})
     two = model("two", requires={"devices": ["/dev/video0"], "environment": {"A": "1", "B": "2"}})
