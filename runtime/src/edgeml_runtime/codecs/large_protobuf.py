@@ -25,6 +25,8 @@ _INPUTS, _OUTPUTS, _RAW = 5, 6, 7  # of ModelInferRequest
 _CONTENTS = 5  # of InferInputTensor
 # Fields of InferTensorContents by dtype; the smaller integers have those of 32 bits.
 _FIELD_OF = {"b": 1, "f4": 6, "f8": 7, "O": 8, "i8": 3, "u8": 5}
+_VARINTS = range(1, 6)  # the fields of packed varints
+_FIXED_SIZES = {6: 4, 7: 8}
 _WINDOW = 64 * 1024
 _LONGEST_VARINT = 10
 
@@ -150,6 +152,7 @@ def read_contents(spec: TensorSpec, shape: tuple[int, ...], contents: memoryview
     count = 0
     for number, kind, _start, content, end in _fields(contents, [MOST_FIELDS]):
         if number != field:
+            _check_unused(number, kind, contents[content:end])
             continue
         if kind != _BYTES:
             raise invalid(f"input '{spec.name}': large typed contents must be packed")
@@ -180,16 +183,28 @@ def _elements(spec: TensorSpec, shape: tuple[int, ...], contents: memoryview) ->
     for size in shape:
         count *= size
     for number, kind, _start, content, end in _fields(contents, [count + MOST_FIELDS]):
-        if number == _FIELD_OF["O"] and kind == _BYTES:
+        if number != _FIELD_OF["O"]:
+            _check_unused(number, kind, contents[content:end])
+        elif kind == _BYTES:
             found.append(contents[content:end])
             if len(found) > count:
                 raise invalid(f"input '{spec.name}': more than {count} elements, shape {list(shape)} needs {count}")
     return found
 
 
-def _integers(spec: TensorSpec, packed: memoryview) -> Iterator[Array]:
-    """Varints in portions, as their type in the message has them."""
-    dtype = DTYPES[spec.datatype]
+def _check_unused(number: int, kind: int, part: memoryview) -> None:
+    """Refuse what a parser of the whole message refuses, in contents of another datatype."""
+    if kind != _BYTES:
+        return
+    if number in _VARINTS:
+        for _ in _varints(part):
+            pass
+    elif len(part) % _FIXED_SIZES.get(number, 1):
+        raise _damaged()
+
+
+def _varints(packed: memoryview) -> Iterator[tuple[Array, Array, Array]]:
+    """Packed varints in portions: octets, where each begins in them, and lengths. Raises RequestError (invalid)."""
     position = 0
     while position < len(packed):
         octets = np.frombuffer(packed[position : position + _WINDOW], np.uint8)
@@ -198,15 +213,21 @@ def _integers(spec: TensorSpec, packed: memoryview) -> Iterator[Array]:
             raise _damaged()
         starts = np.concatenate((np.zeros(1, ends.dtype), ends[:-1] + 1))
         lengths = ends - starts + 1
-        longest = int(lengths.max())
-        if longest > _LONGEST_VARINT:
+        if lengths.max() > _LONGEST_VARINT:
             raise _damaged()
+        position += int(ends[-1]) + 1
+        yield octets, starts, lengths
+
+
+def _integers(spec: TensorSpec, packed: memoryview) -> Iterator[Array]:
+    """Varints in portions, as their type in the message has them."""
+    dtype = DTYPES[spec.datatype]
+    for octets, starts, lengths in _varints(packed):
         values = (octets[starts] & 127).astype(np.uint64)
-        for index in range(1, longest):
+        for index in range(1, int(lengths.max())):
             longer = lengths > index
             more = (octets[starts[longer] + index] & 127).astype(np.uint64) << np.uint64(7 * index)
             values[longer] |= more
-        position += int(ends[-1]) + 1
         if dtype.kind == "b":
             yield values != 0
         elif dtype.kind == "i":
