@@ -109,6 +109,7 @@ models:
     - name: digits
       version: 1.0.0
       ready: true
+      provider: CPU
       golden:
         - case: seven
           description: A seven, written by hand
@@ -126,6 +127,9 @@ models:
     ready:
       description: Whether the model is ready.
       type: bool
+    provider:
+      description: What computes it, such as V(CPU) or V(CUDA); empty where the server does not say so.
+      type: str
     golden:
       description: Outcome of each golden case, in the order of their names.
       type: list

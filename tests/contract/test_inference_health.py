@@ -40,6 +40,7 @@ def test_healthy_server_and_models(run_module: RunModule, endpoints: Endpoints, 
     assert result["server"]["version"]
     scores, copy = result["models"]
     assert (scores["name"], scores["version"], scores["ready"]) == ("scores", "1.0.0", True)
+    assert (scores["provider"], copy["provider"]) == ("CPU", "CPU")
     assert [(case["case"], case["label"], case["passed"]) for case in scores["golden"]] == [
         ("dog", "dog", True),
         ("owl", "owl", True),
@@ -52,7 +53,7 @@ def test_healthy_server_and_models(run_module: RunModule, endpoints: Endpoints, 
 def test_server_alone_and_version_as_the_server_says(run_module: RunModule, endpoints: Endpoints) -> None:
     assert run_module("inference_health", endpoints["http"])["models"] == []
     result = run_module("inference_health", endpoints["grpc"] | {"models": [{"name": "scores"}]})
-    assert result["models"] == [{"name": "scores", "version": "1.0.0", "ready": True, "golden": []}]
+    assert result["models"] == [{"name": "scores", "version": "1.0.0", "ready": True, "provider": "CPU", "golden": []}]
 
 
 @pytest.mark.parametrize("way", ["http", "grpc"])

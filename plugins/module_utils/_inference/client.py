@@ -112,6 +112,7 @@ class ModelMetadata:
     platform: str
     inputs: tuple[TensorMetadata, ...]
     outputs: tuple[TensorMetadata, ...]
+    provider: str = ""  # what computes it, where the server says so
 
 
 @dataclass(frozen=True)

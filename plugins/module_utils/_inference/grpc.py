@@ -84,7 +84,9 @@ MESSAGES: protobuf.Table = {
         "platform": (3, "string"),
         "inputs": (4, "TensorMetadata*"),
         "outputs": (5, "TensorMetadata*"),
+        "properties": (6, "Property*"),
     },
+    "Property": {"key": (1, "string"), "value": (2, "string")},
     "TensorMetadata": {"name": (1, "string"), "datatype": (2, "string"), "shape": (3, "int64*")},
     "ModelInferRequest": {
         "model_name": (1, "string"),
@@ -177,6 +179,7 @@ class GrpcClient(Client):
             platform=answer["platform"],
             inputs=_tensors_metadata(answer["inputs"]),
             outputs=_tensors_metadata(answer["outputs"]),
+            provider=next((item["value"] for item in answer["properties"] if item["key"] == "provider"), ""),
         )
 
     def prepare(

@@ -58,6 +58,7 @@ class ModelHealth:
     ready: bool
     golden: tuple[CaseResult, ...]
     failures: tuple[FleetError, ...]
+    provider: str = ""  # what computes it, where the server says so
 
     def as_result(self) -> dict[str, Any]:
         """Return the keys of a module's result."""
@@ -65,6 +66,7 @@ class ModelHealth:
             "name": self.name,
             "version": self.version,
             "ready": self.ready,
+            "provider": self.provider,
             "golden": [result.as_result() for result in self.golden],
         }
 
@@ -100,7 +102,7 @@ def check_model(client: Client, model: ModelCheck, server: ServerMetadata, first
     `first` is the number of golden cases that are asked, None for all.
     """
     subject = model_subject(model.name, model.version)
-    version, ready = model.version, False
+    version, ready, provider = model.version, False, ""
     results: list[CaseResult] = []
     failures: list[FleetError] = []
     try:
@@ -117,6 +119,7 @@ def check_model(client: Client, model: ModelCheck, server: ServerMetadata, first
         ready = True
         metadata = client.model_metadata(model.name, model.version)
         version = version or ", ".join(metadata.versions)
+        provider = metadata.provider
         binary = BINARY_EXTENSION in server.extensions
         for case in cases[:first]:
             result = check_case(client, model.name, model.version, case, labels, binary=binary)
@@ -125,7 +128,7 @@ def check_model(client: Client, model: ModelCheck, server: ServerMetadata, first
                 failures.append(_wrong_answer(client.endpoint, subject, result))
     except FleetError as error:
         failures.append(error)
-    return ModelHealth(model.name, version, ready, tuple(results), tuple(failures))
+    return ModelHealth(model.name, version, ready, tuple(results), tuple(failures), provider)
 
 
 def _wrong_answer(endpoint: str, subject: str, result: CaseResult) -> FleetError:

@@ -68,6 +68,7 @@ class RestClient(Client):
                 platform=document.get("platform", ""),
                 inputs=_tensors_metadata(document["inputs"]),
                 outputs=_tensors_metadata(document["outputs"]),
+                provider=str((document.get("properties") or {}).get("provider", "")),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise self.misunderstood(subject, f"{error!r} in {document}") from error

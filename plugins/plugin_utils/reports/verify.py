@@ -136,6 +136,7 @@ def _models(health: Any, latency: Any) -> list[dict[str, Any]]:
                 "version": model.get("version"),
                 "cases": len(golden),
                 "passed": sum(bool(case.get("passed")) for case in golden),
+                **({"provider": model["provider"]} if model.get("provider") else {}),
             }
     for answer in _answers(latency):
         for model in answer.get("models") or ():
@@ -182,12 +183,28 @@ def table(report: Mapping[str, Any]) -> str:
         f"  note: {listed(hosts, _NAMED)}: nothing checks the answers of {name}: it has no golden cases"
         for name, hosts in sorted(unchecked.items())
     ]
+    lines += _what_computes(report["hosts"])
     by_text: dict[tuple[str, str], list[str]] = {}
     for host in report["hosts"]:
         for finding in host["findings"]:
             by_text.setdefault((finding["check"], " ".join(finding["text"].split())), []).append(host["name"])
     lines += [f"  {check}: {listed(hosts, _NAMED)}: {text}" for (check, text), hosts in by_text.items()]
     return "\n".join(lines)
+
+
+def _what_computes(hosts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what computes the models that the processor does not compute everywhere."""
+    computed: dict[str, dict[str, list[str]]] = {}
+    for host in hosts:
+        for name, provider in sorted({(model["name"], model.get("provider", "")) for model in host["models"]}):
+            if provider:
+                computed.setdefault(name, {}).setdefault(provider, []).append(host["name"])
+    return [
+        f"  note: {listed(names, _NAMED)}: {provider} computes {model}"
+        for model, providers in sorted(computed.items())
+        if set(providers) != {"CPU"}
+        for provider, names in providers.items()
+    ]
 
 
 def _slowest(models: Sequence[Mapping[str, Any]]) -> str:

@@ -89,6 +89,7 @@ def test_messages_are_those_of_the_library_of_protocol_buffers() -> None:
         "platform": "",
         "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2, 2**40]}],
         "outputs": [{"name": "", "datatype": "BYTES", "shape": []}],
+        "properties": [{"key": "provider", "value": "CUDA"}],
     }
     theirs = message_class("ModelMetadataResponse")(**values).SerializeToString()
     assert encode(MESSAGES, "ModelMetadataResponse", values) == theirs

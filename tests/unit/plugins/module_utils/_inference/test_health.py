@@ -102,7 +102,7 @@ class DoublingClient:
         return self.status
 
     def model_metadata(self, name: str, version: str) -> ModelMetadata:
-        return ModelMetadata(name, ("1.0.0",), "onnxruntime_onnx", (), ())
+        return ModelMetadata(name, ("1.0.0",), "onnxruntime_onnx", (), (), "OpenVINO")
 
     def infer(self, name: str, version: str, inputs: Any, outputs: Any, *, binary: bool) -> list[Tensor]:
         self.binary.append(binary)
@@ -134,6 +134,7 @@ def test_healthy_model(tmp_path: Path) -> None:
         "name": "double",
         "version": "1.0.0",
         "ready": True,
+        "provider": "OpenVINO",
         "golden": [
             {
                 "case": "one",

@@ -109,6 +109,18 @@ def test_the_same_fault_of_many_hosts_is_one_line() -> None:
     assert "digests: h0, h1, h2, h3, h4, h5 and 24 more: digits 1.1.0" in text
 
 
+def test_what_computes_a_model_is_said_where_it_is_not_everywhere_the_processor() -> None:
+    def computed_by(provider: str) -> dict[str, Any]:
+        model = {"name": "digits", "ready": True, "golden": CASES, "provider": provider}
+        return device(inference_runtime_health={"results": [{"item": {"endpoint": "grpcs://h:1"}, "models": [model]}]})
+
+    report = collect({"a": computed_by("CUDA"), "b": computed_by("CPU"), "c": computed_by("CUDA")}, ["a", "b", "c"])
+    assert [host["models"][0]["provider"] for host in report["hosts"]] == ["CUDA", "CPU", "CUDA"]
+    assert report["passed"]
+    assert "note: a, c: CUDA computes digits\n  note: b: CPU computes digits" in table(report)
+    assert "computes" not in table(collect({"b": computed_by("CPU")}, ["b"]))
+
+
 def test_what_nothing_checks_is_said_and_passes() -> None:
     health = {
         "item": {"endpoint": "grpcs://127.0.0.1:8001"},
