@@ -294,7 +294,7 @@ def _of_site(hosts: Sequence[str], placed: Mapping[str, Placed]) -> list[dict[st
     known: dict[tuple[Any, ...], dict[str, Any]] = {}
     items = {id(item): item for name in hosts for item in placed[name].models or ()}
     for item in items.values():
-        needed = {key: item[key] for key in ("name", "version", "variant", "runtime") if key in item}
+        needed: dict[str, Any] = {key: item[key] for key in ("name", "version", "variant", "runtime") if key in item}
         known.setdefault(tuple(needed.items()), needed)
     return [known[key] for key in sorted(known)]
 
