@@ -25,6 +25,8 @@ PATIENCE_SECONDS = 5
 _MOST_TURNS = 1000
 # So short that no timer comes, but the loop has nothing else left to do.
 _INSTANT = 1e-6
+# Longer than any timer of a connection that is closed; else they would gather, a million in an hour.
+_AFTERWARDS_SECONDS = 120
 
 
 def config() -> Config:
@@ -177,6 +179,7 @@ class Wire:
         """
         with _strict_log():
             written = self.loop.run_until_complete(self._converse(make, parts, ends, patient))
+            self.loop.run_until_complete(asyncio.sleep(_AFTERWARDS_SECONDS))
         if self._failed:
             context, self._failed = self._failed[0], []
             raise Broken(context["message"]) from context.get("exception")
