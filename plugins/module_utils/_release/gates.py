@@ -181,10 +181,14 @@ class Gates:
         at_once = "one client" if clients == 1 else f"{clients} clients at once"
         self._row("errors", model.name, burst.protocol, len(burst.errors), 0, "errors", not burst.errors)
         if burst.errors:
-            raise FleetError(
+            # A connection that was lost may be the first sign that the candidate has ended.
+            kind = UnreachableError if any(map(_is_lost, burst.errors)) else FleetError
+            first = burst.errors[0]
+            raise kind(
                 f"The model {model.name} {model.version} fails under {at_once}",
                 where="the candidate, before it takes traffic",
-                seen=f"{len(burst.errors)} of {burst.asked} requests failed; the first: {burst.errors[0]}",
+                seen=f"{len(burst.errors)} of {burst.asked} requests failed; the first: "
+                f"{first.what}. {first.seen}".strip(),
                 remedy="see the message; more clients at once than the model can serve need a longer queue "
                 "(options.queue) or a smaller slo.concurrency",
             )
@@ -262,8 +266,7 @@ class Gates:
         """Return what ended the candidate, if it has ended; what its clients saw of that says less."""
         state = self._state()
         deadline = time.monotonic() + ENDING_SECONDS
-        lost = isinstance(error, UnreachableError) and not isinstance(error, SlowError)
-        while lost and state.get("Running") and time.monotonic() < deadline:
+        while _is_lost(error) and state.get("Running") and time.monotonic() < deadline:
             time.sleep(0.1)
             state = self._state()
         if state.get("Running"):
@@ -294,6 +297,11 @@ class Gates:
 
     def _row(self, gate: str, model: str, protocol: str, measured: Any, allowed: Any, unit: str, passed: bool) -> None:
         self.rows.append(_row(gate, model, protocol, measured, allowed, unit, passed))
+
+
+def _is_lost(error: FleetError) -> bool:
+    """Return whether no answer came, though not for slowness."""
+    return isinstance(error, UnreachableError) and not isinstance(error, SlowError)
 
 
 def not_started(container: Container, candidate: str, state: Mapping[str, Any]) -> RefusedError:
@@ -344,7 +352,7 @@ class _Burst:
 
     def __init__(self, gates: Gates, model: Model, clients: int) -> None:
         self.protocol = gates._protocol(model)
-        self.errors: list[str] = []
+        self.errors: list[FleetError] = []
         self.asked = 0
         self._gates = gates
         self._objective = ModelObjective(model.name, model.version, gates.container.golden(model))
@@ -365,7 +373,7 @@ class _Burst:
                     client.decode(client.send(request))
         except FleetError as error:
             with self._lock:
-                self.errors.append(f"{error.what}. {error.seen}".strip())
+                self.errors.append(error)
 
     def _next(self) -> bool:
         """Take one of the requests, if one is left."""

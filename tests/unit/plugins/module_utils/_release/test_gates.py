@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine, EngineError
+from ansible_collections.edgeml.fleet.plugins.module_utils._inference.client import SlowError, UnreachableError
+from ansible_collections.edgeml.fleet.plugins.module_utils._release import gates
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.container import Container
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import Desired
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import Desired, Model
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.gates import Gates, RefusedError
 
 
@@ -46,3 +48,34 @@ def test_a_candidate_is_not_refused_for_an_engine_that_was_away(tmp_path: Path) 
 def test_one_that_has_ended_is(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="ended with code 1 while it was tried"):
         check({"Running": False, "ExitCode": 1}, tmp_path)
+
+
+class NoticesLate(DockerEngine):
+    """An engine that says twice that a candidate runs, before it notices that it has ended."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda _command: (1, "", ""))
+        self.states = [{"Running": True}, {"Running": True}]
+
+    def container(self, name: str) -> dict[str, Any] | None:
+        return {"State": self.states.pop() if self.states else {"Running": False, "ExitCode": 3}}
+
+    def logs(self, name: str, lines: int = 20) -> str:
+        return ""
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(UnreachableError("No answer"), "ended with code 3"), (SlowError("Slow"), "fails under 8 clients at once")],
+)
+def test_a_candidate_that_ends_under_a_burst_is_said_to_have_ended(
+    error: UnreachableError, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Model("double", "1.0.0", "edgeml/models/double", "sha256:" + "a" * 64, 1, golden_cases=1, concurrency=8)
+    burst = type("Burst", (), {"errors": [error], "asked": 20, "protocol": "grpc"})
+    monkeypatch.setattr(gates, "_Burst", lambda *_arguments: burst)
+    monkeypatch.setattr(Gates, "_check_answers", lambda *_arguments: 0)
+    container = Container(NoticesLate(), tmp_path, Desired("image", 0, (model,), {}), "candidate", "active")
+    with pytest.raises(RefusedError, match=reason) as caught:
+        Gates(container, "candidate", 1).check()
+    assert (caught.value.gates[-1]["gate"], caught.value.gates[-1]["passed"]) == ("errors", False)
