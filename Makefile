@@ -109,10 +109,12 @@ build/environments/clients/installed: NO_DEPENDENCIES := --no-deps
 test-units: $(VENV)/development ## The plugins' unit tests as ansible-test runs them, with a target's share of Ansible
 	@$(BIN)/python tests/support/sanity.py units --num-workers 2
 
-# Files share nothing. Three processes keep two cores busy, since many tests wait for a host or a server; the longest
+# Files share nothing. Three processes keep two cores busy, since many tests wait for a host or a server. The quickstart
+# builds the images that all fleets publish; the runtime's tests, which need none, do not wait for them. Then the longest
 # files come first, and those of the units, which are short, fill the gaps at the end.
-QUICK_TESTS := runtime/tests tests/contract tests/architecture tests/unit
-HOST_TESTS := tests/quickstart tests/fleet tests/faults tests/integration tests/lab tests/molecule
+FIRST_TESTS := tests/quickstart runtime/tests
+HOST_TESTS := tests/fleet tests/faults tests/integration tests/lab tests/molecule
+LAST_TESTS := tests/contract tests/architecture tests/unit
 MATRICES := fleet/test_any_host fleet/test_stick molecule/test_all_scenarios molecule/test_own_role
 PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --junitxml build/tests.xml
 
@@ -125,12 +127,12 @@ endef
 
 .PHONY: test-quick
 test-quick: $(VENV)/development ## Lint, unit, architecture, contract and runtime tests (no lab)
-	$(call beside-lint,$(PYTEST) -q $(QUICK_TESTS))
+	$(call beside-lint,$(PYTEST) -q runtime/tests $(LAST_TESTS))
 
 .PHONY: test
 test: lab-tools ## Everything but the long matrices, with fleets in the lab (about 30 minutes on two cores)
 	$(call beside-lint,$(PYTEST) --durations 15 $(foreach name,$(MATRICES),--ignore tests/$(name).py) \
-		$(HOST_TESTS) $(QUICK_TESTS))
+		$(FIRST_TESTS) $(HOST_TESTS) $(LAST_TESTS))
 
 .PHONY: support-matrix
 support-matrix: $(VENV)/development ## Take the day of the last `make test` into docs/support-matrix.md, where it was green
