@@ -506,7 +506,9 @@ def test_a_crash_leaves_other_models_alone(
             failing = threads.submit(server.infer, "fragile", values_request(kind))
             assert server.infer("perceptron", features_request([[1, 2, 3, 4]])).status == 200
             assert failing.result(60).status == status
-        second = server.infer("fragile", values_request(NOTHING))
+        # A new process may need longer than the model's own deadline until it is there.
+        answers = (server.infer("fragile", values_request(NOTHING)) for _ in range(100))
+        second = next(answer for answer in answers if answer.status != 504)
         assert second.status == 200
         assert second.json["outputs"][0]["data"] != first
     assert "its process was ended by SIGKILL" in server.log
