@@ -159,7 +159,7 @@ class Incoming:
         size = len(self._messages[0][1]) + PREFIX_BYTES if self._messages else 0
         message = await self._take()
         if message is not None:
-            self._release(size)
+            self.request_goes(size)  # the call may have ended while the message was decompressed
             self._connection.more_window(self._number, self, size)
         elif self._prefix:
             raise invalid("the last request is cut off")
