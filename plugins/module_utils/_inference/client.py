@@ -28,6 +28,11 @@ class SlowError(UnreachableError):
     """No answer came within the time that the caller gave; nobody said that there is no server."""
 
 
+def is_lost(error: FleetError) -> bool:
+    """Return whether no answer came, though not for slowness: the server may be gone."""
+    return isinstance(error, UnreachableError) and not isinstance(error, SlowError)
+
+
 BINARY_EXTENSION = "binary_tensor_data"
 
 

@@ -20,8 +20,8 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import EngineError
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.client import (
     Client,
-    SlowError,
     UnreachableError,
+    is_lost,
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.connect import connect
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.health import ModelCheck, check_model
@@ -182,7 +182,7 @@ class Gates:
         self._row("errors", model.name, burst.protocol, len(burst.errors), 0, "errors", not burst.errors)
         if burst.errors:
             # A connection that was lost may be the first sign that the candidate has ended.
-            kind = UnreachableError if any(map(_is_lost, burst.errors)) else FleetError
+            kind = UnreachableError if any(map(is_lost, burst.errors)) else FleetError
             first = burst.errors[0]
             raise kind(
                 f"The model {model.name} {model.version} fails under {at_once}",
@@ -266,7 +266,7 @@ class Gates:
         """Return what ended the candidate, if it has ended; what its clients saw of that says less."""
         state = self._state()
         deadline = time.monotonic() + ENDING_SECONDS
-        while _is_lost(error) and state.get("Running") and time.monotonic() < deadline:
+        while is_lost(error) and state.get("Running") and time.monotonic() < deadline:
             time.sleep(0.1)
             state = self._state()
         if state.get("Running"):
@@ -297,11 +297,6 @@ class Gates:
 
     def _row(self, gate: str, model: str, protocol: str, measured: Any, allowed: Any, unit: str, passed: bool) -> None:
         self.rows.append(_row(gate, model, protocol, measured, allowed, unit, passed))
-
-
-def _is_lost(error: FleetError) -> bool:
-    """Return whether no answer came, though not for slowness."""
-    return isinstance(error, UnreachableError) and not isinstance(error, SlowError)
 
 
 def not_started(container: Container, candidate: str, state: Mapping[str, Any]) -> RefusedError:

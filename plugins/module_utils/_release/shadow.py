@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Tuple
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._inference.client import Client, SlowError, UnreachableError
+from ansible_collections.edgeml.fleet.plugins.module_utils._inference.client import Client, is_lost
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.golden import (
     ABSOLUTE_TOLERANCE,
     RELATIVE_TOLERANCE,
@@ -188,7 +188,7 @@ def _ask(found: Comparison, name: str, case: GoldenCase, candidate: Client, serv
             if client is candidate:
                 _hold_against(found, case, client.decode(response))
     except FleetError as error:
-        if isinstance(error, UnreachableError) and not isinstance(error, SlowError):
+        if is_lost(error):
             raise
         found.failed += 1
         found.failure = found.failure or error.what

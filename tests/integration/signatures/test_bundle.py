@@ -31,6 +31,12 @@ def stick(tmp_path: Path) -> Path:
     return tmp_path / "stick" / "bundle"
 
 
+def empty(directory: Path) -> None:
+    """Remove all that a directory holds."""
+    for path in directory.iterdir():
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
 def carry(signed: Signed, stick: Path) -> Summary:  # noqa: F811
     """Bring the mirror to what the bundle holds."""
     bundle = Bundle(stick).open()
@@ -70,8 +76,7 @@ def test_what_a_stick_brings_is_what_the_store_would_have_brought(
 
     signed.sync(signed.trust())
     from_the_store = signed.mirror.snapshot()
-    for path in signed.mirror.root.iterdir():
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    empty(signed.mirror.root)
     imported = {"root": str(signed.mirror.root), "bundle": str(stick), "lock": signed.lock, "signatures": signatures}
     assert run_module("mirror_sync", imported, check=True)["changed"]
     assert run_module("mirror_sync", imported)["changed"]
@@ -183,9 +188,8 @@ def test_a_store_is_restored_as_it_was(
 ) -> None:
     """What the lock names is backed up and goes to an empty registry: the same mirror, no byte changed."""
     write(signed, stick)
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    with running_store(programs, authority, empty) as other:
+    (tmp_path / "store").mkdir()
+    with running_store(programs, authority, tmp_path / "store") as other:
         options = {"state": "restored", "path": str(stick), "store": other.options()}
         predicted = run_module("content_bundle", options, check=True)
         done = run_module("content_bundle", options)
@@ -195,8 +199,7 @@ def test_a_store_is_restored_as_it_was(
         assert not run_module("content_bundle", options)["changed"]
         signed.sync(signed.trust())
         before = signed.mirror.snapshot()
-        for path in signed.mirror.root.iterdir():
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        empty(signed.mirror.root)
         synchronize(
             signed.mirror.root, other.registry(), signed.lock, ARCHITECTURES, 2, write=True, trust=signed.trust()
         )
@@ -233,13 +236,11 @@ def test_files_that_are_too_large_for_the_stick_come_in_parts(
 
     signed.sync(signed.trust())
     from_the_store = signed.mirror.snapshot()
-    for path in signed.mirror.root.iterdir():
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    empty(signed.mirror.root)
     carry(signed, stick)
     assert signed.mirror.snapshot() == from_the_store
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    with running_store(programs, authority, empty) as other:
+    (tmp_path / "store").mkdir()
+    with running_store(programs, authority, tmp_path / "store") as other:
         assert restore(stick, other.registry(), write=True)["bytes_sent"] == first["bytes_total"]
         assert not restore(stick, other.registry(), write=False)["changed"]
 
@@ -263,7 +264,9 @@ def test_a_damaged_backup_is_refused(
 ) -> None:
     write(signed, stick)
     (stick / "blobs/sha256" / blob_of(signed.lock).partition(":")[2]).write_bytes(b"damaged")
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    with running_store(programs, authority, empty) as other, pytest.raises(FleetError, match="The bundle is damaged"):
+    (tmp_path / "store").mkdir()
+    with (
+        running_store(programs, authority, tmp_path / "store") as other,
+        pytest.raises(FleetError, match="The bundle is damaged"),
+    ):
         restore(stick, other.registry(), write=True)
