@@ -20,7 +20,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
@@ -102,10 +102,14 @@ class Work:
     def is_running(self) -> bool:
         """Return whether a process works on it now."""
         try:
-            with self.lock_file.open("r+b") as file:
-                return not _lock(file)
+            # Shared, so that who asks at the same time does not take this for work.
+            with self.lock_file.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except FileNotFoundError:
             return False
+        except BlockingIOError:
+            return True
+        return False
 
     def stop(self) -> None:
         """End the process that works on it."""
@@ -128,9 +132,9 @@ class Work:
         Without `attend` nothing happens if another process works on it.
         """
         make_directory(self.lock_file.parent)
+        if not attend and self.is_running():
+            return
         with self.lock_file.open("a+b") as lock:
-            if not attend and not _lock(lock):
-                return
             fcntl.flock(lock, fcntl.LOCK_EX)  # whoever asks whether it runs holds it for a moment
             if not self.request_file.exists():
                 return
@@ -329,11 +333,3 @@ def key_of(options: Mapping[str, Any]) -> str:
 
 def _read(path: Path) -> str:
     return path.read_text() if path.exists() else ""
-
-
-def _lock(file: IO[bytes]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
