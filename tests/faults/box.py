@@ -114,8 +114,7 @@ class Box:
     def build(self) -> None:
         """Make the disk, empty, and configure the engine as the role does."""
         self._failing_disk.make(DISK_BYTES)
-        role = yaml.safe_load((REPOSITORY_ROOT / "roles/docker_engine/defaults/main.yml").read_text())
-        self._engine_configuration.write_text(json.dumps(role["docker_engine_configuration"]))
+        self.configure_engine({})
 
     # -- power -----------------------------------------------------------------------------------------------------
 
@@ -160,6 +159,16 @@ class Box:
         return 0
 
     # -- engine ----------------------------------------------------------------------------------------------------
+
+    def configure_engine(self, more: dict[str, Any]) -> None:
+        """Have the engine start with the role's configuration the next time, and with `more`."""
+        role = yaml.safe_load((REPOSITORY_ROOT / "roles/docker_engine/defaults/main.yml").read_text())
+        self._engine_configuration.write_text(json.dumps({**role["docker_engine_configuration"], **more}))
+
+    def restart_engine(self, how: signal.Signals) -> None:
+        """Stop the engine and start it."""
+        self.stop_engine(how)
+        self.start_engine()
 
     def start_engine(self) -> None:
         """Start the engine and wait until it answers."""

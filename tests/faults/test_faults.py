@@ -2,19 +2,25 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Faults at every step of the release transaction, on a real engine and a disk that can lose its power.
 
-Before them, a bit flips on the device's disk: the scrub finds it, heals it from the mirror, and no request is lost.
+Before them, a bit flips on the device's disk: the scrub finds it, heals it from the mirror, and no request is lost; and
+an engine stops that takes a candidate along.
 
 ``make test-faults TRIALS=500 SEED=1`` makes many trials and writes a table; ``make test`` makes a few.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.edgeml.fleet.tests.faults.rig import Clients, Rig
+from ansible_collections.edgeml.fleet.tests.faults.box import PATIENCE
+from ansible_collections.edgeml.fleet.tests.faults.rig import FACTORS, Clients, Rig
 from ansible_collections.edgeml.fleet.tests.faults.table import write_table
 from ansible_collections.edgeml.fleet.tests.faults.trial import Fault, Result, carry_out, plan
 from ansible_collections.edgeml.fleet.tests.support.content import REPOSITORY_ROOT
@@ -110,6 +116,60 @@ def test_without_the_mirror_it_serves_on_and_says_so(rig: Rig) -> None:
     assert b'"changed": true' in out, out.decode() + error.decode()
     assert path.read_bytes() == right
     assert rig.box.information()["drift"] == []
+
+
+@pytest.fixture
+def without_live_restore(rig: Rig) -> Iterator[Rig]:
+    """The rig, whose engine takes its containers along when it stops, as one in a swarm has to."""
+    rig.box.configure_engine({"live-restore": False})
+    rig.box.restart_engine(signal.SIGTERM)
+    assert rig.wait_until_served()
+    yield rig
+    rig.box.configure_engine({})
+    rig.box.restart_engine(signal.SIGTERM)
+    assert rig.wait_until_served()
+
+
+def transaction_of(rig: Rig) -> int:
+    """Return the process, as this machine counts them, that carries out the transaction; not one that it starts."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            line = path.read_bytes()
+            if b"_release.agent import main" in line and bytes(rig.box.root) in line:
+                found.append(int(path.parent.name))
+    return min(found)
+
+
+def test_a_candidate_that_its_engine_took_along_is_not_refused(without_live_restore: Rig) -> None:
+    rig = without_live_restore
+    (before,) = rig.served()
+    after = FACTORS[(FACTORS.index(before) + 1) % len(FACTORS)]
+    log = rig.box.root / "transactions" / "runtime.log"
+    log.unlink(missing_ok=True)
+    asking = rig.box.converge(rig.options[after])
+    while not (log.exists() and "candidate:" in log.read_text()):
+        assert asking.poll() is None
+        time.sleep(0.005)
+    # In small steps, so that no busy machine misses the moment. Then, as on a slow box: what it looks at next
+    # is the engine that has come back.
+    transaction = transaction_of(rig)
+    os.kill(transaction, signal.SIGSTOP)
+    while "edgeml-runtime.candidate" not in rig.box.containers():
+        assert asking.poll() is None
+        os.kill(transaction, signal.SIGCONT)
+        time.sleep(0.02)
+        os.kill(transaction, signal.SIGSTOP)
+    rig.box.restart_engine(signal.SIGTERM)
+    os.kill(transaction, signal.SIGCONT)
+    told = json.loads(asking.communicate(timeout=PATIENCE)[0])
+    assert told["failed"], told
+    assert rig.wait_until_served()
+    assert rig.served() == {before}
+    assert rig.box.information()["history"][-1]["outcome"] == "failed", told
+    out, error = rig.box.converge(rig.options[after]).communicate(timeout=PATIENCE)
+    assert json.loads(out)["changed"], error.decode()
+    assert rig.served() == {after}
 
 
 @pytest.fixture(scope="module")

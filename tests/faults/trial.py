@@ -74,14 +74,6 @@ def _power_cut(attempt: Attempt) -> None:
     attempt.box.power_on()
 
 
-def _restart_engine(how: signal.Signals) -> Callable[[Attempt], None]:
-    def restart(attempt: Attempt) -> None:
-        attempt.box.stop_engine(how)
-        attempt.box.start_engine()
-
-    return restart
-
-
 def _power_cycle(attempt: Attempt) -> None:
     attempt.box.power_off()
     attempt.box.power_on()
@@ -95,8 +87,8 @@ FAULTS = [
     Fault("power cut", _power_cut, takes_down=True),
     Fault("disk fails", lambda a: a.box.fail_disk(), _power_cycle, takes_down=True),
     Fault("disk full", lambda a: a.box.fill_disk(), lambda a: a.box.free_disk()),
-    Fault("engine restarted", _restart_engine(signal.SIGTERM)),
-    Fault("engine killed", _restart_engine(signal.SIGKILL)),
+    Fault("engine restarted", lambda a: a.box.restart_engine(signal.SIGTERM)),
+    Fault("engine killed", lambda a: a.box.restart_engine(signal.SIGKILL)),
     Fault("mirror gone", lambda a: a.rig.stop_mirror(), lambda a: a.rig.start_mirror()),
     # Before 2000 no certificate of the mirror is valid yet.
     Fault("clock at 1970", environment={"FAKETIME": "@1970-01-02 00:00:00"}),

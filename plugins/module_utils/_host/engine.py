@@ -24,6 +24,10 @@ def loaded_name(image: str) -> str:
     return image.replace("@sha256:", ":")
 
 
+#: Where the engine says which process it is, unless it is configured otherwise.
+PROCESS_FILE = Path("/run/docker.pid")
+
+
 class EngineError(FleetError):
     """The engine does not do what it is asked, or does not answer."""
 
@@ -61,6 +65,13 @@ class DockerEngine:
     def information(self) -> dict[str, Any]:
         """Return what `docker info` says."""
         return dict(json.loads(self._run(["info", "--format", "{{json .}}"], "The Docker Engine does not answer")))
+
+    def process(self) -> str:
+        """Return the number of the engine's process; empty if it does not run, or does not say."""
+        try:
+            return PROCESS_FILE.read_text().strip()
+        except OSError:
+            return ""
 
     def image(self, reference: str) -> dict[str, Any] | None:
         """Return what `docker image inspect` says, None if there is no such image."""

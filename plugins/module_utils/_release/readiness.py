@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.connect import connect
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.container import Container
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.gates import not_started
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.gates import RefusedError, not_started
 
 
 def says_ready(container: Container, name: str) -> bool:
@@ -39,3 +41,20 @@ def wait_until(is_ready: Callable[[], bool], container: Container, name: str, se
                 "inference_runtime_start_timeout; the release that served before still serves",
             )
         time.sleep(0.1)
+
+
+@contextmanager
+def blameless_without(engine: DockerEngine) -> Iterator[None]:
+    """Raise FleetError for a candidate that is refused in here while its engine was stopped, and took it along."""
+    before = engine.process()
+    try:
+        yield
+    except RefusedError as error:
+        if engine.process() == before:
+            raise
+        raise FleetError(
+            "The engine was stopped while the new release was tried",
+            where=error.where,
+            seen=f"{error.what} ({error.seen})",
+            remedy="run again: the release is not refused for that",
+        ) from error

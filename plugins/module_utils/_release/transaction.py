@@ -42,7 +42,11 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.plan import 
     make_plan,
     make_result,
 )
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.readiness import says_ready, wait_until
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.readiness import (
+    blameless_without,
+    says_ready,
+    wait_until,
+)
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.takeover import Takeover
 
 #: Minutes for which live requests may miss an objective before the guard goes back, unless a run says otherwise.
@@ -115,7 +119,7 @@ class Release:
 
     def is_ready(self, desired: Desired, release_id: str) -> bool:
         """Return whether the active container, which is of this release, says that it is ready."""
-        return self._ready(self._container(desired, release_id), self.installed.active)
+        return says_ready(self._container(desired, release_id), self.installed.active)
 
     def converge(
         self, desired: Desired, check_mode: bool, force: bool = False, by: str = "controller"
@@ -344,12 +348,13 @@ class Release:
         candidate = self.installed.candidate
         self.takeover.recover()
         try:
-            self.say(f"candidate: release {container.release_id[:12]} starts")
-            container.create(candidate, "candidate")
-            self.engine.start(candidate)
-            self.wait_until_ready(container, candidate)
-            self.say("gates: answers, latency, errors, live requests and memory")
-            gates = self._check(container, answers_only)
+            with blameless_without(self.engine):
+                self.say(f"candidate: release {container.release_id[:12]} starts")
+                container.create(candidate, "candidate")
+                self.engine.start(candidate)
+                self.wait_until_ready(container, candidate)
+                self.say("gates: answers, latency, errors, live requests and memory")
+                gates = self._check(container, answers_only)
             self.say("switch: the candidate takes over")
             self.takeover.take_over(container, unneeded)
         except FleetError:
@@ -381,12 +386,9 @@ class Release:
         """Return what looks at the same runtime, and asks the engine for each container once."""
         return Release(SeenOnce(self.engine), self.installed.host_root, name=self.installed.name)
 
-    def _ready(self, container: Container, name: str) -> bool:
-        return says_ready(container, name)
-
     def wait_until_ready(self, container: Container, name: str) -> None:
         """Return when the container says that it is ready; raise FleetError if it ends, or is not in time."""
-        wait_until(lambda: self._ready(container, name), container, name, self.start_timeout)
+        wait_until(lambda: says_ready(container, name), container, name, self.start_timeout)
 
 
 @dataclass

@@ -19,6 +19,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import SERVICE_USER
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.archive import tar_digest
+from ansible_collections.edgeml.fleet.plugins.module_utils._release import transaction
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.container import (
     CANDIDATE_MARK,
     RELEASE_LABEL,
@@ -152,7 +153,7 @@ def engine() -> MemoryEngine:
 def release(engine: MemoryEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Release:
     """A release below a temporary directory, whose runtime is always ready and right."""
     monkeypatch.setattr(os, "chown", lambda *arguments: None)
-    monkeypatch.setattr(Release, "_ready", lambda self, container, name: True)
+    monkeypatch.setattr(transaction, "says_ready", lambda container, name: True)
     monkeypatch.setattr(Release, "_check", lambda self, container, answers_only: [])
     monkeypatch.setattr(Container, "activate", activate)
     (tmp_path / "models" / MODEL.directory_name).mkdir(parents=True)
@@ -264,7 +265,7 @@ def test_new_release_that_is_not_ready_leaves_the_old_one(
 ) -> None:
     release.converge(desired(1), check_mode=False)
     before = dict(engine.containers)
-    monkeypatch.setattr(Release, "_ready", lambda self, container, name: name != CANDIDATE)
+    monkeypatch.setattr(transaction, "says_ready", lambda container, name: name != CANDIDATE)
     with pytest.raises(FleetError, match="no operator Foo"):
         release.converge(desired(2), check_mode=False)
     assert engine.containers == before
@@ -380,7 +381,7 @@ def test_previous_release_goes_only_when_the_new_one_is_ready(
     cut_before_the_end: Release, engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The engine has started both again; the new one does not come up."""
-    monkeypatch.setattr(Release, "_ready", lambda self, container, name: False)
+    monkeypatch.setattr(transaction, "says_ready", lambda container, name: False)
     cut_before_the_end.settle()
     assert set(engine.containers) == {ACTIVE}
     assert engine.containers[ACTIVE]["Config"]["Labels"][RELEASE_LABEL] == desired(1).release_id()
@@ -770,13 +771,13 @@ def test_a_renamed_runtime_takes_the_ports_of_the_old_one(
         monkeypatch.setattr(Release, "_check", lambda self, container, answers_only: [])
         monkeypatch.setattr(Container, "activate", activate)
 
-        monkeypatch.setattr(Release, "_ready", lambda self, container, name: name != "edgeml-runtime-new.candidate")
+        monkeypatch.setattr(transaction, "says_ready", lambda container, name: name != "edgeml-runtime-new.candidate")
         with pytest.raises(FleetError, match="does not become ready"):
             new.converge(wanted, check_mode=False)
         assert engine.containers["edgeml-runtime-old"]["State"]["Running"]
         assert set(engine.containers) == {"edgeml-runtime-old"}
 
-        monkeypatch.setattr(Release, "_ready", lambda self, container, name: True)
+        monkeypatch.setattr(transaction, "says_ready", lambda container, name: True)
         new.converge(wanted, check_mode=False)
         assert set(engine.containers) == {"edgeml-runtime-new"}
 
