@@ -11,7 +11,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import io
 import json
+import marshal
 import os
 import signal
 import subprocess
@@ -19,6 +21,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import MAGIC_NUMBER, source_hash
 from pathlib import Path
 from typing import Any
 
@@ -284,11 +287,33 @@ def keep_code(home: Path) -> Path:
         return Path(__file__).parents[6]
     content = archive.read_bytes()
     directory = home / "agent"
-    kept = directory / f"{hashlib.sha256(content).hexdigest()[:16]}.zip"
+    kept = directory / f"{hashlib.sha256(content).hexdigest()[:16]}-{sys.implementation.cache_tag}.zip"
     if not kept.exists():
         make_directory(directory)
-        replace_file(kept, content)
+        replace_file(kept, with_bytecode(content))
     return kept
+
+
+def with_bytecode(archive: bytes) -> bytes:
+    """Return an archive of modules with the bytecode of each beside it.
+
+    Who starts every few seconds would compile them each time: Python writes no bytecode into archives. It is that of
+    PEP 552, unchecked, for this Python; another one compiles the sources.
+    """
+    import zipfile  # which is not for every start
+
+    made = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(archive)) as sources, zipfile.ZipFile(made, "w") as kept:
+        for name in sources.namelist():
+            files = {name: sources.read(name)}
+            with contextlib.suppress(SyntaxError, ValueError):  # Ansible adds one that nobody imports
+                if name.endswith(".py"):
+                    code = marshal.dumps(compile(files[name], name, "exec", dont_inherit=True))
+                    files[f"{name}c"] = MAGIC_NUMBER + (1).to_bytes(4, "little") + source_hash(files[name]) + code
+            for path, data in files.items():
+                # With the date that is there without a clock: one before 1980 has no place in an archive.
+                kept.writestr(zipfile.ZipInfo(path), data, zipfile.ZIP_DEFLATED)
+    return made.getvalue()
 
 
 def keep_only(code: Path) -> None:

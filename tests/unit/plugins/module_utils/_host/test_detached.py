@@ -5,13 +5,21 @@
 from __future__ import annotations
 
 import fcntl
+import subprocess
+import sys
+import time
+import zipfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.edgeml.fleet.plugins.module_utils._host.detached import Work, key_of
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.detached import (
+    Work,
+    key_of,
+    with_bytecode,
+)
 
 
 class Nothing(Work):
@@ -47,3 +55,34 @@ def test_who_begins_only_where_nobody_works_is_not_kept_away_by_who_asks(work: N
         fcntl.flock(asking, fcntl.LOCK_UN)
         done.result()
     assert work.wait(key_of({})) == {"done": True}
+
+
+def archive(path: Path, files: Mapping[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as file:
+        for name, data in files.items():
+            file.writestr(name, data)
+    return path
+
+
+def answer(path: Path) -> str:
+    """Return what the program in an archive prints."""
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import package.told; print(package.told.ANSWER)"
+    return subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_code_that_is_kept_is_not_compiled_at_each_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    modules = {"package/__init__.py": b"", "package/told.py": b"ANSWER = 'kept'\n", "no_python.py": b"\\ no Python"}
+    sources = archive(tmp_path / "sources.zip", modules)
+    kept = tmp_path / "kept.zip"
+    with monkeypatch.context() as at_boot:
+        at_boot.setattr(time, "time", lambda: 0.0)  # on a board without a clock
+        kept.write_bytes(with_bytecode(sources.read_bytes()))
+    assert answer(kept) == "kept"
+    with zipfile.ZipFile(kept) as file:
+        files = {name: file.read(name) for name in file.namelist()}
+    assert set(files) - set(modules) == {"package/__init__.pyc", "package/told.pyc"}
+    files["package/told.py"] = b"ANSWER = 'compiled'\n"
+    assert answer(archive(tmp_path / "other-source.zip", files)) == "kept"
+    # That of another Python is passed over.
+    files["package/told.pyc"] = b"\0\0\r\n" + files["package/told.pyc"][4:]
+    assert answer(archive(tmp_path / "other-python.zip", files)) == "compiled"
