@@ -115,7 +115,13 @@ test-units: $(VENV)/development ## The plugins' unit tests as ansible-test runs 
 FIRST_TESTS := tests/quickstart runtime/tests
 HOST_TESTS := tests/fleet tests/faults tests/integration tests/lab tests/molecule
 LAST_TESTS := tests/contract tests/architecture tests/unit
-MATRICES := fleet/test_any_host fleet/test_stick molecule/test_all_scenarios molecule/test_own_role
+# What takes minutes and has its parts in the other tests.
+LONG_TESTS := tests/fleet/test_any_host.py tests/fleet/test_stick.py \
+	tests/fleet/test_fleet.py::test_a_mirror_fills_itself_after_a_power_cut \
+	tests/molecule/test_all_scenarios.py tests/molecule/test_own_role.py tests/integration/packages/test_dnf.py \
+	tests/integration/image/test_arm64_controller.py tests/integration/image/test_openvino_image.py \
+	tests/integration/server/test_other_server.py \
+	tests/integration/publish/test_publish.py::test_the_same_digests_from_another_place
 PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --junitxml build/tests.xml
 
 # The linters run beside the tests, one at a time, and say something only when they find something.
@@ -130,9 +136,13 @@ test-quick: $(VENV)/development ## Lint, unit, architecture, contract and runtim
 	$(call beside-lint,$(PYTEST) -q runtime/tests $(LAST_TESTS))
 
 .PHONY: test
-test: lab-tools ## Everything but the long matrices, with fleets in the lab (about 30 minutes on two cores)
-	$(call beside-lint,$(PYTEST) --durations 15 $(foreach name,$(MATRICES),--ignore tests/$(name).py) \
+test: lab-tools ## Everything but what test-long and the matrices of faults add, with fleets in the lab (30 minutes on two cores)
+	$(call beside-lint,$(PYTEST) --durations 15 $(addprefix --deselect ,$(LONG_TESTS)) \
 		$(FIRST_TESTS) $(HOST_TESTS) $(LAST_TESTS))
+
+.PHONY: test-long
+test-long: lab-tools ## What `make test` leaves out: six kinds of devices, a stick, all Molecule scenarios, images (an hour)
+	@$(PYTEST) --durations 15 $(LONG_TESTS)
 
 .PHONY: support-matrix
 support-matrix: $(VENV)/development ## Take the day of the last `make test` into docs/support-matrix.md, where it was green

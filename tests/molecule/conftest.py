@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 SCENARIOS = ROOT / "extensions" / "molecule"
 #: The scenarios that `make test` runs; `make test-molecule` runs all.
-QUICK = ("docker_engine", "private_ca")
+QUICK = ("private_ca",)
 STEPS = ("check", "converge", "idempotence", "verify")
 
 
