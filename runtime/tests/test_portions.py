@@ -76,6 +76,40 @@ def decode(data: bytes, shape: list[int], datatype: str = "FP32") -> np.ndarray[
     return request.inputs["x"]
 
 
+def repeated(lists: list[bytes], behind: bytes = b"1") -> bytes:
+    """A body whose tensor has its data several times, of which the last counts."""
+    data = b"".join(b'"data": [%b],' % one for one in lists)
+    text = b'{"id": "%b", "inputs": [{"name": "x", "datatype": "FP32", "shape": [1], %b "data": [%b]}]}'
+    return text % (b"i" * 100_000, data, behind)
+
+
+def test_data_that_is_given_twice_has_to_be_json() -> None:
+    model = Model("m", "1.0.0", "", "", {"x": TensorSpec("x", "FP32", ())}, {})
+    request, _ = json_binary.decode(model, repeated([b"2", b'"a", [{}]'], b"3"), None, LIMITS)
+    assert request.inputs["x"].tolist() == [3.0]
+    for malformed in (b"2 3", b"2,", b'"a', b"[1"):
+        with pytest.raises(RequestError, match="not valid JSON"):
+            json_binary.decode(model, repeated([b"2", malformed]), None, LIMITS)
+    for many in ([b"1," * 40_000 + b"1"], [b"1"] * 5000):
+        with pytest.raises(RequestError, match="a name is given twice"):
+            json_binary.decode(model, repeated(many), None, LIMITS)
+
+
+def test_many_short_lists_take_no_longer_than_a_long_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    scanned = 0
+    strings = portions._strings
+
+    def counting(window: bytes, is_inside: bool) -> Any:
+        nonlocal scanned
+        scanned += len(window)
+        return strings(window, is_inside)
+
+    monkeypatch.setattr(portions, "_strings", counting)
+    text = repeated([b"1"] * 4000)
+    portions.loads(text, LIMITS)
+    assert scanned < 20 * len(text)
+
+
 COUNT = 200_000
 
 

@@ -9,7 +9,7 @@ what is not a request (seven million empty tensors) is refused before any object
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -28,12 +28,15 @@ MOST_AROUND = 256 * 1024
 _WINDOW = 64 * 1024
 # Values of a size that the usual way reads as fast; it also says best what is wrong with them.
 _SMALL = 32 * 1024
+# Lists of values, and bytes of those that no tensor has, since a name is given twice.
+_MOST_LISTS, _MOST_UNREAD = 4096, 64 * 1024
 # White bytes between brackets of nested lists.
 _MOST_WHITE = 200
 _MOST_PLAIN = 3 << 20
 # Bytes whose memory goes back to the system at once.
 _FORGOTTEN = 1 << 20
 
+_TWICE = "a name is given twice: 'inputs', or the 'data' of a tensor"
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}:,]|[^\s"\[\]{}:,]+', re.DOTALL)
 _BEGINNING = re.compile(rb"[^ \t\r\n]")
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
@@ -85,10 +88,20 @@ def loads(body: bytes | bytearray | memoryview, limits: Limits) -> Any:
     around, found = _around(text, limits)
     document = orjson.loads(around)
     tensors = document.get("inputs") if type(document) is dict else None
+    unread = dict(enumerate(found))
     for tensor in tensors if type(tensors) is list else ():
         if type(tensor) is dict and type(tensor.get("data")) is int:
-            tensor["data"] = found[tensor["data"]]
+            tensor["data"] = unread.pop(tensor["data"])
+    _check_unread(unread.values())
     return document
+
+
+def _check_unread(values: Collection["Values"]) -> None:
+    """Of a name that is given twice the last value counts (RFC 8259, section 4); the others have to be JSON as well."""
+    if sum(map(len, values)) > _MOST_UNREAD:
+        raise invalid(_TWICE)
+    for one in values:
+        orjson.loads(one.text())
 
 
 def _around(text: memoryview, limits: Limits) -> tuple[bytes, list["Values"]]:
@@ -121,6 +134,8 @@ def _around(text: memoryview, limits: Limits) -> tuple[bytes, list["Values"]]:
                     size += token.start() - start
                     position = _end_of(text, token.start())
                     found.append(Values(text, token.start(), position))
+                    if len(found) > _MOST_LISTS:
+                        raise invalid(_TWICE)
                     expects_value = False
                     resumed = True
                     break
@@ -168,10 +183,12 @@ def _end_of(text: memoryview, start: int) -> int:
     depth = 0
     position = start
     is_inside = False
+    size = 64
     while position < len(text):
-        window = bytes(text[position : position + _WINDOW])
+        size = min(4 * size, _WINDOW)  # many short ones take no longer than one that is long
+        window = bytes(text[position : position + size])
         if window.endswith(b"\\"):  # what it escapes belongs to it
-            window = bytes(text[position : position + _WINDOW + _odd_backslashes(window)])
+            window = bytes(text[position : position + size + _odd_backslashes(window)])
         if position != start and not is_inside and b'"' not in window and depth > window.count(b"]"):
             depth += window.count(b"[") - window.count(b"]")  # it cannot end here
             position += len(window)
@@ -221,15 +238,22 @@ class Values:
         self._start = start
         self._end = end
 
+    def __len__(self) -> int:
+        return self._end - self._start
+
+    def text(self) -> memoryview:
+        """The list as it was sent."""
+        return self._text[self._start : self._end]
+
     def tensor(self, spec: TensorSpec, shape: tuple[int, ...]) -> Array:
         """See tensors.from_values."""
         count = math.prod(shape)
-        if self._end - self._start <= _SMALL:
+        if len(self) <= _SMALL:
             try:
-                return from_values(spec, shape, orjson.loads(self._text[self._start : self._end]))
+                return from_values(spec, shape, orjson.loads(self.text()))
             except orjson.JSONDecodeError as error:
                 raise invalid(f"the body is not valid JSON: {error}") from None
-        if 2 * count - 1 > self._end - self._start - 2 or not count:  # a value has a byte, and a comma
+        if 2 * count - 1 > len(self) - 2 or not count:  # a value has a byte, and a comma
             raise invalid(f"input '{spec.name}': 'data' has not the elements that shape {list(shape)} needs: {count}")
         result = np.empty(count, DTYPES[spec.datatype])
         filled = 0
