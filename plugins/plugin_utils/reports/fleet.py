@@ -17,10 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.libraries import missing_library
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.resolve import PERCENTILES
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.problems import (
     host_problems,
     mirror_problems,
+)
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.runtimes import (
+    as_mapping,
+    last_known,
+    runtime_of,
+    targets,
 )
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.text import site_of, unframed
 
@@ -51,7 +56,6 @@ KEPT_EVENTS = 50
 #: What host_state says where the inventory, not the host, has changed.
 _OTHER_DOCUMENT = "the inventory, the lock or the collection says something else"
 _NEVER = "no converge has been recorded on this host"
-_LOOPBACK = ("127.", "localhost", "[::1]")
 
 
 def collect(
@@ -80,12 +84,12 @@ def collect(
         mirrors = sites.setdefault(site, [])
         if MIRROR_COMPARISON in variables:
             mirrors.append(_mirror(name, variables, moment))
-            expected_serials.append(_mapping(variables.get(MIRROR_EXPECTED)).get("serial"))
+            expected_serials.append(as_mapping(variables.get(MIRROR_EXPECTED)).get("serial"))
         if COMPARISON in variables or MIRROR_COMPARISON not in variables:
             device = _device(name, site, variables, by_host.get(name, ()), moment)
             devices.append(device)
             events += _events(name, site, variables)
-            expected_serials.append(_mapping(variables.get(EXPECTED)).get("serial"))
+            expected_serials.append(as_mapping(variables.get(EXPECTED)).get("serial"))
     serial = max((one for one in expected_serials if isinstance(one, int)), default=None)
     return {
         "generated": _iso(moment),
@@ -107,15 +111,15 @@ def collect(
 def _device(
     name: str, site: str, variables: Mapping[str, Any], ledger: Sequence[Mapping[str, Any]], now: datetime
 ) -> dict[str, Any]:
-    comparison, answer = _mapping(variables.get(COMPARISON)), _mapping(variables.get(RELEASES))
-    expected = _mapping(variables.get(EXPECTED))
-    facts = _mapping(_mapping(variables.get("ansible_facts")).get("edgeml_host"))
+    comparison, answer = as_mapping(variables.get(COMPARISON)), as_mapping(variables.get(RELEASES))
+    expected = as_mapping(variables.get(EXPECTED))
+    facts = as_mapping(as_mapping(variables.get("ansible_facts")).get("edgeml_host"))
     wanted = expected.get("runtimes", [])
-    state, reason, drift = _state(comparison, answer, _mapping(variables.get(EXPECTATION)), wanted)
+    state, reason, drift = _state(comparison, answer, as_mapping(variables.get(EXPECTATION)), wanted)
     known = answer.get("runtimes") if isinstance(answer.get("runtimes"), list) else None
-    runtimes = [_runtime(one, wanted, _mapping(expected.get("measured"))) for one in known or ()]
+    runtimes = [runtime_of(one, wanted, as_mapping(expected.get("measured"))) for one in known or ()]
     if known is None:
-        runtimes = _last_known(ledger, wanted)
+        runtimes = last_known(ledger, wanted)
     host = {
         "name": name,
         "site": site,
@@ -125,8 +129,8 @@ def _device(
         "drift": drift,
         "pending_since": _pending_since(ledger) if state in ("pending", "unreachable") else None,
         "runtimes": runtimes,
-        "targets": _targets(wanted, variables),
-        "certificates": _certificates(expected, _mapping(variables.get(CERTIFICATE))),
+        "targets": targets(wanted, variables),
+        "certificates": _certificates(expected, as_mapping(variables.get(CERTIFICATE))),
     }
     return {**host, "problems": host_problems(host, now)}
 
@@ -138,7 +142,7 @@ def _state(
     wanted: Sequence[Mapping[str, Any]],
 ) -> tuple[str, str, list[str]]:
     """Return the state of a device, the reason, and how it differs from what its last converge made of it."""
-    reasons = {section: list(map(str, lines)) for section, lines in _mapping(comparison.get("reasons")).items()}
+    reasons = {section: list(map(str, lines)) for section, lines in as_mapping(comparison.get("reasons")).items()}
     unasked = reasons.pop("host", []) + reasons.pop("run", [])
     drift = [line for lines in reasons.values() for line in lines if line not in (_OTHER_DOCUMENT, _NEVER)]
     for line in unasked:
@@ -183,7 +187,7 @@ def _identities(models: Iterable[Mapping[str, Any]]) -> set[tuple[str, ...]]:
 
 def _changes(runtimes: Sequence[Mapping[str, Any]], wanted: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return how the models that are wanted differ from those that run."""
-    before = {model["name"]: model for one in runtimes for model in _mapping(one.get("active")).get("models", ())}
+    before = {model["name"]: model for one in runtimes for model in as_mapping(one.get("active")).get("models", ())}
     after = {model["name"]: model for one in wanted for model in one["models"]}
     changes = [f"{name} {_version(model)} is new" for name, model in after.items() if name not in before]
     changes += [
@@ -199,94 +203,6 @@ def _version(model: Mapping[str, Any]) -> str:
     return f"{model.get('version')}" + (f" {variant}" if variant != "default" else "")
 
 
-def _runtime(
-    told: Mapping[str, Any], wanted: Sequence[Mapping[str, Any]], measured: Mapping[str, Any]
-) -> dict[str, Any]:
-    active, previous = _mapping(told.get("active")), _mapping(told.get("previous"))
-    meant = {
-        model["name"]: model for runtime in wanted if runtime["name"] == told["name"] for model in runtime["models"]
-    }
-    gates = next(
-        (
-            entry.get("gates") or []
-            for entry in reversed(told.get("history") or [])
-            if entry.get("outcome") == "active" and entry.get("release") == active.get("id")
-        ),
-        [],
-    )
-    return {
-        "name": str(told["name"]),
-        "release": str(active.get("id", "")),
-        "image": str(active.get("image", "")),
-        "since": str(told.get("since") or ""),
-        "previous": str(previous.get("id", "")),
-        "serving": bool(told.get("serving")),
-        "drift": [str(line) for line in told.get("drift") or ()],
-        "refused": [dict(entry) for entry in told.get("refused") or ()],
-        "models": [
-            _model(model, _mapping(meant.get(model["name"])), measured.get("latency") or [], gates)
-            for model in active.get("models", ())
-        ],
-    }
-
-
-def _model(
-    model: Mapping[str, Any],
-    meant: Mapping[str, Any],
-    latency: Sequence[Mapping[str, Any]],
-    gates: Sequence[Mapping[str, Any]],
-) -> dict[str, Any]:
-    objective = dict(meant.get("objective", {}))
-    protocol, measured = _measured(model["name"], str(meant.get("protocol", "grpc")), latency, gates)
-    compared = [(measured[key], objective[key]) for key in PERCENTILES if key in objective and key in measured]
-    return {
-        **{key: str(model.get(key) or "") for key in ("name", "version", "variant", "digest")},
-        "protocol": protocol,
-        "objective": objective,
-        "measured": measured,
-        "met": all(value <= allowed for value, allowed in compared) if compared else None,
-    }
-
-
-def _measured(
-    name: str, protocol: str, latency: Sequence[Mapping[str, Any]], gates: Sequence[Mapping[str, Any]]
-) -> tuple[str, dict[str, Any]]:
-    """Return the protocol and the figures that an objective is judged by.
-
-    Those that a converge or verify measured over the objective's protocol, else over another one, else those of the
-    gate that let the release in. Nothing measured gives {}.
-    """
-    rows = [row for row in latency if row.get("model") == name]
-    # MQTT is not measured from outside of the runtime.
-    rows.sort(key=lambda row: str(row.get("protocol", "")).lower() != protocol)
-    if rows:
-        figures = {key: float(rows[0][key]) for key in PERCENTILES if key in rows[0]}
-        samples = {"samples": int(rows[0]["samples"])} if "samples" in rows[0] else {}
-        return str(rows[0]["protocol"]).lower(), {**figures, **samples, "source": "check"}
-    figures = {
-        f"{gate['gate']}_ms": float(gate["measured"])
-        for gate in gates
-        if gate.get("model") == name and f"{gate.get('gate')}_ms" in PERCENTILES
-    }
-    return protocol, {**figures, "source": "gate"} if figures else {}
-
-
-def _last_known(ledger: Sequence[Mapping[str, Any]], wanted: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return what the ledger knows of the runtimes of a host that does not answer."""
-    last = {str(line.get("runtime")): line for line in ledger if line.get("outcome") == "active"}
-    return [
-        {
-            **_runtime(
-                {"name": name, "active": {"id": line.get("release"), "models": line.get("models") or []},
-                 "since": line["time"], "serving": None},
-                wanted, {},
-            ),
-            "serving": None,
-        }
-        for name, line in last.items()
-    ]  # fmt: skip
-
-
 def _pending_since(ledger: Sequence[Mapping[str, Any]]) -> str | None:
     """Return since when a host lacks its release: the first of the tries that ended without it, after the last good."""
     since = None
@@ -297,42 +213,16 @@ def _pending_since(ledger: Sequence[Mapping[str, Any]]) -> str | None:
     return since
 
 
-def _targets(wanted: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return where each runtime's metrics can be scraped, from the controller's side of the network.
-
-    A listener on loopback can be scraped on its own machine only, so it counts where that is the controller.
-    """
-    host = str(variables.get("ansible_host") or variables.get("inventory_hostname") or "")
-    local = variables.get("ansible_connection") == "local"
-    found = []
-    for runtime in wanted:
-        for address in runtime["metrics"]:
-            where, _separator, port = address.rpartition(":")
-            if where == "unix" or (where.startswith(_LOOPBACK) and not local):
-                continue
-            if where in ("0.0.0.0", "[::]"):  # noqa: S104
-                where = f"[{host}]" if ":" in host else host
-            found.append(
-                {
-                    "runtime": runtime["name"],
-                    "address": f"{where}:{port}",
-                    "scheme": "https" if runtime["tls"] else "http",
-                }
-            )
-            break
-    return found
-
-
 # -- mirrors -----------------------------------------------------------------------------------------------------------
 
 
 def _mirror(name: str, variables: Mapping[str, Any], now: datetime) -> dict[str, Any]:
-    comparison, generation = _mapping(variables[MIRROR_COMPARISON]), _mapping(variables.get(MIRROR_GENERATION))
-    expected = _mapping(variables.get(MIRROR_EXPECTED))
-    expectation = _mapping(variables.get(MIRROR_EXPECTATION))
-    reasons = {section: list(map(str, lines)) for section, lines in _mapping(comparison.get("reasons")).items()}
+    comparison, generation = as_mapping(variables[MIRROR_COMPARISON]), as_mapping(variables.get(MIRROR_GENERATION))
+    expected = as_mapping(variables.get(MIRROR_EXPECTED))
+    expectation = as_mapping(variables.get(MIRROR_EXPECTATION))
+    reasons = {section: list(map(str, lines)) for section, lines in as_mapping(comparison.get("reasons")).items()}
     unreached = [line for line in reasons.get("host", ()) if line.startswith("it cannot be reached")]
-    target = Path(str(_mapping(generation.get("stat")).get("lnk_target") or "")).name.partition(".")[0]
+    target = Path(str(as_mapping(generation.get("stat")).get("lnk_target") or "")).name.partition(".")[0]
     serial = int(target) if target.isdigit() else None
     drift = [line for lines in reasons.values() for line in lines if line not in (_OTHER_DOCUMENT, _NEVER)]
     wanted = expected.get("serial")
@@ -356,7 +246,7 @@ def _mirror(name: str, variables: Mapping[str, Any], now: datetime) -> dict[str,
         "serial": serial,
         "state": state,
         "reason": reason,
-        "certificates": _certificates(expected, _mapping(variables.get(MIRROR_CERTIFICATE))),
+        "certificates": _certificates(expected, as_mapping(variables.get(MIRROR_CERTIFICATE))),
     }
     return {**mirror, "problems": mirror_problems(mirror, now)}
 
@@ -399,7 +289,7 @@ def _events(name: str, site: str, variables: Mapping[str, Any]) -> list[dict[str
     return [
         {**{key: entry.get(key) for key in ("time", "runtime", "release", "outcome", "reason", "by", "models")},
          "host": name, "site": site}
-        for runtime in _mapping(variables.get(RELEASES)).get("runtimes") or ()
+        for runtime in as_mapping(variables.get(RELEASES)).get("runtimes") or ()
         for entry in runtime.get("history") or ()
     ]  # fmt: skip
 
@@ -414,7 +304,3 @@ def _latest(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _iso(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}

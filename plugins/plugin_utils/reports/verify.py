@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.runtimes import as_mapping
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.text import aligned, listed, site_of, unframed
 
 #: Where the playbook keeps what it learned of a device.
@@ -40,7 +41,7 @@ def collect(hostvars: Mapping[str, Mapping[str, Any]], hosts: Sequence[str]) -> 
 
 
 def _host(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
-    comparison, releases = _mapping(variables.get(COMPARISON)), _mapping(variables.get(RELEASES))
+    comparison, releases = as_mapping(variables.get(COMPARISON)), as_mapping(variables.get(RELEASES))
     host: dict[str, Any] = {"name": name, "site": site_of(variables), "models": [], "findings": []}
     findings: list[dict[str, str]] = host["findings"]
 
@@ -49,12 +50,12 @@ def _host(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
         if finding not in findings:
             findings.append(finding)
 
-    lines = {section: list(map(str, texts)) for section, texts in _mapping(comparison.get("reasons")).items()}
+    lines = {section: list(map(str, texts)) for section, texts in as_mapping(comparison.get("reasons")).items()}
     unreached = [text for text in lines.pop("host", []) if text.startswith(_UNREACHED)]
     if unreached or releases.get("unreachable"):
         find("reachable", unreached[0] if unreached else f"{_UNREACHED}: {unframed(releases.get('msg'))}")
         return {**host, "passed": False}
-    expectation = _mapping(variables.get(EXPECTATION))
+    expectation = as_mapping(variables.get(EXPECTATION))
     if expectation.get("failed"):
         find("digests", f"the inventory does not say what runs here: {unframed(expectation.get('msg'))}")
     if releases.get("failed"):
@@ -64,7 +65,7 @@ def _host(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
     for text in _of_latency(variables.get(LATENCY)):
         find("latency", text)
     runtimes = releases.get("runtimes") or []
-    for text in _other_digests(runtimes, _mapping(variables.get(EXPECTED)).get("runtimes") or ()):
+    for text in _other_digests(runtimes, as_mapping(variables.get(EXPECTED)).get("runtimes") or ()):
         find("digests", text)
     lines.pop("run", None)
     for texts in lines.values():
@@ -115,7 +116,7 @@ def _other_digests(runtimes: Sequence[Mapping[str, Any]], expected: Sequence[Map
 
 
 def _models_of(runtime: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    models: Sequence[Mapping[str, Any]] = _mapping(runtime.get("active")).get("models") or ()
+    models: Sequence[Mapping[str, Any]] = as_mapping(runtime.get("active")).get("models") or ()
     return models
 
 
@@ -146,20 +147,16 @@ def _models(health: Any, latency: Any) -> list[dict[str, Any]]:
 
 
 def _protocol(answer: Mapping[str, Any]) -> str:
-    endpoint = str(_mapping(answer.get("item")).get("endpoint", ""))
+    endpoint = str(as_mapping(answer.get("item")).get("endpoint", ""))
     return "rest" if endpoint.startswith("http") else "grpc"
 
 
 def _answers(result: Any) -> list[Mapping[str, Any]]:
     """Return the answer of a module, or of each turn of a loop."""
-    answer = _mapping(result)
+    answer = as_mapping(result)
     turns = answer.get("results")
     found = turns if isinstance(turns, list) else [answer] if answer else []
-    return [_mapping(turn) for turn in found if not _mapping(turn).get("skipped")]
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
+    return [as_mapping(turn) for turn in found if not as_mapping(turn).get("skipped")]
 
 
 def table(report: Mapping[str, Any]) -> str:
