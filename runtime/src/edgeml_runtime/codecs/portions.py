@@ -30,6 +30,8 @@ _WINDOW = 64 * 1024
 _SMALL = 32 * 1024
 # Lists of values, and bytes of those that no tensor has, since a name is given twice.
 _MOST_LISTS, _MOST_UNREAD = 4096, 64 * 1024
+# Objects and lists in one another, as the parser allows them.
+_MOST_DEPTH = 1024
 # White bytes between brackets of nested lists.
 _MOST_WHITE = 200
 _MOST_PLAIN = 3 << 20
@@ -37,10 +39,13 @@ _MOST_PLAIN = 3 << 20
 _FORGOTTEN = 1 << 20
 
 _TWICE = "a name is given twice: 'inputs', or the 'data' of a tensor"
-_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}:,]|[^\s"\[\]{}:,]+', re.DOTALL)
+# A string that does not end is one token: looking for each one's end anew would take a square of the time.
+_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}:,]|[^\s"\[\]{}:,]+', re.DOTALL)
 _BEGINNING = re.compile(rb"[^ \t\r\n]")
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
 _QUOTE, _COMMA, _OPEN, _CLOSE, _SPACE = b'",[] '
+# What is open where the keys of a tensor stand.
+_IN_TENSOR = list(b"{[{")
 _NO_STRUCTURE = bytes(set(range(256)) - {_COMMA, _OPEN, _CLOSE})
 
 
@@ -118,7 +123,7 @@ def _around(text: memoryview, limits: Limits) -> tuple[bytes, list["Values"]]:
         resumed = False
         for token in _TOKEN.finditer(text, start, end):
             first = text[token.start()]
-            in_tensor = len(open_ones) == 3 and keys[1] == b'"inputs"' and bytes(open_ones) == b"{[{"
+            in_tensor = open_ones == _IN_TENSOR and keys[1] == b'"inputs"'
             if first == _QUOTE:
                 if expects_value:
                     expects_value = False
@@ -139,10 +144,12 @@ def _around(text: memoryview, limits: Limits) -> tuple[bytes, list["Values"]]:
                     expects_value = False
                     resumed = True
                     break
-                if first == 123 and bytes(open_ones) == b"{[" and keys[1] == b'"inputs"':
+                if first == _IN_TENSOR[2] and open_ones == _IN_TENSOR[:2] and keys[1] == b'"inputs"':
                     tensors += 1
                     check_tensor_count(tensors, limits)
                 open_ones.append(first)
+                if len(open_ones) > _MOST_DEPTH:
+                    raise invalid(f"the body is nested deeper than {_MOST_DEPTH} levels")
                 keys.append(b"")
                 expects_value = first == _OPEN
             elif first in b"}]":
