@@ -1,6 +1,6 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The hostile tenth of a soak's traffic: 24 kinds, with raw sockets.
+"""The hostile tenth of a soak's traffic: 27 kinds, with raw sockets.
 
 ``python soak_hostile.py REST_PORT GRPC_PORT PER_SECOND`` goes on until its input ends, then prints how often each
 kind was done. It is a process of its own, so that it does not hold up the clients whose latency is measured.
@@ -73,6 +73,7 @@ SMALL_CALL = START + grpc_frames(1, grpc_message("tiny", 1, 1.0))
 NO_WINDOW = http2.PREFACE + http2.frame(http2.SETTINGS, 0, 0, b"\0\4\0\0\0\0")  # SETTINGS_INITIAL_WINDOW_SIZE 0
 BOMB = gzip.compress(bytes(66 * MIB))
 OBJECTS = b'{"inputs":[' + b"{}," * (300 * 1024) + b"{}]}"
+REPEATED = b'{"inputs":[{' + b'"data":[1],' * 20_000
 
 
 class Hostile:
@@ -159,6 +160,9 @@ class Hostile:
             "{} bodies": lambda: self.ask("rest", rest(OBJECTS)),
             "empty tensors, gRPC": lambda: self.ask("grpc", EMPTY_TENSORS),
             "deep nesting": lambda: self.ask("rest", rest(rest_tensor(b"[" * 200_000, 1))),
+            "open objects": lambda: self.ask("rest", rest(b"{" * 200_000)),
+            "open strings": lambda: self.ask("rest", rest(b'\\"' * 100_000)),
+            "repeated data": lambda: self.ask("rest", rest(REPEATED)),
             "malformed frames": lambda: self.ask("grpc", self.frames()),
             "rapid reset": lambda: self.leave("grpc", self.resets()),
             "slow headers": lambda: self.never_read("rest", b"GET /v2/health/live HTTP/1.1\r\nHost:"),

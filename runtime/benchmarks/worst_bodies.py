@@ -60,6 +60,9 @@ def strings() -> bytes:
 
 BODIES: dict[str, Callable[[], bytes]] = {
     "objects": lambda: b'{"inputs":[' + b"{}," * (20 * MIB // 3) + b"{}]}",
+    "open": lambda: b"{" * (20 * MIB),
+    "quotes": lambda: b'\\"' * (10 * MIB),
+    "repeated": lambda: b'{"inputs":[{' + b'"data":[1],' * (2 * MIB),
     "numbers": numbers,
     "lists": lists,
     "strings": strings,
