@@ -14,8 +14,9 @@ from ansible_collections.edgeml.fleet.tests.integration.content.conftest import 
     store,
     web_server,
 )
-from ansible_collections.edgeml.fleet.tests.support.content import Store
-from ansible_collections.edgeml.fleet.tests.support.cosign import SUITES, Cosign, cosign_program
+from ansible_collections.edgeml.fleet.tests.integration.signatures.content import Signed, publish, sign_all
+from ansible_collections.edgeml.fleet.tests.support.content import SiteMirror, Store
+from ansible_collections.edgeml.fleet.tests.support.cosign import SUITES, Cosign, cosign_program, make_key
 
 
 @pytest.fixture(params=SUITES)
@@ -25,3 +26,11 @@ def cosign(request: pytest.FixtureRequest, store: Store, tmp_path: Path) -> Cosi
     found = Cosign(cosign_program(request.param), home, store.ca_file)
     found.log_in(store.address, store.username, store.password)
     return found
+
+
+@pytest.fixture
+def signed(store: Store, mirror: SiteMirror, tmp_path: Path) -> Signed:  # noqa: F811
+    key = make_key()
+    lock = publish(store, tmp_path)
+    sign_all(store, tmp_path, lock, key.private)
+    return Signed(store, mirror, tmp_path, key, lock)

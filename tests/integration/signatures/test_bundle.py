@@ -4,8 +4,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +23,28 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._signature.lock impor
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.signing.content import manifests_of
 from ansible_collections.edgeml.fleet.runtime.tests.support.ports import free_port
 from ansible_collections.edgeml.fleet.tests.integration.content.conftest import running_store
-from ansible_collections.edgeml.fleet.tests.integration.signatures.content import publish, sign_all
-from ansible_collections.edgeml.fleet.tests.integration.signatures.test_mirror import Signed, signed  # noqa: F401
-from ansible_collections.edgeml.fleet.tests.support.content import ARCHITECTURES, Authority, run_module
+from ansible_collections.edgeml.fleet.tests.integration.signatures.content import Signed, publish, sign_all
+from ansible_collections.edgeml.fleet.tests.support.content import ARCHITECTURES, Authority, Store, run_module
 from ansible_collections.edgeml.fleet.tests.support.cosign import Cosign
+
+NewStore = Callable[[], Store]
 
 
 @pytest.fixture
 def stick(tmp_path: Path) -> Path:
     return tmp_path / "stick" / "bundle"
+
+
+@pytest.fixture
+def new_store(programs: Path, authority: Authority, tmp_path: Path) -> Iterator[NewStore]:
+    """Start an empty registry at each call; all end with the test."""
+    with contextlib.ExitStack() as running:
+
+        def start() -> Store:
+            directory = Path(tempfile.mkdtemp(prefix="store-", dir=tmp_path))
+            return running.enter_context(running_store(programs, authority, directory))
+
+        yield start
 
 
 def empty(directory: Path) -> None:
@@ -37,18 +53,18 @@ def empty(directory: Path) -> None:
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def carry(signed: Signed, stick: Path) -> Summary:  # noqa: F811
+def carry(signed: Signed, stick: Path) -> Summary:
     """Bring the mirror to what the bundle holds."""
     bundle = Bundle(stick).open()
     return synchronize(signed.mirror.root, bundle, signed.lock, ARCHITECTURES, 2, write=True, trust=signed.trust())
 
 
-def write(signed: Signed, stick: Path) -> dict[str, Any]:  # noqa: F811
+def write(signed: Signed, stick: Path) -> dict[str, Any]:
     return export(stick, signed.store.registry(), signed.lock, ARCHITECTURES, write=True, trust=signed.trust())
 
 
 def test_what_a_stick_brings_is_what_the_store_would_have_brought(
-    signed: Signed,  # noqa: F811
+    signed: Signed,
     stick: Path,
     cosign: Cosign,
 ) -> None:
@@ -86,7 +102,7 @@ def test_what_a_stick_brings_is_what_the_store_would_have_brought(
     assert cosign.accepts(f"{signed.mirror.address}/{repository}@{digest}", signed.key.public)
 
 
-def test_only_what_is_new_is_fetched_and_carried(signed: Signed, stick: Path) -> None:  # noqa: F811
+def test_only_what_is_new_is_fetched_and_carried(signed: Signed, stick: Path) -> None:
     first = write(signed, stick)
     carry(signed, stick)
     signed.lock = publish(signed.store, signed.directory, serial=2)
@@ -99,13 +115,13 @@ def test_only_what_is_new_is_fetched_and_carried(signed: Signed, stick: Path) ->
     assert not carry(signed, stick).changed
 
 
-def test_nothing_is_asked_of_the_store_for_what_the_bundle_has(signed: Signed, stick: Path) -> None:  # noqa: F811
+def test_nothing_is_asked_of_the_store_for_what_the_bundle_has(signed: Signed, stick: Path) -> None:
     export(stick, signed.store.registry(), signed.lock, ARCHITECTURES, write=True)
     nobody = signed.store.registry(f"127.0.0.1:{free_port()}")
     assert not export(stick, nobody, signed.lock, ARCHITECTURES, write=True)["changed"]
 
 
-def test_damage_on_the_stick_is_found_and_the_mirror_serves_on(signed: Signed, stick: Path) -> None:  # noqa: F811
+def test_damage_on_the_stick_is_found_and_the_mirror_serves_on(signed: Signed, stick: Path) -> None:
     write(signed, stick)
     carry(signed, stick)
     before = signed.mirror.snapshot()
@@ -128,7 +144,7 @@ def test_damage_on_the_stick_is_found_and_the_mirror_serves_on(signed: Signed, s
     assert carry(signed, stick).generation == 2
 
 
-def test_content_without_signatures_is_refused(signed: Signed, stick: Path) -> None:  # noqa: F811
+def test_content_without_signatures_is_refused(signed: Signed, stick: Path) -> None:
     """The lock is signed; whoever exported did not ask for the signatures of the content."""
     export(stick, signed.store.registry(), signed.lock, ARCHITECTURES, write=True, trust=IGNORED)
     with pytest.raises(FleetError, match="Content is not signed"):
@@ -137,7 +153,7 @@ def test_content_without_signatures_is_refused(signed: Signed, stick: Path) -> N
 
 
 @pytest.mark.parametrize("left", ["nothing", "no index", "half an index"])
-def test_what_is_no_bundle_is_named(signed: Signed, stick: Path, left: str) -> None:  # noqa: F811
+def test_what_is_no_bundle_is_named(signed: Signed, stick: Path, left: str) -> None:
     if left != "nothing":
         write(signed, stick)
         (stick / "index.json").unlink()
@@ -155,7 +171,7 @@ def blob_of(lock: dict[str, Any]) -> str:
     return str(version["variants"]["default"]["blob"]["digest"])
 
 
-def test_a_stick_for_one_mirror_brings_what_it_lacks(signed: Signed, stick: Path) -> None:  # noqa: F811
+def test_a_stick_for_one_mirror_brings_what_it_lacks(signed: Signed, stick: Path) -> None:
     """By 2 kB that the mirror has told; what it has lost since is named."""
     whole = write(signed, stick)
     carry(signed, stick)
@@ -179,40 +195,25 @@ def test_a_stick_for_one_mirror_brings_what_it_lacks(signed: Signed, stick: Path
     assert caught.value.seen.partition(":")[2][:16] in held
 
 
-def test_a_store_is_restored_as_it_was(
-    signed: Signed,  # noqa: F811
-    stick: Path,
-    programs: Path,
-    authority: Authority,
-    tmp_path: Path,
-) -> None:
+def test_a_store_is_restored_as_it_was(signed: Signed, stick: Path, new_store: NewStore) -> None:
     """What the lock names is backed up and goes to an empty registry: the same mirror, no byte changed."""
     write(signed, stick)
-    (tmp_path / "store").mkdir()
-    with running_store(programs, authority, tmp_path / "store") as other:
-        options = {"state": "restored", "path": str(stick), "store": other.options()}
-        predicted = run_module("content_bundle", options, check=True)
-        done = run_module("content_bundle", options)
-        figures = ("changed", "blobs_sent", "bytes_sent", "manifests_sent")
-        assert {key: done[key] for key in figures} == {key: predicted[key] for key in figures}
-        assert done["changed"]
-        assert not run_module("content_bundle", options)["changed"]
-        signed.sync(signed.trust())
-        before = signed.mirror.snapshot()
-        empty(signed.mirror.root)
-        synchronize(
-            signed.mirror.root, other.registry(), signed.lock, ARCHITECTURES, 2, write=True, trust=signed.trust()
-        )
-        assert signed.mirror.snapshot() == before
+    other = new_store()
+    options = {"state": "restored", "path": str(stick), "store": other.options()}
+    predicted = run_module("content_bundle", options, check=True)
+    done = run_module("content_bundle", options)
+    figures = ("changed", "blobs_sent", "bytes_sent", "manifests_sent")
+    assert {key: done[key] for key in figures} == {key: predicted[key] for key in figures}
+    assert done["changed"]
+    assert not run_module("content_bundle", options)["changed"]
+    signed.sync(signed.trust())
+    before = signed.mirror.snapshot()
+    empty(signed.mirror.root)
+    synchronize(signed.mirror.root, other.registry(), signed.lock, ARCHITECTURES, 2, write=True, trust=signed.trust())
+    assert signed.mirror.snapshot() == before
 
 
-def test_files_that_are_too_large_for_the_stick_come_in_parts(
-    signed: Signed,  # noqa: F811
-    stick: Path,
-    programs: Path,
-    authority: Authority,
-    tmp_path: Path,
-) -> None:
+def test_files_that_are_too_large_for_the_stick_come_in_parts(signed: Signed, stick: Path, new_store: NewStore) -> None:
     """As on FAT32, where files end at 4 GiB: the mirror and a restored store get what they would have got whole."""
     part = 1000
     options: dict[str, Any] = {"write": True, "trust": signed.trust(), "part_bytes": part}
@@ -239,15 +240,13 @@ def test_files_that_are_too_large_for_the_stick_come_in_parts(
     empty(signed.mirror.root)
     carry(signed, stick)
     assert signed.mirror.snapshot() == from_the_store
-    (tmp_path / "store").mkdir()
-    with running_store(programs, authority, tmp_path / "store") as other:
-        assert restore(stick, other.registry(), write=True)["bytes_sent"] == first["bytes_total"]
-        assert not restore(stick, other.registry(), write=False)["changed"]
+    other = new_store()
+    assert restore(stick, other.registry(), write=True)["bytes_sent"] == first["bytes_total"]
+    assert not restore(stick, other.registry(), write=False)["changed"]
 
     (blob / "0002").write_bytes(b"damaged")
-    (tmp_path / "again").mkdir()
-    with running_store(programs, authority, tmp_path / "again") as other, pytest.raises(FleetError, match="damaged"):
-        restore(stick, other.registry(), write=True)
+    with pytest.raises(FleetError, match="damaged"):
+        restore(stick, new_store().registry(), write=True)
     signed.lock = publish(signed.store, signed.directory, serial=2)
     sign_all(signed.store, signed.directory, signed.lock, signed.key.private)
     export(stick, signed.store.registry(), signed.lock, ARCHITECTURES, **{**options, "trust": signed.trust()})
@@ -255,18 +254,8 @@ def test_files_that_are_too_large_for_the_stick_come_in_parts(
     assert carry(signed, stick).generation == 2
 
 
-def test_a_damaged_backup_is_refused(
-    signed: Signed,  # noqa: F811
-    stick: Path,
-    programs: Path,
-    authority: Authority,
-    tmp_path: Path,
-) -> None:
+def test_a_damaged_backup_is_refused(signed: Signed, stick: Path, new_store: NewStore) -> None:
     write(signed, stick)
     (stick / "blobs/sha256" / blob_of(signed.lock).partition(":")[2]).write_bytes(b"damaged")
-    (tmp_path / "store").mkdir()
-    with (
-        running_store(programs, authority, tmp_path / "store") as other,
-        pytest.raises(FleetError, match="The bundle is damaged"),
-    ):
-        restore(stick, other.registry(), write=True)
+    with pytest.raises(FleetError, match="The bundle is damaged"):
+        restore(stick, new_store().registry(), write=True)

@@ -7,13 +7,10 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.sync import Summary, synchronize
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci import failures as _failures
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import IMAGE_INDEX, sha256_digest
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.referrers import referrers_tag
@@ -23,42 +20,14 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._signature.keys impor
 from ansible_collections.edgeml.fleet.plugins.module_utils._signature.lock import Trust
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.signing.content import manifests_of
 from ansible_collections.edgeml.fleet.runtime.tests.support.ports import free_port
-from ansible_collections.edgeml.fleet.tests.integration.signatures.content import publish, sign_all
-from ansible_collections.edgeml.fleet.tests.support.content import ARCHITECTURES, SiteMirror, Store, run_module
-from ansible_collections.edgeml.fleet.tests.support.cosign import Cosign, KeyPair, make_key, sign_lock
+from ansible_collections.edgeml.fleet.tests.integration.signatures.content import Signed, publish, sign_all
+from ansible_collections.edgeml.fleet.tests.support.content import run_module
+from ansible_collections.edgeml.fleet.tests.support.cosign import Cosign, make_key, sign_lock
 
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_failures, "FIRST_PAUSE", 0.01)
-
-
-@dataclass
-class Signed:
-    """A lock whose content is in the store, signed by `key`."""
-
-    store: Store
-    mirror: SiteMirror
-    directory: Path
-    key: KeyPair
-    lock: dict[str, Any]
-
-    def trust(self, *, keys: tuple[KeyPair, ...] = (), text: str | None = None, **options: Any) -> Trust:
-        trusted = TrustedKeys([key.public for key in keys or (self.key,)])
-        signature = (self.directory / "fleet.lock.yml.sig").read_text() if text is None else text
-        return Trust(trusted, signature, **options)
-
-    def sync(self, trust: Trust, lock: dict[str, Any] | None = None, address: str = "") -> Summary:
-        registry = self.store.registry(address)
-        return synchronize(self.mirror.root, registry, lock or self.lock, ARCHITECTURES, 2, write=True, trust=trust)
-
-
-@pytest.fixture
-def signed(store: Store, mirror: SiteMirror, tmp_path: Path) -> Signed:
-    key = make_key()
-    lock = publish(store, tmp_path)
-    sign_all(store, tmp_path, lock, key.private)
-    return Signed(store, mirror, tmp_path, key, lock)
 
 
 def test_cosign_verifies_what_a_mirror_serves(signed: Signed, cosign: Cosign) -> None:
