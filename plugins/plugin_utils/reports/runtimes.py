@@ -114,7 +114,7 @@ def targets(wanted: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]) -
             where, _separator, port = address.rpartition(":")
             if where == "unix" or (where.startswith(_LOOPBACK) and not local):
                 continue
-            if where in ("0.0.0.0", "[::]"):  # noqa: S104
+            if where in ("0.0.0.0", "[::]"):  # noqa: S104 - compared, nothing is bound
                 where = f"[{host}]" if ":" in host else host
             found.append(
                 {
