@@ -24,8 +24,8 @@ def loaded_name(image: str) -> str:
     return image.replace("@sha256:", ":")
 
 
-#: Where the engine says which process it is, unless it is configured otherwise.
-PROCESS_FILE = Path("/run/docker.pid")
+#: Where the engine says which process it is, unless it is configured otherwise; below the root.
+PROCESS_FILE = "run/docker.pid"
 
 
 class EngineError(FleetError):
@@ -69,7 +69,7 @@ class DockerEngine:
     def process(self) -> str:
         """Return the number of the engine's process; empty if it does not run, or does not say."""
         try:
-            return PROCESS_FILE.read_text().strip()
+            return Path("/", PROCESS_FILE).read_text().strip()
         except OSError:
             return ""
 

@@ -20,6 +20,7 @@ from typing import Any
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.command import RunCommand
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.distribution import distribution
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import PROCESS_FILE
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import make_directory, replace_file
 
 CONFIGURATION = "etc/docker/daemon.json"
@@ -210,7 +211,7 @@ class EngineService:
 
     def _process(self) -> int | None:
         """Return the process of the engine by its own record: engines inside containers run in /proc as well."""
-        text = self._text("run/docker.pid").strip()
+        text = self._text(PROCESS_FILE).strip()
         is_engine = text.isdigit() and self._text(f"proc/{text}/comm").strip() == "dockerd"
         ended = "State:\tZ" in self._text(f"proc/{text}/status") if is_engine else True
         return None if ended else int(text)
