@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgeml_runtime.codecs import json_binary, portions, protobuf
+from edgeml_runtime.codecs import json_binary, large_protobuf, portions, protobuf
 from edgeml_runtime.codecs import open_inference_grpc_pb2 as messages
 from edgeml_runtime.codecs.request import check_same_tensors
 from edgeml_runtime.config import Limits
@@ -200,6 +200,47 @@ def test_large_typed_contents(datatype: str) -> None:
     assert protobuf.takes_long(model, inference)
     request = protobuf.decode(model, inference, LIMITS)
     assert request.inputs["x"].tolist() == values
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2], ids=["message", "input", "contents"])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        pytest.param(b"\x73\x74", id="group"),
+        pytest.param(b"\x73" * 98 + b"\x74" * 98, id="groups in groups"),
+        pytest.param(b"\x73" * 101 + b"\x74" * 101, id="groups too deep"),
+        pytest.param(b"\x73\x08\x01\x12\x02ab\x1d1234\x21\x31\x32\x33\x34\x35\x36\x37\x38\x74", id="full group"),
+        pytest.param(b"\x33\x34", id="group of a known number"),
+        pytest.param(b"\x73\x6c", id="end of another group"),
+        pytest.param(b"\x73", id="group without an end"),
+        pytest.param(b"\x74", id="end without a group"),
+        pytest.param(b"\x73\x0a\x05ab\x74", id="field beyond its group"),
+        pytest.param(b"\x0e", id="wire type 6"),
+        pytest.param(b"\x30\x01", id="contents of another wire type"),
+        pytest.param(b"\x35\x00\x00\x80\x3f", id="contents that are not packed"),
+        pytest.param(b"\xf8\xff\xff\xff\x0f\x01", id="largest number"),
+        pytest.param(b"\xf8\xff\xff\xff\x1f\x01", id="number beyond 29 bits"),
+        pytest.param(b"\xf0\x80\x80\x80\x80\x00\x01", id="number of six octets"),
+        pytest.param(b"\x72\x80\x80\x80\x80\x80\x00", id="length of six octets"),
+    ],
+)
+def test_odd_fields_mean_the_same_in_a_large_request(odd: bytes, depth: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As protobuf's own parser has it, which reads what is small."""
+    contents = b"\x32\x04\x00\x00\x80\x3f" + (odd if depth == 2 else b"")
+    header = b"\x0a\x01x\x12\x04FP32\x1a\x01" + bytes([1 + (b"\x35" in odd[:1] and depth == 2)])
+    tensor = header + b"\x2a" + large_protobuf.varint(len(contents)) + contents + (odd if depth == 1 else b"")
+    sent = b"\x0a\x01m\x2a" + large_protobuf.varint(len(tensor)) + tensor + (odd if depth == 0 else b"")
+    model = Model("m", "1.0.0", "", "", {"x": TensorSpec("x", "FP32", ())}, {})
+
+    def outcome() -> list[float] | Failure:
+        try:
+            return protobuf.decode(model, protobuf.parse_inference(sent, LIMITS), LIMITS).inputs["x"].tolist()
+        except RequestError as error:
+            return error.failure
+
+    small = outcome()
+    monkeypatch.setattr(protobuf, "LARGE", 0)
+    assert outcome() == small
 
 
 def test_values_of_a_large_answer() -> None:

@@ -20,7 +20,7 @@ MOST_AROUND = 256 * 1024
 #: Fields of a message and of its input tensors, and of one tensor's packed contents.
 MOST_FIELDS = 2048
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_VARINT, _FIXED64, _BYTES, _GROUP, _END_OF_GROUP, _FIXED32 = range(6)
 _INPUTS, _OUTPUTS, _RAW = 5, 6, 7  # of ModelInferRequest
 _CONTENTS = 5  # of InferInputTensor
 # Fields of InferTensorContents by dtype; the smaller integers have those of 32 bits.
@@ -29,6 +29,9 @@ _VARINTS = range(1, 6)  # the fields of packed varints
 _FIXED_SIZES = {6: 4, 7: 8}
 _WINDOW = 64 * 1024
 _LONGEST_VARINT = 10
+# As protobuf's own parser has them: keys and lengths are of 32 bits, and messages and groups are 100 deep at most.
+_LONGEST_KEY, _KEYS = 5, 1 << 32
+_DEEPEST, _CONTENTS_DEPTH = 100, 2
 
 Contents = memoryview | None
 
@@ -53,7 +56,7 @@ def split(body: memoryview, limits: Limits) -> tuple[bytes, list[memoryview], li
             part, typed = _without_contents(body[content:end], budget)
             contents.append(typed)
             check_tensor_count(len(contents), limits)
-        elif number == _OUTPUTS:
+        elif number == _OUTPUTS and kind == _BYTES:
             outputs += 1
             check_tensor_count(outputs, limits)
         around += len(part)
@@ -97,38 +100,70 @@ def varint(value: int) -> bytes:
     return bytes(encoded)
 
 
-def _fields(body: memoryview, budget: list[int]) -> Iterator[tuple[int, int, int, int, int]]:
+def _fields(body: memoryview, budget: list[int], depth: int = 0) -> Iterator[tuple[int, int, int, int, int]]:
     """Number, wire type, start, start of the content and end of each field; ``budget`` of them at most.
 
-    Raises RequestError: invalid, too large.
+    ``depth``: messages around this one. Raises RequestError: invalid, too large.
     """
-    position, last = 0, len(body)
-    while position < last:
-        budget[0] -= 1
-        if budget[0] < 0:
-            raise RequestError(Failure.TOO_LARGE, "the message has more fields than are allowed")
+    position = 0
+    while position < len(body):
         start = position
-        key, position = _read_varint(body, position)
-        number, kind = key >> 3, key & 7
-        if kind == _BYTES:
-            length, content = _read_varint(body, position)
-            position = content + length
-        elif kind == _VARINT:
-            content = position
-            _, position = _read_varint(body, position)
-        elif kind in (_FIXED32, _FIXED64):
-            content = position
-            position += 4 if kind == _FIXED32 else 8
+        number, kind, content = _read_key(body, position, budget)
+        if not number:
+            raise _damaged()
+        if kind == _GROUP:
+            position = _end_of_group(body, content, number, budget, depth)
         else:
-            raise _damaged()
-        if position > last or not number:
-            raise _damaged()
+            content, position = _read_value(body, content, kind)
         yield number, kind, start, content, position
 
 
-def _read_varint(body: memoryview, position: int) -> tuple[int, int]:
+def _read_key(body: memoryview, position: int, budget: list[int]) -> tuple[int, int, int]:
+    """Number and wire type of the field, and the position after them."""
+    budget[0] -= 1
+    if budget[0] < 0:
+        raise RequestError(Failure.TOO_LARGE, "the message has more fields than are allowed")
+    key, position = _read_varint(body, position, _LONGEST_KEY)
+    if key >= _KEYS:
+        raise _damaged()
+    return key >> 3, key & 7, position
+
+
+def _read_value(body: memoryview, position: int, kind: int) -> tuple[int, int]:
+    """Start and end of the content of a field that is not a group."""
+    if kind == _BYTES:
+        length, position = _read_varint(body, position, _LONGEST_KEY)
+        end = position + length
+    elif kind == _VARINT:
+        _, end = _read_varint(body, position)
+    elif kind in (_FIXED32, _FIXED64):
+        end = position + (4 if kind == _FIXED32 else 8)
+    else:
+        raise _damaged()
+    if end > len(body):
+        raise _damaged()
+    return position, end
+
+
+def _end_of_group(body: memoryview, position: int, number: int, budget: list[int], depth: int) -> int:
+    """The position after the group; no message of this protocol has one, so that all are skipped as unknown fields."""
+    groups = [number]
+    while groups:
+        if depth + len(groups) > _DEEPEST:
+            raise _damaged()
+        number, kind, position = _read_key(body, position, budget)
+        if kind == _GROUP:
+            groups.append(number)
+        elif kind != _END_OF_GROUP:
+            _, position = _read_value(body, position, kind)
+        elif number != groups.pop():
+            raise _damaged()
+    return position
+
+
+def _read_varint(body: memoryview, position: int, longest: int = _LONGEST_VARINT) -> tuple[int, int]:
     value = shift = 0
-    while position < len(body) and shift < 7 * _LONGEST_VARINT:
+    while position < len(body) and shift < 7 * longest:
         octet = body[position]
         position += 1
         value |= (octet & 127) << shift
@@ -148,14 +183,14 @@ def read_contents(spec: TensorSpec, shape: tuple[int, ...], contents: memoryview
     field = _field(dtype)
     if dtype.kind == "O":
         return from_repeated(spec, shape, [bytes(each) for each in _elements(spec, shape, contents)])
+    # What is not packed is a field for each element, of the same octets.
+    unpacked = {6: _FIXED32, 7: _FIXED64}.get(field, _VARINT)
     parts: list[Array] = []
     count = 0
-    for number, kind, _start, content, end in _fields(contents, [MOST_FIELDS]):
-        if number != field:
+    for number, kind, _start, content, end in _fields(contents, [MOST_FIELDS], _CONTENTS_DEPTH):
+        if number != field or kind not in (_BYTES, unpacked):
             _check_unused(number, kind, contents[content:end])
             continue
-        if kind != _BYTES:
-            raise invalid(f"input '{spec.name}': large typed contents must be packed")
         part = contents[content:end]
         if dtype.kind == "f":
             if len(part) % dtype.itemsize:
@@ -182,7 +217,7 @@ def _elements(spec: TensorSpec, shape: tuple[int, ...], contents: memoryview) ->
     count = 1
     for size in shape:
         count *= size
-    for number, kind, _start, content, end in _fields(contents, [count + MOST_FIELDS]):
+    for number, kind, _start, content, end in _fields(contents, [count + MOST_FIELDS], _CONTENTS_DEPTH):
         if number != _FIELD_OF["O"]:
             _check_unused(number, kind, contents[content:end])
         elif kind == _BYTES:
