@@ -197,13 +197,8 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._model.artifact import (
-    DEFAULT_FILES,
-    Model,
-    Variant,
-    describe_model,
-    push_model,
-)
+from ansible_collections.edgeml.fleet.plugins.module_utils._model.artifact import describe_model, push_model
+from ansible_collections.edgeml.fleet.plugins.module_utils._model.files import DEFAULT_FILES, Model, Variant
 from ansible_collections.edgeml.fleet.plugins.module_utils._module import run
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import REGISTRY_ARGUMENT, Registry
 from ansible_collections.edgeml.fleet.plugins.module_utils._trial.trial import (

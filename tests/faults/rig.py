@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible_collections.edgeml.fleet.plugins.module_utils._model.artifact import Model
+from ansible_collections.edgeml.fleet.plugins.module_utils._model.files import Model
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.options import ARGUMENT_SPEC
 from ansible_collections.edgeml.fleet.runtime.tests.support.debian_packages import unpacked
 from ansible_collections.edgeml.fleet.runtime.tests.support.ports import free_ports

@@ -20,7 +20,8 @@ from typing import Any
 
 import trustme
 from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
-from ansible_collections.edgeml.fleet.plugins.module_utils._model.artifact import Model, describe_model, push_model
+from ansible_collections.edgeml.fleet.plugins.module_utils._model.artifact import describe_model, push_model
+from ansible_collections.edgeml.fleet.plugins.module_utils._model.files import Model
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
     IMAGE_CONFIG,
     IMAGE_INDEX,

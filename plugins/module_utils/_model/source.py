@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from ansible.module_utils.urls import SSLValidationError, open_url
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._model.artifact import DESCRIPTION
+from ansible_collections.edgeml.fleet.plugins.module_utils._model.files import DESCRIPTION
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci import failures as _failures
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
     MODEL_FILEPATH,

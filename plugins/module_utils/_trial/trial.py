@@ -36,7 +36,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._inference.golden imp
     load_cases,
     load_labels,
 )
-from ansible_collections.edgeml.fleet.plugins.module_utils._model.artifact import (
+from ansible_collections.edgeml.fleet.plugins.module_utils._model.files import (
     GOLDEN,
     Model,
     model_files,

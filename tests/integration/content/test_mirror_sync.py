@@ -17,7 +17,7 @@ import docker
 import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.sync import Summary, synchronize
-from ansible_collections.edgeml.fleet.plugins.module_utils._model.artifact import Model
+from ansible_collections.edgeml.fleet.plugins.module_utils._model.files import Model
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci import failures as _failures
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import sha256_digest
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.store import fetch_blob

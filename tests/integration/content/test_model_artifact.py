@@ -11,7 +11,7 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-from ansible_collections.edgeml.fleet.plugins.module_utils._model.artifact import Model
+from ansible_collections.edgeml.fleet.plugins.module_utils._model.files import Model
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import check_digest, sha256_digest
 from ansible_collections.edgeml.fleet.runtime.tests.support.ports import free_port
 from ansible_collections.edgeml.fleet.tests.support.content import (

@@ -36,7 +36,8 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._image.cache import L
 from ansible_collections.edgeml.fleet.plugins.module_utils._image.layer import write_layer
 from ansible_collections.edgeml.fleet.plugins.module_utils._image.python import Interpreter
 from ansible_collections.edgeml.fleet.plugins.module_utils._image.recipe import parse_recipe
-from ansible_collections.edgeml.fleet.plugins.module_utils._model.artifact import Model, describe_model
+from ansible_collections.edgeml.fleet.plugins.module_utils._model.artifact import describe_model
+from ansible_collections.edgeml.fleet.plugins.module_utils._model.files import Model
 
 recipe, source, model, root, cache = json.loads(sys.argv[1])
 layers = LayerCache(Path(cache))

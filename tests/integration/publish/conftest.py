@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.edgeml.fleet.plugins.module_utils._model.artifact import Model, Variant
+from ansible_collections.edgeml.fleet.plugins.module_utils._model.files import Model, Variant
 from ansible_collections.edgeml.fleet.tests.integration.content.conftest import (  # noqa: F401
     authority,
     programs,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.sync import Summary, synchronize
-from ansible_collections.edgeml.fleet.plugins.module_utils._model.artifact import Model
+from ansible_collections.edgeml.fleet.plugins.module_utils._model.files import Model
 from ansible_collections.edgeml.fleet.plugins.module_utils._signature.keys import TrustedKeys
 from ansible_collections.edgeml.fleet.plugins.module_utils._signature.lock import Trust
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.signing.content import sign

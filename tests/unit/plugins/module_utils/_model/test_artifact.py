@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._model.artifact import (
+from ansible_collections.edgeml.fleet.plugins.module_utils._model.artifact import describe_model
+from ansible_collections.edgeml.fleet.plugins.module_utils._model.files import (
     Model,
     Variant,
     check_version,
-    describe_model,
     write_model_tar,
 )
 

@@ -10,8 +10,8 @@ import numpy
 import onnx
 import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._model.artifact import Model, Variant, model_files
 from ansible_collections.edgeml.fleet.plugins.module_utils._model.external_data import external_files
+from ansible_collections.edgeml.fleet.plugins.module_utils._model.files import Model, Variant, model_files
 from onnx import TensorProto, helper, numpy_helper
 
 
