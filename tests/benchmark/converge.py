@@ -4,8 +4,9 @@
 
 One device of the lab is reached over SSH under many names, each by a connection of its own, and converged by
 `edgeml.fleet.site`; another one, in the same run, by a plain playbook of builtin and community.docker modules that does
-the same job (converge_plain.yml). The lab's hosts run on this machine as well, so that seconds include their work;
-CPU is that of ansible-playbook and its children alone.
+the same job (converge_plain.yml); and `edgeml.fleet.preflight` looks at the first one under its many names. The lab's
+hosts run on this machine as well, so that seconds include their work; CPU is that of ansible-playbook and its children
+alone.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ INVENTORY = ROOT / "inventories" / "lab"
 SIZES = (10, 50, 100)
 REPEATS = 3
 OURS, PLAIN = "berlin-amd64", "berlin-spare"
+MEASURED = ("site", "plain", "preflight")
 RECAP = re.compile(r"^\S+\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
 
 
@@ -125,15 +127,17 @@ def benchmark(lab: Lab, sizes: Sequence[int], repeats: int, plain_limit: int) ->
         # The placement of the lab is for its group of devices.
         devices.write_text(devices.read_text() + yaml.safe_dump({"devices": {"children": {"many": {}}}}))
         plain = write_names(lab, size, "plain", PLAIN, plain_variables(lab))
-        ours, theirs = [], []
+        found: dict[str, list[dict[str, float]]] = {name: [] for name in MEASURED}
         for _ in range(repeats):
-            ours.append(playbook("-i", devices, "-i", INVENTORY, "edgeml.fleet.site", "--limit", "many"))
+            for name in ("site", "preflight"):
+                command = ("-i", devices, "-i", INVENTORY, f"edgeml.fleet.{name}", "--limit", "many")
+                found[name].append(playbook(*command))
             if size <= plain_limit:
-                theirs.append(playbook("-i", plain, Path(__file__).with_name("converge_plain.yml")))
-        if changed := [run for run in ours + theirs if run["changed"]]:
+                found["plain"].append(playbook("-i", plain, Path(__file__).with_name("converge_plain.yml")))
+        if changed := [run for runs in found.values() for run in runs if run["changed"]]:
             raise RuntimeError(f"runs that should change nothing did: {changed}")
         figures: dict[str, float] = {"hosts": size}
-        for name, runs in (("site", ours), ("plain", theirs)):
+        for name, runs in found.items():
             if not runs:
                 continue
             middle = sorted(runs, key=lambda run: run["cpu_seconds"])[len(runs) // 2]
@@ -151,15 +155,15 @@ def benchmark(lab: Lab, sizes: Sequence[int], repeats: int, plain_limit: int) ->
 def as_markdown(results: Sequence[dict[str, float]]) -> str:
     """Return the figures as a table, with what a further host costs and what larger fleets would take."""
     keys = ("tasks", "cpu_ms", "hosts_per_minute", "seconds")
-    head = ["hosts"] + [f"{name}: {key.replace('_', ' ')}" for key in keys for name in ("site", "plain")]
+    head = ["hosts"] + [f"{name}: {key.replace('_', ' ')}" for key in keys for name in MEASURED]
     lines = ["# A converge that changes nothing", "", "| " + " | ".join(head) + " |", "|" + "---:|" * len(head)]
     for figures in results:
         cells = [f"{figures['hosts']:.0f}"]
-        known = [figures.get(f"{name}_{key}") for key in keys for name in ("site", "plain")]
+        known = [figures.get(f"{name}_{key}") for key in keys for name in MEASURED]
         cells += ["" if figure is None else f"{figure:,.1f}" for figure in known]
         lines.append("| " + " | ".join(cells) + " |")
     lines.append("")
-    for name in ("site", "plain"):
+    for name in MEASURED:
         measured = [figures for figures in results if f"{name}_seconds" in figures]
         if len(measured) > 1:
             first, last = measured[0], measured[-1]
