@@ -16,6 +16,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._now = _Now()
         super().__init__(self._now)
+        # After months of this time, doubles no longer tell a timer that is due from one a nanosecond later.
+        self._clock_resolution = 1e-6
 
     def time(self) -> float:
         """Seconds, as timers count them."""

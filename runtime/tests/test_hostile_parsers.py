@@ -109,3 +109,12 @@ def test_a_steady_difference_is_a_finding() -> None:
     with pytest.raises(Broken, match=r"status 12.*here, .*status 0.*there"):
         peers.compare(Sent(call(1, "two messages", Choices(b"")), {1: ""}))
     peers.close()
+
+
+def test_virtual_time_passes_however_late_it_is() -> None:
+    loop = VirtualTimeLoop()
+    for late in (1e6, 1e9):
+        loop._now.seconds = late + 0.139840398
+        loop.run_until_complete(asyncio.wait_for(asyncio.sleep(0.1), 1))
+        assert loop.time() == pytest.approx(late + 0.239840398)
+    loop.close()
