@@ -124,20 +124,21 @@ LONG_TESTS := tests/fleet/test_any_host.py tests/fleet/test_stick.py \
 	tests/integration/publish/test_publish.py::test_the_same_digests_from_another_place
 PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --junitxml build/tests.xml
 
-# The linters run beside the tests, one at a time, and say something only when they find something.
-define beside-lint
+# Linters run beside the tests, one at a time, and say something only when they find something.
+define beside
 	@mkdir -p build
-	@{ $(MAKE) lint > build/lint.log 2>&1 && echo "lint: nothing found"; } || { cat build/lint.log; exit 1; } & \
-	lint=$$!; status=0; $(1) || status=$$?; wait $$lint || status=$$?; exit $$status
+	@{ $(MAKE) $(1) > build/lint.log 2>&1 && echo "$(1): nothing found"; } || { cat build/lint.log; exit 1; } & \
+	lint=$$!; status=0; $(2) || status=$$?; wait $$lint || status=$$?; exit $$status
 endef
 
+# Without hosts, more of the time is waiting.
 .PHONY: test-quick
-test-quick: $(VENV)/development ## Lint, unit, architecture, contract and runtime tests (no lab)
-	$(call beside-lint,$(PYTEST) -q runtime/tests $(LAST_TESTS))
+test-quick: $(VENV)/development ## Style and types, unit, architecture, contract and runtime tests (4 minutes, no lab)
+	$(call beside,lint-types,$(PYTEST) --numprocesses 4 -q runtime/tests $(LAST_TESTS))
 
 .PHONY: test
 test: lab-tools ## Everything but what test-long and the matrices of faults add, with fleets in the lab (30 minutes on two cores)
-	$(call beside-lint,$(PYTEST) --durations 15 $(addprefix --deselect ,$(LONG_TESTS)) \
+	$(call beside,lint,$(PYTEST) --durations 15 $(addprefix --deselect ,$(LONG_TESTS)) \
 		$(FIRST_TESTS) $(HOST_TESTS) $(LAST_TESTS))
 
 .PHONY: test-long
