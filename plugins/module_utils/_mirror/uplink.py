@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import make_directory
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import make_directory, replace_file
 
 CARRY_DAYS = 7  # days whose unused bytes may be used later
 CREDIT_SECONDS = 0.25  # of the rate: how far a transfer that was held up may catch up at once
@@ -143,27 +143,35 @@ class Account:
     def __init__(self, path: Path, bytes_per_day: int, today: date) -> None:
         self._path = path
         self._bytes_per_day = bytes_per_day
-        self._day = today
+        #: The last day that was paid, and the day that the clock showed last.
+        self._paid = self._seen = today
         self.left = bytes_per_day
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             kept = json.loads(path.read_text())
-            self._day = date.fromisoformat(kept["day"])
+            self._paid = date.fromisoformat(kept["day"])
+            self._seen = date.fromisoformat(kept.get("seen", kept["day"]))
             self.left = min(int(kept["left"]), CARRY_DAYS * bytes_per_day)
         self.turn(today)
 
     def turn(self, today: date) -> None:
-        """Add what the days since the last turn bring. A clock that went back brings nothing."""
-        days = (today - self._day).days
-        if days:
-            self.left = min(self.left + max(0, days) * self._bytes_per_day, CARRY_DAYS * self._bytes_per_day)
-            self._day = today
+        """Add what the days since the last turn bring.
+
+        No day is paid twice, whatever the clock showed meanwhile: hosts without a battery start in the past. While it
+        shows less than was paid, the midnights count that are seen to pass.
+        """
+        if today > self._paid:
+            days = (today - self._paid).days
+            self._paid = today
+        else:
+            days = int(today != self._paid and (today - self._seen).days == 1)
+        self._seen = today
+        self.left = min(self.left + days * self._bytes_per_day, CARRY_DAYS * self._bytes_per_day)
 
     def keep(self) -> None:
         """Note what is left."""
         make_directory(self._path.parent)
-        temporary = self._path.with_suffix(".new")
-        temporary.write_text(json.dumps({"day": self._day.isoformat(), "left": self.left}))
-        temporary.replace(self._path)
+        kept = {"day": self._paid.isoformat(), "seen": self._seen.isoformat(), "left": self.left}
+        replace_file(self._path, json.dumps(kept).encode(), 0o600)
 
 
 class Uplink:

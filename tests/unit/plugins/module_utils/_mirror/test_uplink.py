@@ -126,6 +126,36 @@ def test_a_clock_that_goes_back_brings_nothing(tmp_path: Path) -> None:
     assert uplink(tmp_path, clock, bytes_per_day=1000).left == 100
 
 
+def test_no_day_is_paid_twice(tmp_path: Path) -> None:
+    """A host without a battery starts in the past, each time anew."""
+    clock = Clock()
+    link = uplink(tmp_path, clock, bytes_per_day=1000)
+    link.spend(900, True)
+    link.close()
+    for past in (datetime(1970, 1, 1), datetime(2025, 6, 1), NOON - timedelta(days=1)):
+        clock.start = past
+        uplink(tmp_path, clock, bytes_per_day=1000).close()
+        clock.start = NOON
+        link = uplink(tmp_path, clock, bytes_per_day=1000)
+        assert link.left == 100
+        link.close()
+    clock.sleep(86400)
+    assert uplink(tmp_path, clock, bytes_per_day=1000).left == 1100
+
+
+def test_days_pass_for_a_clock_that_stays_behind(tmp_path: Path) -> None:
+    """Or after one that was ahead."""
+    clock = Clock(datetime(2040, 1, 1))
+    uplink(tmp_path, clock, bytes_per_day=1000).close()
+    clock.start = NOON
+    link = uplink(tmp_path, clock, bytes_per_day=1000)
+    link.spend(900, True)
+    for day in range(1, 4):
+        clock.sleep(86400)
+        link.check()
+        assert link.left == 100 + day * 1000
+
+
 def test_a_damaged_account_begins_anew(tmp_path: Path) -> None:
     (tmp_path / "sync").mkdir()
     (tmp_path / "sync" / "uplink.json").write_text('{"day": 5')
