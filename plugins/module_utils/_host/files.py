@@ -45,6 +45,15 @@ def replace_file(path: Path, data: bytes, mode: int = 0o644, owner: int | None =
     sync_directory(path.parent)
 
 
+def sync_tree(path: Path) -> None:
+    """Have a directory and all below it on the disk; raise OSError."""
+    for directory, _names, files in os.walk(path, topdown=False):
+        for name in files:
+            with (Path(directory) / name).open("rb") as file:
+                os.fsync(file.fileno())
+        sync_directory(Path(directory))
+
+
 def sync_directory(path: Path) -> None:
     """Wait until the entries of a directory are on the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

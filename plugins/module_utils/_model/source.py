@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from ansible.module_utils.urls import SSLValidationError, open_url
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import sync_directory, sync_tree
 from ansible_collections.edgeml.fleet.plugins.module_utils._model.files import DESCRIPTION
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci import failures as _failures
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
@@ -121,7 +122,9 @@ def _making(directory: Path) -> Iterator[Path | None]:
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir()
             yield work
+            sync_tree(work)  # nobody reads it once more before it is published
             work.rename(directory)
+            sync_directory(directory.parent)
     except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile) as error:
         raise FleetError(
             "A model's source cannot be kept",
@@ -133,7 +136,9 @@ def _making(directory: Path) -> Iterator[Path | None]:
 
 def _download(url: str, sha256: str, partial: Path, username: str, password: str, ca_file: str) -> None:
     """Complete `partial`; raise FleetError if it cannot be, or is then something else than `sha256` says."""
-    shown = urlsplit(url)._replace(query="").geturl()  # a query may hold a secret
+    parts = urlsplit(url)
+    # A query and what stands before the host may hold secrets.
+    shown = parts._replace(query="", netloc=parts.netloc.rpartition("@")[2]).geturl()
     failures = 0
     seen: Exception | None = None
     while True:
@@ -177,6 +182,7 @@ def _continue(url: str, partial: Path, have: int, username: str, password: str, 
         url_username=username or None,
         url_password=password or None,
         force_basic_auth=bool(username),
+        unredirected_headers=["Authorization"],  # they are for this host alone
         ca_path=ca_file or None,
         follow_redirects="safe",
     )

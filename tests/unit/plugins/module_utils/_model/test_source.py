@@ -102,6 +102,25 @@ def test_a_file_of_this_machine(tmp_path: Path) -> None:
     assert (tmp_path / "a model.tar").exists()
 
 
+def test_credentials_stay_with_their_host(serve: Serve, tmp_path: Path) -> None:
+    """A hub sends downloads to another host's signed address, which is not to learn them and refuses them."""
+    data = tar(FILES)
+    storage = serve(lambda _: Answer(200, data))
+    hub = serve(lambda _: Answer(302, headers={"Location": f"https://{storage.address}/signed"}))
+    url, digest = f"https://{hub.address}/model.tar", sha256(data).hexdigest()
+    assert fetch_url(url, digest, tmp_path / "a", username="plant", password="secret", ca_file=hub.ca_file)
+    assert [request.headers.get("Authorization") for request in hub.requests] == ["Basic cGxhbnQ6c2VjcmV0"]
+    assert [request.headers.get("Authorization") for request in storage.requests] == [None]
+
+
+def test_an_address_is_shown_without_its_secrets(serve: Serve, tmp_path: Path) -> None:
+    server = serve(lambda _: Answer(404))
+    url = f"https://plant:secret@{server.address}/model.tar?token=secret"
+    with pytest.raises(FleetError, match=f"https://{server.address}/model.tar") as raised:
+        fetch_url(url, "0" * 64, tmp_path / "a", ca_file=server.ca_file)
+    assert "secret" not in str(raised.value)
+
+
 def test_a_broken_transfer_goes_on_where_it_stopped(serve: Serve, tmp_path: Path) -> None:
     data = tar(FILES)
     server = serve(with_ranges(data, [100_000, 50_000]))
