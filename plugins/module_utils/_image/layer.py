@@ -197,7 +197,10 @@ def unpack(archive: tarfile.TarFile, root: Path) -> None:
         if path.name == OPAQUE:
             _hide_lower(parent, own)
         elif path.name.startswith(WHITEOUT):
-            _delete(parent / path.name.removeprefix(WHITEOUT))
+            hidden = path.name.removeprefix(WHITEOUT)
+            if hidden in ("", ".", ".."):
+                raise FleetError("A whiteout names no file", where=entry.name, remedy="use another base image")
+            _delete(parent / hidden)
         elif entry.isdir():
             if path.is_symlink() and resolve(root, "/".join(parts)).is_dir():
                 continue  # a directory over a merged-/usr link

@@ -17,6 +17,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
     DOCKER_LAYER_TAR_GZIP,
     LAYER_TAR_GZIP,
     check_digest,
+    sha256_digest,
     split_reference,
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
@@ -83,12 +84,13 @@ class UpstreamImage:
 
     def _json(self, digest: str) -> dict[str, Any]:
         path = self._cache.blobs / check_digest(digest, self._where).removeprefix("sha256:")
-        if not path.exists():
+        data = path.read_bytes() if path.exists() else b""
+        if sha256_digest(data) != digest:  # it may have been cut short with the power
             with self._one_at_a_time, self._cache.work_directory() as work:
                 data, _type = self._registry.get_manifest(self.repository, digest)
                 (work / "manifest").write_bytes(data)
                 (work / "manifest").replace(path)
-        value = json.loads(path.read_bytes())
+        value = json.loads(data)
         return value if isinstance(value, dict) else {}
 
     def _blob(self, content: Mapping[str, Any]) -> Path:

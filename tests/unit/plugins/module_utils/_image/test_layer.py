@@ -159,6 +159,15 @@ def test_whiteouts_delete_what_lower_layers_brought(tmp_path: Path) -> None:
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == ["a", "a/two", "c", "c/new"]
 
 
+@pytest.mark.parametrize("name", [".wh.", ".wh..", ".wh..."])
+def test_a_whiteout_that_names_no_file_deletes_nothing(tmp_path: Path, name: str) -> None:
+    root = tmp_path / "root"
+    unpack(archive(("a", b"1", FILE)), root)
+    with pytest.raises(FleetError, match="A whiteout names no file"):
+        unpack(archive((name, b"", FILE)), root)
+    assert (root / "a").exists()
+
+
 def test_later_entries_replace_earlier_ones(tmp_path: Path) -> None:
     unpack(archive(("a", b"1", FILE), ("b", "a", HARDLINK), ("d/x", b"", FILE), ("s", "a", SYMLINK)), tmp_path)
     assert (tmp_path / "a").stat().st_ino == (tmp_path / "b").stat().st_ino
