@@ -108,19 +108,19 @@ def _add(models: dict[str, dict[str, set[str]]], lock: Mapping[str, Any], item: 
 def digests_in_use(ledger_file: str, site: str) -> list[str]:
     """Return the digests of the images and models that a site's hosts have reported last, and of those before them.
 
-    A host that was away may still run them, whatever it is placed to run by now. A ledger that cannot be read tells
-    nothing.
+    A host that was away may still run them, whatever it is placed to run by now. One that was removed, or has reported
+    from another site since, does not. Raises FleetError for a ledger that cannot be read.
     """
     last: dict[tuple[str, str], list[set[str]]] = {}
-    try:
-        lines = read(ledger_file)
-    except FleetError:
-        return []
-    for entry in lines:
-        if entry.get("site") == site and entry.get("outcome") == "active":
+    for entry in read(ledger_file):
+        runtime = str(entry["host"]), str(entry.get("runtime"))
+        is_active = entry.get("outcome") == "active"
+        if entry.get("outcome") == "removed" or (is_active and entry.get("site") != site):
+            last.pop(runtime, None)
+        elif is_active:
             digests = {str(model.get("digest") or "") for model in entry.get("models") or ()}
             digests.add(str(entry.get("image") or "").partition("@")[2])
-            known = last.setdefault((str(entry["host"]), str(entry.get("runtime"))), [])
+            known = last.setdefault(runtime, [])
             known.append(digests)
             del known[:-2]
     return sorted(set().union(*(digests for known in last.values() for digests in known)) - {""})

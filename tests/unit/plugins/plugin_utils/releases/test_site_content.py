@@ -162,6 +162,10 @@ def test_what_hosts_reported_last_is_in_use(tmp_path: Path) -> None:
                 line(4, "one", "sha256:refused", outcome="refused"),
                 line(1, "two", "sha256:away"),
                 line(1, "three", "sha256:elsewhere", site="paris"),
+                line(1, "four", "sha256:removed"),
+                line(2, "four", "sha256:removed", outcome="removed"),
+                line(1, "five", "sha256:moved away"),
+                line(2, "five", "sha256:moved away", site="paris"),
             ]
         )
     )
@@ -169,3 +173,6 @@ def test_what_hosts_reported_last_is_in_use(tmp_path: Path) -> None:
         "sha256:2", "sha256:3", "sha256:away", "sha256:image2", "sha256:image3",
     ]  # fmt: skip
     assert digests_in_use(str(tmp_path / "none"), "berlin") == []
+    # Nobody knows then what may go.
+    with pytest.raises(FleetError, match="ledger"):
+        digests_in_use(str(tmp_path), "berlin")
