@@ -25,6 +25,7 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.runtimes impo
     as_mapping,
     last_known,
     runtime_of,
+    taken_back,
     targets,
 )
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.text import site_of, unframed
@@ -174,7 +175,9 @@ def _missed(runtimes: Sequence[Mapping[str, Any]], wanted: Sequence[Mapping[str,
     meant = {runtime["name"]: _identities(runtime["models"]) for runtime in wanted}
     for runtime in runtimes:
         history = runtime.get("history") or []
-        last = history[-1] if history else {}
+        back = taken_back(history)
+        is_active_again = back.get("release") == as_mapping(runtime.get("active")).get("id")
+        last = back if back and not is_active_again else history[-1] if history else {}
         if last.get("outcome") in MISSED and _identities(last.get("models") or []) == meant.get(runtime["name"]):
             verb = {"refused": "refused", "rolled_back": "rolled back", "failed": "not made active"}[last["outcome"]]
             return f"The release {str(last.get('release'))[:12]} was {verb}: {last.get('reason')}"

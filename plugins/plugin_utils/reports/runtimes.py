@@ -85,6 +85,20 @@ def _measured(
     return protocol, {**figures, "source": "gate"} if figures else {}
 
 
+def taken_back(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the entry of the release that was rolled back last; {} if the controller has tried one since.
+
+    The way back writes what was left first, and what is active again after it.
+    """
+    entry: dict[str, Any]
+    for entry in reversed(history):
+        if entry.get("outcome") == "rolled_back":
+            return entry
+        if entry.get("by") not in ("guard", "operator"):
+            break
+    return {}
+
+
 def last_known(ledger: Sequence[Mapping[str, Any]], wanted: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return what the ledger knows of the runtimes of a host that does not answer."""
     last = {str(line.get("runtime")): line for line in ledger if line.get("outcome") == "active"}

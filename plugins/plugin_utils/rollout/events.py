@@ -27,7 +27,7 @@ def progress(ledger: Iterable[Mapping[str, Any]], serial: int) -> Progress:
     """
     last = 0
     finished: set[str] = set()
-    done: dict[str, set[str]] = {}
+    done: dict[str, dict[str, set[str]]] = {}
     waves: dict[str, int] = {}
     for entry in ledger:
         name = str(entry.get("rollout") or "")
@@ -35,8 +35,7 @@ def progress(ledger: Iterable[Mapping[str, Any]], serial: int) -> Progress:
         if not name.startswith(f"{serial}.") or not number.isdecimal():
             continue
         if entry.get("host"):
-            hosts = done.setdefault(name, set())
-            (hosts.add if entry.get("outcome") == "active" else hosts.discard)(str(entry["host"]))
+            _note_host(done.setdefault(name, {}), entry)
             continue
         last = max(last, int(number))
         if entry.get("outcome") == FINISHED:
@@ -47,6 +46,20 @@ def progress(ledger: Iterable[Mapping[str, Any]], serial: int) -> Progress:
     if not last or name in finished:
         return Progress(f"{serial}.{last + 1}")
     return Progress(name, frozenset(done.get(name, ())), waves.get(name, 0))
+
+
+def _note_host(done: dict[str, set[str]], entry: Mapping[str, Any]) -> None:
+    """Note what a line says of a host in `done`, the releases that a rollout has brought by host.
+
+    What a guard makes active is the same release again, or the one before, of which the host is not done.
+    """
+    host, release = str(entry["host"]), str(entry.get("release"))
+    if entry.get("outcome") != "active":
+        done.pop(host, None)
+    elif entry.get("by") != "guard":
+        done.setdefault(host, set()).add(release)
+    elif release not in done.get(host, ()):
+        done.pop(host, None)
 
 
 def interrupted(ledger: Sequence[Mapping[str, Any]], serial: int) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.runtimes import taken_back
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.text import aligned, listed, printable, unframed
 
 #: Where the playbook keeps what it learned of a host: before its wave, before its turn, what failed, after its turn,
@@ -91,9 +92,9 @@ def _faults(runtimes: Sequence[Mapping[str, Any]], known: frozenset[tuple[str, s
     """Return what is wrong with what a host serves."""
     faults = []
     for runtime in runtimes:
-        last = ([*(runtime.get("history") or ())] or [{}])[-1]
-        if last.get("outcome") == "rolled_back" and (str(last.get("time")), str(last.get("release"))) not in known:
-            faults.append(f"The release {str(last.get('release'))[:12]} was rolled back: {last.get('reason')}")
+        new = [e for e in runtime.get("history") or () if (str(e.get("time")), str(e.get("release"))) not in known]
+        if back := taken_back(new):
+            faults.append(f"The release {str(back.get('release'))[:12]} was rolled back: {back.get('reason')}")
         elif runtime.get("active") and not runtime.get("serving"):
             faults += [str(text) for text in runtime.get("drift") or ()] or [
                 f"The runtime {runtime['name']} does not serve"

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.plugin_utils import ledger
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.runtimes import taken_back
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.text import site_of
 
 
@@ -24,9 +25,9 @@ def told_lines(
     Parameters
     ----------
     serial : int or None
-        Serial of the lock, for the last entry of each runtime: nobody knows it of those before.
+        Serial of the lock, for the last try of each runtime: nobody knows it of those before.
     rollout : str
-        Name of the rollout that has made the last entry of each runtime.
+        Name of the rollout that has made the last try of each runtime.
     removed : bool
         Whether each host's runtimes have been removed since it was asked.
     """
@@ -38,7 +39,8 @@ def told_lines(
         for runtime in runtimes or ():
             of_runtime = ledger.lines_of_history(host, site, [runtime])
             if of_runtime and serial is not None:
-                of_runtime[-1] |= {"serial": int(serial), "rollout": rollout}
+                made = taken_back(of_runtime) or of_runtime[-1]
+                made.update(serial=int(serial), rollout=rollout)
             lines += of_runtime
             active = runtime.get("active")
             if removed and active:

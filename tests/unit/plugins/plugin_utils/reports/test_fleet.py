@@ -104,6 +104,10 @@ def test_release_that_the_guard_left_failed() -> None:
     (told,) = variables["edgeml_report_releases"]["runtimes"]
     told["history"][-1] |= {"outcome": "rolled_back", "by": "guard", "reason": "it was killed for lack of memory"}
     assert "was rolled back: it was killed for lack of memory" in only(variables)["reason"]
+    told["history"].append(entry(told["active"], "active", "2026-11-28T05:00:00Z", by="guard"))
+    host = only(variables)
+    assert (host["state"], host["drift"]) == ("failed", [])
+    assert "was rolled back: it was killed for lack of memory" in host["reason"]
 
 
 def test_configuration_alone_may_be_pending() -> None:

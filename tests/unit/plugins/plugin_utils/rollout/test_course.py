@@ -26,10 +26,10 @@ from ansible_collections.edgeml.fleet.tests.support.told_releases import release
 SITES = {"a": "berlin", "b": "berlin", "c": "lyon", "d": "lyon"}
 
 
-def history(outcome: str, name: str, second: int, reason: str = "") -> dict[str, Any]:
+def history(outcome: str, name: str, second: int, reason: str = "", by: str = "controller") -> dict[str, Any]:
     return {
         "time": f"2026-11-28T06:00:{second:02}Z", "runtime": "runtime", "release": release(name)["id"], "attempt": name,
-        "outcome": outcome, "reason": reason, "by": "controller", "models": release(name)["models"], "gates": [],
+        "outcome": outcome, "reason": reason, "by": by, "models": release(name)["models"], "gates": [],
     }  # fmt: skip
 
 
@@ -171,7 +171,8 @@ def test_what_fails_outside_of_the_release_is_told_to_the_ledger_too() -> None:
 
 
 def test_a_release_that_the_guard_takes_back_in_the_pause_fails() -> None:
-    back = told("o", OLD, NEW, history("rolled_back", "n", 9, "it crashed 3 times"))
+    way_back = history("rolled_back", "n", 9, "it crashed 3 times", "guard"), history("active", "o", 9, "", "guard")
+    back = told("o", OLD, NEW, *way_back)
     rollout = run({"a": {**DONE, WATCHED: back}}, pause_seconds=30)
     wave = rollout.wave("a")
     assert not rollout.judge(wave).result["stop"]
@@ -179,6 +180,9 @@ def test_a_release_that_the_guard_takes_back_in_the_pause_fails() -> None:
     assert step.result["stop"]
     assert step.pause == 0
     assert "it crashed 3 times" in step.result["reason"]
+    # Tried again by force it is what was meant to be.
+    rollout = run({"a": {**DONE, AFTER: told("n", OLD, NEW, *way_back, history("active", "n", 10))}})
+    assert not rollout.judge(wave).result["stop"]
     # One that was taken back before this rollout says nothing about it.
     known = history("rolled_back", "x", 0, "long ago")
     rollout = run({"a": {BEFORE: told("o", OLD, known), AFTER: told("o", OLD, known)}})

@@ -47,6 +47,14 @@ def test_one_that_was_cut_short_goes_on() -> None:
     assert progress([*known, host("b", "rolled_back", "7.1")], 7).done == frozenset("a")
 
 
+def test_what_a_guard_went_back_to_is_not_done() -> None:
+    known = [line("a", "active", rollout="7.1", release="n"), step(WAVE, "7.1", wave=1)]
+    again = line("a", "active", rollout="7.1", release="n", by="guard")
+    back = line("a", "active", rollout="7.1", release="o", by="guard")
+    assert progress([*known, again], 7).done == frozenset("a")
+    assert progress([*known, back], 7).done == frozenset()
+
+
 def test_one_that_is_finished_is_followed_by_another() -> None:
     known = [step(STARTED, "7.1"), host("a", "active", "7.1"), step(WAVE, "7.1", wave=1), step(FINISHED, "7.1")]
     assert progress(known, 7) == Progress("7.2")

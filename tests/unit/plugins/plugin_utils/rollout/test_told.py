@@ -36,6 +36,12 @@ def test_a_rollout_has_made_the_last_try_only() -> None:
     ]
 
 
+def test_what_a_guard_went_back_to_is_not_of_the_rollout() -> None:
+    back = [{**entry("r2", 3), "outcome": "rolled_back", "by": "guard"}, {**entry("r1", 3), "by": "guard"}]
+    lines = told_lines({"a": host(entry("r1", 1), entry("r2", 2), *back)}, ["a"], "told", 7, "7.1")
+    assert [(line["outcome"], line["release"]) for line in lines if line["rollout"]] == [("rolled_back", "r2")]
+
+
 def test_what_was_removed_is_told_after_all_else() -> None:
     lines = told_lines({"a": host(entry("r1", 1)), "b": host()}, ["a", "b"], "told", removed=True)
     assert [(line["host"], line["outcome"], line["release"], line["by"]) for line in lines] == [
