@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +28,16 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._host.scrub_unit impo
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.bundle import Bundle, held_by
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.scrub import scrub
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.sync import Course, synchronize
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.transfer import NAP_SECONDS
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.tree import Tree
-from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.uplink import Limits
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.uplink import Limits, PausedError
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.failures import TransientError
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
 from ansible_collections.edgeml.fleet.plugins.module_utils._signature.lock import Trust
 
 LAUNCHER = launcher("_mirror.agent")
 RETRY_SECONDS = 30.0
-#: What a host may take after a start until its network is there.
+#: What a host may take after a start until its network is there, and a store to answer after hours of waiting.
 START_PATIENCE = 900
 SERVICE, TIMER = "edgeml-mirror-sync.service", "edgeml-mirror-sync.timer"
 SCRUB = "edgeml-mirror-scrub"
@@ -188,17 +191,43 @@ def patient(
     at_least: float = 0,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], object] = time.sleep,
+    now: Callable[[], datetime] = datetime.now,
+    waits: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
-    """Return what `perform` returns. While no source answers it is tried again, for ``patience`` seconds."""
-    end = clock() + max(at_least, options.get("patience") or 0)
+    """Return what `perform` returns. While no source answers it is tried again, for ``patience`` seconds.
+
+    They are counted from the first failure after bytes came that were never here before, or after the uplink's hours or
+    bytes were waited for: `waits` is called then, and the mirror's tree is free meanwhile.
+    """
+    tree = Tree(Path(options["root"]))
+    patience = max(at_least, options.get("patience") or 0)
+    failing_since, furthest = None, _bytes_here(tree)
     while True:
         try:
-            return perform(options, write=True, wait=True)
+            return perform(options, write=True, wait=False)
+        except PausedError as pause:
+            waits()
+            while (left := (pause.until - now()).total_seconds()) > 0:
+                sleep(min(left, NAP_SECONDS))
+            tree.status_file.unlink(missing_ok=True)  # it says that this is waited for
+            failing_since, patience = None, max(patience, START_PATIENCE)
         except TransientError as error:
-            if clock() >= end:
+            here = _bytes_here(tree)
+            if failing_since is None or here > furthest:
+                failing_since = clock()
+            furthest = max(furthest, here)
+            if clock() - failing_since >= patience:
                 raise
             sys.stdout.write(f"tried again in {RETRY_SECONDS:.0f} s: {error}\n")
             sleep(RETRY_SECONDS)
+
+
+def _bytes_here(tree: Tree) -> int:
+    size = 0
+    for path in (*tree.cas.glob("*"), *tree.staging.glob("*.part")):
+        with contextlib.suppress(FileNotFoundError):  # a scrub removes what is damaged
+            size += path.stat().st_size
+    return size
 
 
 def perform(options: Mapping[str, Any], *, write: bool, wait: bool) -> dict[str, Any]:
