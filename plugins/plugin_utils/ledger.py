@@ -21,6 +21,7 @@ from typing import Any
 from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema import native
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.text import encodable
 
 Line = dict[str, Any]
 
@@ -41,7 +42,16 @@ def line(host: str, outcome: str, **known: Any) -> Line:
         "time": now(), "site": "", "runtime": "", "release": "", "reason": "", "by": "controller", "image": "",
         "models": [], "serial": None, "rollout": "",
     }  # fmt: skip
-    return {**empty, **known, "host": host, "outcome": outcome}
+    return {**empty, **_encodable(known), "host": host, "outcome": encodable(outcome)}
+
+
+def _encodable(value: Any) -> Any:
+    """Return JSON data all text of which can be written."""
+    if isinstance(value, str):
+        return encodable(value)
+    if isinstance(value, Mapping):
+        return {_encodable(key): _encodable(item) for key, item in value.items()}
+    return [_encodable(item) for item in value] if isinstance(value, list) else value
 
 
 def lines_of_history(host: str, site: str, runtimes: Iterable[Mapping[str, Any]], **known: Any) -> list[Line]:
@@ -103,20 +113,20 @@ def _parsed(text: str) -> Iterator[Line]:
         except ValueError:
             continue
         if isinstance(entry, dict) and isinstance(entry.get("time"), str) and isinstance(entry.get("host"), str):
-            yield entry
+            yield _encodable(entry) if "\\ud" in one.lower() else entry
 
 
 def append(path: str, lines: Sequence[Mapping[str, Any]]) -> int:
     """Add the lines that the file lacks, on the disk before this returns. Return their number."""
-    wanted = merge(native(lines))
-    if not wanted:
-        return 0
     try:
+        wanted = merge(native(lines))
+        if not wanted:
+            return 0
         with _locked(path):
             lacking = missing(read(path), wanted)
             if lacking:
                 _write(path, lacking)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise _unusable(path, error) from error
     return len(lacking)
 
@@ -164,7 +174,7 @@ def rebuild(path: str, lines: Iterable[Mapping[str, Any]]) -> int:
                 os.fsync(file.fileno())
             Path(file.name).chmod(0o644)
             Path(file.name).replace(target)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise _unusable(path, error) from error
     return len(after) - len(before)
 
@@ -182,10 +192,10 @@ def _locked(path: str) -> Iterator[None]:
         os.close(handle)
 
 
-def _unusable(path: str, error: OSError) -> FleetError:
+def _unusable(path: str, error: OSError | ValueError) -> FleetError:
     return FleetError(
         "The ledger cannot be read or written",
-        where=str(error.filename or path),
-        seen=error.strerror or str(error),
+        where=str(getattr(error, "filename", None) or path),
+        seen=getattr(error, "strerror", None) or str(error),
         remedy="set edgeml_ledger_file to a path that can be written on the controller",
     )

@@ -20,7 +20,7 @@ def write_reports(texts: Mapping[Path, str], variable: str) -> list[str]:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             new = path.with_name(f".{path.name}.new")
-            new.write_text(text, encoding="utf-8")
+            new.write_text(text, encoding="utf-8", errors="backslashreplace")
             new.replace(path)
         except OSError as error:
             raise FleetError(

@@ -20,9 +20,14 @@ def printable(text: object) -> str:
     return "".join(sign if sign.isprintable() else " " for sign in " ".join(str(text).split()))
 
 
+def encodable(text: str) -> str:
+    """Return a text that can be written as UTF-8: a byte that was none, as in an answer of SSH, is shown escaped."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def unframed(message: object) -> str:
     """Return the message of a module or filter without what Ansible puts before it."""
-    return _FRAME.sub("", str(message))
+    return _FRAME.sub("", encodable(str(message)))
 
 
 def site_of(variables: Mapping[str, Any]) -> str:

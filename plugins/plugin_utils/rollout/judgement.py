@@ -9,7 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.runtimes import taken_back
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.text import aligned, listed, printable, unframed
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.text import (
+    aligned,
+    encodable,
+    listed,
+    printable,
+    unframed,
+)
 
 #: Where the playbook keeps what it learned of a host: before its wave, before its turn, what failed, after its turn,
 #: after the pause.
@@ -71,7 +77,7 @@ def outcome_of(host: str, variables: Mapping[str, Any], watched: bool = False) -
     elif faults := _faults(runtimes, known):
         state, reason = "failed", "; ".join(faults)
     is_lost = state == "pending" and not before.get("unreachable")
-    return HostOutcome(host, state, reason, is_lost, runtimes, gates, known)
+    return HostOutcome(host, state, encodable(reason), is_lost, runtimes, gates, known)
 
 
 def _waits_for(host: str, variables: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.text import aligned, listed, site_of
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.text import aligned, encodable, listed, site_of
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.events import Progress
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.settings import Settings
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.waves import plan_waves
@@ -96,7 +96,7 @@ def make_plan(
 def _unreached(answer: Mapping[str, Any]) -> str:
     """Return why a host could not be reached, "" if it could."""
     lines = (answer.get("reasons") or {}).get("host") or ()
-    found = next((str(text) for text in lines if str(text).startswith(_UNREACHED)), "")
+    found = next((encodable(str(text)) for text in lines if str(text).startswith(_UNREACHED)), "")
     return found.removeprefix(f"{_UNREACHED}: ").strip() or found
 
 

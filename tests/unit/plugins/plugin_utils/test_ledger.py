@@ -36,6 +36,23 @@ def test_what_is_known_is_not_written_again(tmp_path: Path) -> None:
     assert [line["rollout"] for line in ledger.read(file)] == ["7.1", ""]
 
 
+def test_text_that_is_not_utf_8_is_written_escaped(tmp_path: Path) -> None:
+    """SSH may answer in another encoding; Python keeps its bytes as lone surrogates."""
+    file = tmp_path / "ledger"
+    model = {"name": "caf\udce9"}
+    assert ledger.append(str(file), [entry(1, reason="no route to B\udcfcro", models=[model])]) == 1
+    (line,) = ledger.read(str(file))
+    assert (line["reason"], line["models"]) == ("no route to B\\udcfcro", [{"name": "caf\\udce9"}])
+    file.write_text(json.dumps(entry(2) | {"reason": "\udcfc"}) + "\n")
+    assert ledger.read(str(file))[0]["reason"] == "\\udcfc"
+
+
+def test_what_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
+    warnings: list[str] = []
+    assert ledger.note(str(tmp_path / "ledger"), [{**entry(1), "reason": "\udcfc"}], warnings.append) == 0
+    assert "surrogates not allowed" in warnings[0]
+
+
 def test_missing_lines_are_those_of_other_events() -> None:
     known = [entry(1, rollout="7.1"), entry(2)]
     assert ledger.missing(known, [entry(1), entry(3)]) == [entry(3)]

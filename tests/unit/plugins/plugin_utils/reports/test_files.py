@@ -17,6 +17,12 @@ def test_directories_are_made(tmp_path: Path) -> None:
     assert path.read_text() == "{}\n"
 
 
+def test_text_that_is_not_utf_8_is_written_escaped(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    write_reports({path: "no route to B\udcfcro"}, "edgeml_report")
+    assert path.read_text() == "no route to B\\udcfcro"
+
+
 def test_what_cannot_be_written_names_the_variable(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(FleetError, match=r"set edgeml_preflight_report to a path that can be written"):

@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.plugin_utils import ledger
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout import course
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.course import JUDGED, Course
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.judgement import (
@@ -122,6 +124,16 @@ def test_hosts_that_are_not_there_are_pending() -> None:
     assert "Connection timed out" in step.text
     rollout = run({"b": LOST, "c": LOST})
     assert not rollout.judge(rollout.wave("b")).result["stop"], "they are in nobody's way"
+
+
+def test_an_answer_of_ssh_that_is_not_utf_8_ends_nothing(tmp_path: Path) -> None:
+    gone = {BEFORE: {"unreachable": True, "msg": "connect to host b: Verbindung verweigert f\udcfcr b"}}
+    taken_back = history("rolled_back", "n", 9, "exit f\udcfcr", "guard")
+    rollout = run({"b": gone, "c": {**DONE, AFTER: told("o", OLD, NEW, taken_back)}})
+    step = rollout.judge(rollout.wave("b"))
+    assert {line["host"]: line["outcome"] for line in step.lines}["b"] == "pending"
+    assert "f\\udcfcr b" in step.text
+    assert ledger.append(str(tmp_path / "ledger"), step.lines) == len(step.lines)
 
 
 def test_a_host_that_left_the_play_in_its_wave_is_pending() -> None:
