@@ -387,6 +387,23 @@ def test_slow_requests_time_out(start_server: Any, first: bytes, drip: bytes) ->
         assert b"the request was not complete within 0.5 s" in received
 
 
+def test_a_head_in_pieces_that_is_known_has_come_in_time(start_server: Any) -> None:
+    """Java's client asks for an upgrade; without that the head is one that was seen before."""
+    server = start_server(limits={"receive_seconds": 0.5})
+    server.wait_ready()
+    asked = request().replace(b"\r\n\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", 1)
+    with connect(server) as raw:
+        answers = Answers(raw)
+        for _ in range(2):
+            raw.sendall(asked[:60])
+            time.sleep(0.1)
+            raw.sendall(asked[60:])
+            assert answers.next()[0] == 200
+        raw.settimeout(0.8)
+        with pytest.raises(TimeoutError):
+            raw.recv(65536)
+
+
 def test_idle_connections_are_closed(start_server: Any) -> None:
     server = start_server(limits={"idle_seconds": 0.3})
     server.wait_ready()

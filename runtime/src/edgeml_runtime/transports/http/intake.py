@@ -44,6 +44,7 @@ class Intake(Answering):
         if not self._hold(len(data) - end):
             self._drop(len(data) - end)
             return False
+        self._cancel_receive_timer()  # of its head, which came in pieces
         if left == 0:
             request.body = data[end:]
             request.body_bytes = len(request.body)
@@ -91,8 +92,7 @@ class Intake(Answering):
             body.add(part)
         self._parts = []
         self._body_left = 0
-        if self._receive_timer is not None:  # it was us who kept the client waiting
-            self._receive_timer.cancel()
+        self._cancel_receive_timer()  # it was us who kept the client waiting
         self._receive_timer = self._loop.call_later(self._limits.receive_seconds, self._receive_timeout)
         self._transport.set_protocol(_BodyReader(self))
         self._reading = True
@@ -164,9 +164,7 @@ class Intake(Answering):
         if request is None:
             return
         self._request = None
-        if self._receive_timer is not None:
-            self._receive_timer.cancel()
-            self._receive_timer = None
+        self._cancel_receive_timer()
         if request.answer is None:
             parts = self._parts
             if self._body is not None:
@@ -184,9 +182,7 @@ class Intake(Answering):
         self._deaf = self._unread = True
         self._unparsed = b""
         self._in_head = False
-        if self._receive_timer is not None:
-            self._receive_timer.cancel()
-            self._receive_timer = None
+        self._cancel_receive_timer()
         request = self._request
         self._request = None
         self._drop(sum(map(len, self._parts)) + (self._body.received if self._body is not None else 0))
@@ -202,6 +198,11 @@ class Intake(Answering):
         request.keep_alive = False
         request.answer = answer
         self._queue.append(request)
+
+    def _cancel_receive_timer(self) -> None:
+        if self._receive_timer is not None:
+            self._receive_timer.cancel()
+            self._receive_timer = None
 
     def _receive_timeout(self) -> None:
         self._receive_timer = None
