@@ -129,10 +129,17 @@ class Work:
         lines = self.log_file.read_text(errors="replace").splitlines() if self.log_file.exists() else []
         return lines[-1] if lines else ""
 
-    def carry_out(self, perform: Callable[[dict[str, Any]], dict[str, Any]], *, attend: bool = True) -> None:
+    def carry_out(
+        self,
+        perform: Callable[[dict[str, Any]], dict[str, Any]],
+        *,
+        attend: bool = True,
+        try_again: Callable[[FleetError], bool] = lambda error: False,
+    ) -> None:
         """Do what was requested, in this process, and leave the result where it is waited for.
 
-        Without `attend` nothing happens if another process works on it.
+        Without `attend` nothing happens if another process works on it. After a failure of which `try_again` says so,
+        the request stays for a later process.
         """
         make_directory(self.lock_file.parent)
         if not attend and self.is_running():
@@ -145,15 +152,19 @@ class Work:
             lock.write(str(os.getpid()).encode())
             lock.flush()
             request = json.loads(self.request_file.read_text())
+            self.result_file.unlink(missing_ok=True)  # that of an earlier try
+            done = True
             try:
                 outcome = {"result": perform(request["options"])}
             except FleetError as error:
                 outcome = {"error": error.as_result()}
+                done = not try_again(error)
             except Exception:
                 traceback.print_exc()
                 outcome = {"error": self._unexpected(traceback.format_exc()).as_result()}
             replace_file(self.result_file, json.dumps({**outcome, "key": request["key"]}).encode(), 0o600)
-            self.request_file.unlink()
+            if done:
+                self.request_file.unlink()
 
     def has_result(self, key: str) -> bool:
         """Return whether what was begun with this key has ended."""

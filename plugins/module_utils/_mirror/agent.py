@@ -31,7 +31,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.sync import C
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.transfer import NAP_SECONDS
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.tree import Tree
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.uplink import Limits, PausedError
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci.failures import TransientError
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.failures import TransientError, UntrustedError
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
 from ansible_collections.edgeml.fleet.plugins.module_utils._signature.lock import Trust
 
@@ -142,7 +142,12 @@ class Synchronization(Work):
             )
 
     def work(self, *, resumed: bool = False) -> None:
-        """Carry out what was requested; `resumed` after a restart of the host."""
+        """Carry out what was requested; `resumed` by the timer, such as after a restart of the host.
+
+        What goes on by itself, resumed or after a wait for the uplink's hours, is tried again by the timer after a
+        failure that passes.
+        """
+        by_itself = resumed
         code = keep_code(self.root)
         keep_only(code)
         start = f'{sys.executable} -c "{LAUNCHER}" {code} {self.root}'
@@ -154,13 +159,21 @@ class Synchronization(Work):
             }
         )
 
+        def waits() -> None:
+            nonlocal by_itself
+            by_itself = True
+
         def whole(options: dict[str, Any]) -> dict[str, Any]:
-            result = patient(options, START_PATIENCE if resumed else 0)
+            result = patient(options, START_PATIENCE if resumed else 0, waits=waits)
             replace_file(self.last_file, json.dumps({**options, "scrub": False}).encode(), 0o600)
             self.damaged_file.unlink(missing_ok=True)
             return result
 
-        self.carry_out(whole, attend=not resumed)
+        def try_again(error: FleetError) -> bool:
+            # A clock that is not set yet makes a certificate look wrong.
+            return by_itself and isinstance(error, (TransientError, UntrustedError))
+
+        self.carry_out(whole, attend=not resumed, try_again=try_again)
 
     def scrub(self) -> list[str]:
         """Read all blobs anew; what is damaged is removed, and copied again as in the last synchronization.

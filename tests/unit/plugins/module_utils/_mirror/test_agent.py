@@ -22,7 +22,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._host import detached
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror import agent
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.agent import Synchronization
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.uplink import PausedError
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci.failures import UnreachableError
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.failures import UnreachableError, UntrustedError
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import sha256_digest
 from ansible_collections.edgeml.fleet.tests.support.registry_server import Answer, Request, Server
 from ansible_collections.edgeml.fleet.tests.unit.plugins.module_utils._mirror.test_sync import deliverer, image, lock_of
@@ -79,6 +79,18 @@ def run(
     work: Synchronization, asked: dict[str, Any], report_after: float = 0, *, attach: bool = False
 ) -> dict[str, Any]:
     return work.synchronize(asked, report_after, attach=attach)
+
+
+def raiser(error: FleetError) -> Callable[..., dict[str, Any]]:
+    def fail(*_arguments: Any, **_options: Any) -> dict[str, Any]:
+        raise error
+
+    return fail
+
+
+def leave_request(work: Synchronization, asked: dict[str, Any]) -> None:
+    work.request_file.parent.mkdir()
+    work.ask_later(asked)
 
 
 def wait_for_request(server: Server, digest: str) -> None:
@@ -156,6 +168,54 @@ def test_what_was_killed_goes_on_after_a_start(serve: Serve, tmp_path: Path, hel
     assert (tmp_path / "current").readlink().name == "1"
     assert json.loads(work.result_file.read_text())["result"]["changed"] is True
     work.work(resumed=True)  # nothing is left to do
+
+
+@pytest.mark.parametrize("error", [UnreachableError("nothing answers"), UntrustedError("the clock is wrong")])
+def test_what_goes_on_by_itself_outlives_a_failure_that_passes(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: FleetError
+) -> None:
+    content, entry = image("a")
+    work = Synchronization(tmp_path)
+    asked = options(serve(deliverer(content)), tmp_path, 1, entry)
+    with monkeypatch.context() as failing:
+        failing.setattr(agent, "START_PATIENCE", 0)
+        failing.setattr(agent, "perform", raiser(error))
+        leave_request(work, asked)
+        work.work(resumed=True)
+        assert work.request_file.exists(), "the timer tries again"
+        assert json.loads(work.result_file.read_text())["error"]["what"] == error.what
+    work.work(resumed=True)
+    assert (tmp_path / "current").readlink().name == "1"
+    assert not work.request_file.exists()
+
+
+def test_what_goes_on_after_its_hours_outlives_a_failure_that_passes(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, entry = image("a")
+    work = Synchronization(tmp_path)
+    asked = options(serve(deliverer(content)), tmp_path, 1, entry)
+    steps: list[FleetError] = [PausedError("outside the allowed hours", datetime(2026, 1, 1)), UnreachableError("away")]
+    monkeypatch.setattr(agent, "START_PATIENCE", 0)
+    monkeypatch.setattr(agent, "perform", lambda *_, **__: raiser(steps.pop(0))())
+    leave_request(work, asked)
+    work.work()
+    assert work.request_file.exists(), "who asked was told that it goes on by itself"
+
+
+@pytest.mark.parametrize(
+    ("error", "resumed"), [(UnreachableError("nothing answers"), False), (FleetError("older lock"), True)]
+)
+def test_what_is_refused_or_heard_of_goes(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: FleetError, *, resumed: bool
+) -> None:
+    content, entry = image("a")
+    work = Synchronization(tmp_path)
+    monkeypatch.setattr(agent, "START_PATIENCE", 0)
+    monkeypatch.setattr(agent, "perform", raiser(error))
+    leave_request(work, options(serve(deliverer(content)), tmp_path, 1, entry))
+    work.work(resumed=resumed)
+    assert not work.request_file.exists()
 
 
 def test_a_scrub_heals_what_is_damaged_as_soon_as_the_store_answers(serve: Serve, tmp_path: Path) -> None:
