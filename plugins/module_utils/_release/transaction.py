@@ -8,17 +8,15 @@ Whatever ends it (an error, a lost connection, a power cut), the old release ser
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine, SeenOnce
-from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import make_directory
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import DEFAULT_RUNTIME
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.attempt import remembered
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.container import (
     RELEASE_LABEL,
     Container,
@@ -33,7 +31,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.content impo
     stage_model,
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import Desired, Model, ports_of
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.gates import Gates, RefusedError, Row
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.gates import Gates, Row
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.history import refused_before
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.installed import InstalledRuntime
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.plan import (
@@ -167,7 +165,7 @@ class Release:
             return result
         with self.installed.lock():
             if not is_active:
-                with self._remembered(desired, after, by) as done:
+                with remembered(self.installed, desired, after, by) as done:
                     done.reason = "; ".join(faults)
                     result["bytes_fetched"] = self._stage(desired, release_id, missing_image, missing_models)
                     self._record(desired, after)
@@ -246,7 +244,7 @@ class Release:
             )
         left = self.installed.recorded(active["id"]) if active else None
         with self.installed.lock():
-            with self._remembered(desired, after, by) as done:
+            with remembered(self.installed, desired, after, by) as done:
                 done.reason = f"back from release {active['id'][:12]}" if active else ""
                 done.gates = self._replace(self._container(desired, release_id), (), answers_only=True)
                 if left:
@@ -259,24 +257,6 @@ class Release:
         return {**result, "evidence": self.installed.evidence(desired, release_id)}
 
     # -- what is remembered ----------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _remembered(self, desired: Desired, after: dict[str, Any], by: str) -> Iterator[_Try]:
-        """Write down what becomes of a try, and clear away what a failed one has left."""
-        history, attempt = self.installed.history, desired.attempt_id(after["id"])
-        done = _Try()
-        make_directory(self.installed.root)
-        try:
-            yield done
-        except FleetError as error:
-            refused = isinstance(error, RefusedError)
-            gates = error.gates if isinstance(error, RefusedError) else []
-            outcome = "refused" if refused else "failed"
-            history.add(outcome, after, attempt, by=by, reason=str(error), gates=gates)
-            if refused:
-                self.installed.prune(desired.image)
-            raise
-        history.add("active", after, attempt, by=by, reason=done.reason, gates=done.gates)
 
     def _record(self, desired: Desired, after: dict[str, Any]) -> None:
         self.installed.record(desired, after, self.watched)
@@ -389,11 +369,3 @@ class Release:
     def wait_until_ready(self, container: Container, name: str) -> None:
         """Return when the container says that it is ready; raise FleetError if it ends, or is not in time."""
         wait_until(lambda: says_ready(container, name), container, name, self.start_timeout)
-
-
-@dataclass
-class _Try:
-    """What a try has brought so far."""
-
-    gates: list[Row] = field(default_factory=list)
-    reason: str = ""
