@@ -34,8 +34,9 @@ POLL_SECONDS = 0.05
 #: Seconds that a process may take from its start to its lock, on a slow board, and from SIGTERM to its end.
 START_SECONDS = 60.0
 #: What a process takes along of the environment of who asked for it.
-ENVIRONMENT = ("PATH", "LANG", "DOCKER_HOST", "DOCKER_CONFIG", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
-               "http_proxy", "https_proxy", "no_proxy")  # fmt: skip
+ENVIRONMENT = ("PATH", "LANG", "DOCKER_HOST", "DOCKER_CONFIG")
+#: And this with the request, which root alone reads and which is there after a restart: it may hold passwords.
+PROXY = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy")
 SYSTEMD = Path("/run/systemd/system")
 UNITS = Path("/etc/systemd/system")
 
@@ -153,6 +154,7 @@ class Work:
             lock.flush()
             request = json.loads(self.request_file.read_text())
             self.result_file.unlink(missing_ok=True)  # that of an earlier try
+            os.environ.update(request.get("environment", {}))
             done = True
             try:
                 outcome = {"result": perform(request["options"])}
@@ -211,7 +213,7 @@ class Work:
 
     def _leave_request(self, options: Mapping[str, Any]) -> None:
         self.result_file.unlink(missing_ok=True)
-        request = {"options": dict(options), "key": key_of(options)}
+        request = {"options": dict(options), "key": key_of(options), "environment": environment(PROXY)}
         replace_file(self.request_file, json.dumps(request).encode(), 0o600)
 
     def command(self) -> list[str]:
@@ -224,13 +226,12 @@ class Work:
         self._leave_request(options)
         self.log_file.write_bytes(b"")
         command = self.command()
-        environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
         if SYSTEMD.is_dir():
             unit = f"{self.unit}-{time.time_ns() // 1_000_000}"
             log = f"append:{self.log_file}"
             prefix = ["systemd-run", "--quiet", "--collect", f"--unit={unit}"]
             prefix += [f"--property=Standard{stream}={log}" for stream in ("Output", "Error")]
-            prefix += [f"--setenv={name}={value}" for name, value in environment.items()]
+            prefix += [f"--setenv={name}={value}" for name, value in environment(ENVIRONMENT).items()]
             code_, out, err = run_program([*prefix, *command])
             if code_ == 0:
                 self._wait_for_start()
@@ -244,7 +245,7 @@ class Work:
                 stdout=log_file,
                 stderr=log_file,
                 cwd="/",
-                env=environment,
+                env=environment(ENVIRONMENT),
                 start_new_session=True,
             )
         self._wait_for_start(process)
@@ -275,6 +276,11 @@ class Failure(FleetError):
     def as_result(self) -> dict[str, Any]:
         """Return the keys that the other process gave."""
         return self.result
+
+
+def environment(names: Sequence[str]) -> dict[str, str]:
+    """Return those of these variables that are set here."""
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def launcher(module: str) -> str:

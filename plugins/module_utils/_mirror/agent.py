@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +17,9 @@ from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.detached import (
+    PROXY,
     Work,
+    environment,
     install_units,
     keep_code,
     keep_only,
@@ -73,7 +76,7 @@ class Synchronization(Work):
         super().__init__(root / "sync", "sync", root, "edgeml-mirror-sync", [LAUNCHER, str(root)])
         self.root = root
         self.status_file = Tree(root).status_file
-        #: The options of the last synchronization that succeeded, with which a scrub heals.
+        #: The options of the last synchronization that succeeded and its proxy, with which a scrub heals.
         self.last_file = root / "sync" / "last"
         #: There from the removal of damaged blobs until they are here again.
         self.damaged_file = root / "sync" / "damaged"
@@ -165,7 +168,8 @@ class Synchronization(Work):
 
         def whole(options: dict[str, Any]) -> dict[str, Any]:
             result = patient(options, START_PATIENCE if resumed else 0, waits=waits)
-            replace_file(self.last_file, json.dumps({**options, "scrub": False}).encode(), 0o600)
+            last = {**options, "scrub": False, "environment": environment(PROXY)}
+            replace_file(self.last_file, json.dumps(last).encode(), 0o600)
             self.damaged_file.unlink(missing_ok=True)
             return result
 
@@ -187,6 +191,7 @@ class Synchronization(Work):
         if not self.damaged_file.exists() or not self.last_file.exists():
             return told
         options = json.loads(self.last_file.read_text())
+        os.environ.update(options.pop("environment", {}))
         try:
             self.run(options)
         except FleetError as error:

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import fcntl
+import json
+import os
 import subprocess
 import sys
 import time
@@ -15,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.edgeml.fleet.plugins.module_utils._host import detached
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.detached import (
     Work,
     key_of,
     with_bytecode,
 )
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.proxy import VARIABLES
 
 
 class Nothing(Work):
@@ -55,6 +59,47 @@ def test_who_begins_only_where_nobody_works_is_not_kept_away_by_who_asks(work: N
         fcntl.flock(asking, fcntl.LOCK_UN)
         done.result()
     assert work.wait(key_of({})) == {"done": True}
+
+
+def test_what_begins_later_takes_the_way_that_who_asked_took(work: Nothing, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as asking:
+        asking.setenv("https_proxy", "http://fleet:s3cret@proxy.example:3128")
+        asking.setenv("no_proxy", "store.example")
+        work.ask_later({})
+    assert oct(work.request_file.stat().st_mode & 0o777) == "0o600"
+    monkeypatch.setattr(os, "environ", {"PATH": os.environ["PATH"]})  # what systemd gives
+    seen: list[dict[str, str]] = []
+    work.carry_out(lambda options: seen.append(dict(os.environ)) or {}, attend=False)  # type: ignore[func-returns-value]
+    assert seen[0]["https_proxy"] == "http://fleet:s3cret@proxy.example:3128"
+    assert seen[0]["no_proxy"] == "store.example"
+    assert "http_proxy" not in seen[0]
+
+
+def test_every_variable_of_a_proxy_is_taken_along() -> None:
+    assert {*VARIABLES, "no_proxy", "NO_PROXY"} <= set(detached.PROXY)
+
+
+def test_a_proxy_s_password_is_on_no_command_line(
+    work: Nothing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+    result = json.dumps({"result": {}, "key": key_of({})})
+
+    def run(command: list[str]) -> tuple[int, str, str]:
+        asked.append(command)
+        work.result_file.write_text(result)
+        return 0, "", ""
+
+    monkeypatch.setattr(detached, "SYSTEMD", tmp_path)
+    monkeypatch.setattr(detached, "run_program", run)
+    for name in detached.PROXY:
+        monkeypatch.setenv(name, "http://fleet:s3cret@proxy.example:3128")
+    work.launch = ["pass"]
+    work.begin({})
+    assert asked[0][0] == "systemd-run"
+    assert f"--setenv=PATH={os.environ['PATH']}" in asked[0]
+    assert "s3cret" not in " ".join(asked[0])
+    assert "s3cret" in work.request_file.read_text()
 
 
 def archive(path: Path, files: Mapping[str, bytes]) -> Path:

@@ -245,6 +245,27 @@ def test_a_scrub_heals_what_is_damaged_as_soon_as_the_store_answers(serve: Serve
     assert work.scrub() == []
 
 
+def test_a_scrub_heals_by_the_way_that_the_last_synchronization_took(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, entry = image("a")
+    work = Synchronization(tmp_path)
+    layer = sha256_digest(b"a")
+    asked = options(serve(deliverer(content)), tmp_path, 1, entry)
+    with monkeypatch.context() as asking:
+        asking.setenv("https_proxy", "http://127.0.0.1:9")  # the store is on this host, which is reached directly
+        run(work, asked)
+    (tmp_path / "cas" / "sha256" / layer.partition(":")[2]).unlink()
+    work.damaged_file.touch()
+    # Only the kept proxy says that the store cannot be reached.
+    kept = json.loads(work.last_file.read_text())
+    kept["store"]["address"] = "store.invalid"
+    work.last_file.write_text(json.dumps(kept))
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    [told] = work.scrub()
+    assert "through the proxy http://127.0.0.1:9" in told or "http://127.0.0.1:9, on the way to store.invalid" in told
+
+
 def test_systemd_scrubs_a_mirror_after_each_boot_and_each_month(
     serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
