@@ -29,7 +29,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import (
     read_if_there,
     replace_file,
 )
-from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.content import MirrorContent, resolve
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.content import MirrorContent, add_listed, resolve
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.lock import integer, part_of
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.signatures import SignatureCopy
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.tree import Tree
@@ -199,11 +199,11 @@ def export(
     held: Collection[str] = (),
     part_bytes: int = 0,
 ) -> dict[str, Any]:
-    """Make `root` a bundle of exactly what `lock` names for `architectures`, its signatures included.
+    """Make `root` a bundle of exactly what `lock` names and its image indexes list, its signatures included.
 
-    With `needed` it holds that part of the lock (see `part_of`). Blobs in `held`, as `held_by` names them, are left
-    out: the mirror that it is for has them. Blobs of more than `part_bytes` come in parts of that size, 0 for as large
-    as the file system takes.
+    With `needed` it holds that part of the lock (see `part_of`), for `architectures` alone. Blobs in `held`, as
+    `held_by` names them, are left out: the mirror that it is for has them. With either it is no backup. Blobs of more
+    than `part_bytes` come in parts of that size, 0 for as large as the file system takes.
 
     What an earlier or interrupted export has left is not fetched again. The index is written last. Returns what the
     module content_bundle returns; without `write` nothing is changed. Raises FleetError as `synchronize` does.
@@ -212,11 +212,14 @@ def export(
     bundle = Bundle(root)
     known = bundle.open().manifests() if (root / INDEX).exists() else {}
     part = lock if needed is None else part_of(lock, needed)
-    content = resolve(known, store, part, architectures)
+    whole_store = needed is None and not held
+    content = resolve(known, store, part, architectures, every_platform=whole_store)
     for digest in [digest for digest in content.blobs if _short(digest) in held]:
         del content.blobs[digest]
     if trust.keys is not None:
         SignatureCopy(bundle, known, store, trust.keys.signer).add(content)
+    if whole_store:
+        add_listed(content, known, store)
     files, index = _manifests(content)
     files.update(content.at_hand)
     whole = {LAYOUT: canonical_json({"imageLayoutVersion": "1.0.0"}), LOCK: canonical_json(dict(lock))}

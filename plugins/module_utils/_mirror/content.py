@@ -84,27 +84,21 @@ def referrers_path(repository: str, digest: str) -> str:
 
 
 def resolve(
-    local: Mapping[str, tuple[bytes, str]], store: Source, lock: Mapping[str, Any], architectures: Sequence[str]
+    local: Mapping[str, tuple[bytes, str]],
+    store: Source,
+    lock: Mapping[str, Any],
+    architectures: Sequence[str],
+    *,
+    every_platform: bool = False,
 ) -> MirrorContent:
-    """Return what the lock names; a manifest that is not in `local` (by digest) is read from the store."""
+    """Return what the lock names; a manifest that is not in `local` (by digest) is read from the store.
+
+    With `every_platform` that is also what the lock names for other architectures.
+    """
     content = MirrorContent()
 
     def manifest(repository: str, digest: str, allowed: Sequence[str]) -> dict[str, Any]:
-        data, media_type = local.get(digest) or store.get_manifest(repository, digest)
-        where = f"{store.address}/{repository}@{digest}"
-        document = document_of(data, where)
-        media_type = document.get("mediaType") or media_type  # optional in OCI's manifests
-        if media_type not in allowed:
-            raise FleetError(
-                "The store holds something else under this digest than the lock says",
-                where=where,
-                seen=f"mediaType {media_type!r} instead of {allowed[0]}",
-                remedy="publish again with this version of the collection",
-            )
-        content.manifests[repository, digest] = (media_type, data)
-        for blob in blobs_of(document, repository, where):
-            content.blobs[blob.digest] = blob
-        return document
+        return _add_manifest(content, local, store, repository, digest, allowed)
 
     def sbom(repository: str, entry: Mapping[str, Any], where: str) -> None:
         if "sbom" not in entry:  # an image that was copied, or a lock of an earlier release of the collection
@@ -118,7 +112,7 @@ def resolve(
         index = manifest(repository, index_digest, INDEXES)
         listed = {child.get("digest") for child in mappings(index, "manifests", where)}
         platforms = mapping(entry, "platforms", where)
-        for architecture in architectures:
+        for architecture in dict.fromkeys([*architectures, *(platforms if every_platform else ())]):
             if architecture not in platforms:
                 raise FleetError(
                     "The lock has no image for an architecture of this site",
@@ -155,6 +149,46 @@ def resolve(
         sbom(repository, entry, where)
         image(repository, digest_of(entry, "index", where), entry, where)
     return content
+
+
+def add_listed(content: MirrorContent, local: Mapping[str, tuple[bytes, str]], store: Source) -> None:
+    """Add what the indexes of `content` list and no lock names: other platforms, attestations. Nobody signed them."""
+    indexes = [key for key, (media_type, _data) in content.manifests.items() if media_type in INDEXES]
+    while indexes:
+        repository, digest = indexes.pop()
+        where = f"{store.address}/{repository}@{digest}"
+        for child in mappings(document_of(content.manifests[repository, digest][1], where), "manifests", where):
+            key = repository, digest_of(child, "digest", where)
+            if key not in content.manifests:
+                _add_manifest(content, local, store, *key, (*MANIFESTS, *INDEXES))
+                if content.manifests[key][0] in INDEXES:
+                    indexes.append(key)
+
+
+def _add_manifest(
+    content: MirrorContent,
+    local: Mapping[str, tuple[bytes, str]],
+    store: Source,
+    repository: str,
+    digest: str,
+    allowed: Sequence[str],
+) -> dict[str, Any]:
+    """Add a manifest and its blobs to `content`; return what it says."""
+    data, media_type = local.get(digest) or store.get_manifest(repository, digest)
+    where = f"{store.address}/{repository}@{digest}"
+    document = document_of(data, where)
+    media_type = document.get("mediaType") or media_type  # optional in OCI's manifests
+    if media_type not in allowed:
+        raise FleetError(
+            "The store holds something else under this digest than the lock says",
+            where=where,
+            seen=f"mediaType {media_type!r} instead of {allowed[0]}",
+            remedy="publish again with this version of the collection",
+        )
+    content.manifests[repository, digest] = (media_type, data)
+    for blob in blobs_of(document, repository, where):
+        content.blobs[blob.digest] = blob
+    return document
 
 
 def blobs_of(document: Mapping[str, Any], repository: str, where: str) -> list[Blob]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import file_digest
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.bundle import EXPORT_AGAIN, Bundle
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.content import INDEXES, Blob, blobs_of
-from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.lock import document_of
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci.parts import open_whole
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.lock import digest_of, document_of, mappings
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.parts import open_whole, whole_size
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
 
 
@@ -24,13 +24,17 @@ def restore(root: Path, store: Registry, *, write: bool) -> dict[str, Any]:
     """Push what the store lacks of the bundle at `root`; return what the module content_bundle returns then.
 
     An index follows what it lists, and a tag follows the content. What is there already is not sent, so that a run that
-    was interrupted goes on. Raises FleetError for what is damaged in the bundle, and whatever the store does wrong.
+    was interrupted goes on. Raises FleetError for what is damaged in the bundle, before anything is sent for a bundle
+    that holds only a part, and for whatever the store does wrong.
     """
     bundle = Bundle(root).open()
     manifests = []
     for repository, reference in bundle.names():
         data, media_type = bundle.get_manifest(repository, reference)
         manifests.append((media_type in INDEXES, ":" not in reference, repository, reference, data, media_type))
+    _check_complete(
+        bundle, store, {(repository, reference): data for _i, _t, repository, reference, data, _m in manifests}
+    )
     sent: dict[tuple[str, str], Blob] = {}
     pushed = 0
     for _is_index, _is_tag, repository, reference, data, media_type in sorted(manifests):
@@ -55,6 +59,29 @@ def restore(root: Path, store: Registry, *, write: bool) -> dict[str, Any]:
         "bytes_sent": sum({blob.digest: blob.size for blob in sent.values()}.values()),
         "manifests_sent": pushed,
     }
+
+
+def _check_complete(bundle: Bundle, store: Registry, manifests: Mapping[tuple[str, str], bytes]) -> None:
+    """Raise FleetError if manifests name what neither the bundle nor the store holds."""
+    missing = set()
+    for (repository, reference), data in manifests.items():
+        where = f"{bundle.address}: {repository} {reference}"
+        document = document_of(data, where)
+        for child in mappings(document, "manifests", where) if "manifests" in document else ():
+            key = repository, digest_of(child, "digest", where)
+            if key not in manifests and not store.has_manifest(*key):
+                missing.add(key)
+        for blob in blobs_of(document, repository, where):
+            if whole_size(bundle.blob(blob.digest)) < 0 and not store.has_blob(repository, blob.digest):
+                missing.add((repository, blob.digest))
+    if missing:
+        raise FleetError(
+            "The bundle holds only a part of what its images and models consist of, and the store lacks the rest",
+            where=bundle.address,
+            seen=f"{len(missing)} missing, such as {'@'.join(min(missing))}",
+            remedy="export all of the lock with the playbook edgeml.fleet.bundle_export of this version, without "
+            "model_store_bundle_mirror, from a store that holds it; then restore from that",
+        )
 
 
 @contextmanager

@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,12 +14,15 @@ from ansible_collections.edgeml.fleet.tests.integration.content.conftest import 
     authority,
     mirror,
     programs,
+    running_store,
     store,
     web_server,
 )
 from ansible_collections.edgeml.fleet.tests.integration.signatures.content import Signed, publish, sign_all
-from ansible_collections.edgeml.fleet.tests.support.content import SiteMirror, Store
+from ansible_collections.edgeml.fleet.tests.support.content import Authority, SiteMirror, Store
 from ansible_collections.edgeml.fleet.tests.support.cosign import SUITES, Cosign, cosign_program, make_key
+
+NewStore = Callable[[], Store]
 
 
 @pytest.fixture(params=SUITES)
@@ -34,3 +40,24 @@ def signed(store: Store, mirror: SiteMirror, tmp_path: Path) -> Signed:  # noqa:
     lock = publish(store, tmp_path)
     sign_all(store, tmp_path, lock, key.private)
     return Signed(store, mirror, tmp_path, key, lock)
+
+
+@pytest.fixture
+def stick(tmp_path: Path) -> Path:
+    return tmp_path / "stick" / "bundle"
+
+
+@pytest.fixture
+def new_store(
+    programs: Path,  # noqa: F811
+    authority: Authority,  # noqa: F811
+    tmp_path: Path,
+) -> Iterator[NewStore]:
+    """Start an empty registry at each call; all end with the test."""
+    with contextlib.ExitStack() as running:
+
+        def start() -> Store:
+            directory = Path(tempfile.mkdtemp(prefix="store-", dir=tmp_path))
+            return running.enter_context(running_store(programs, authority, directory))
+
+        yield start

@@ -4,11 +4,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +19,10 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import sha
 from ansible_collections.edgeml.fleet.plugins.module_utils._signature.lock import IGNORED
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.signing.content import manifests_of
 from ansible_collections.edgeml.fleet.runtime.tests.support.ports import free_port
-from ansible_collections.edgeml.fleet.tests.integration.content.conftest import running_store
+from ansible_collections.edgeml.fleet.tests.integration.signatures.conftest import NewStore
 from ansible_collections.edgeml.fleet.tests.integration.signatures.content import Signed, publish, sign_all
-from ansible_collections.edgeml.fleet.tests.support.content import ARCHITECTURES, Authority, Store, run_module
+from ansible_collections.edgeml.fleet.tests.support.content import ARCHITECTURES, run_module
 from ansible_collections.edgeml.fleet.tests.support.cosign import Cosign
-
-NewStore = Callable[[], Store]
-
-
-@pytest.fixture
-def stick(tmp_path: Path) -> Path:
-    return tmp_path / "stick" / "bundle"
-
-
-@pytest.fixture
-def new_store(programs: Path, authority: Authority, tmp_path: Path) -> Iterator[NewStore]:
-    """Start an empty registry at each call; all end with the test."""
-    with contextlib.ExitStack() as running:
-
-        def start() -> Store:
-            directory = Path(tempfile.mkdtemp(prefix="store-", dir=tmp_path))
-            return running.enter_context(running_store(programs, authority, directory))
-
-        yield start
 
 
 def empty(directory: Path) -> None:

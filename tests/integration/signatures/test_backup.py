@@ -1,0 +1,94 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A bundle is a backup: it holds all that a store needs, and takes nothing from a store that lives."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
+from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.bundle import export
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.restore import restore
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
+    IMAGE_CONFIG,
+    IMAGE_INDEX,
+    IMAGE_MANIFEST,
+    LAYER_TAR_GZIP,
+    descriptor,
+    sha256_digest,
+)
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.signing.content import manifests_of
+from ansible_collections.edgeml.fleet.tests.integration.signatures.conftest import NewStore
+from ansible_collections.edgeml.fleet.tests.integration.signatures.content import Signed, sign_all
+from ansible_collections.edgeml.fleet.tests.support.content import ARCHITECTURES, Store
+
+
+def back_up(signed: Signed, root: Path, architectures: tuple[str, ...] = ARCHITECTURES, **options: Any) -> Any:
+    return export(
+        root, signed.store.registry(), signed.lock, architectures, write=True, trust=signed.trust(), **options
+    )
+
+
+def add_platforms(store: Store, lock: dict[str, Any]) -> list[str]:
+    """Have the lock's image list what nobody signed and no lock names, as copied ones do; return the digests."""
+    registry, entry = store.registry(), lock["images"]["runtime"]
+    repository = entry["repository"]
+    index = json.loads(registry.get_manifest(repository, entry["digest"])[0])
+    more = []
+    for platform in ({"architecture": "arm", "os": "linux", "variant": "v7"}, {"architecture": "unknown"}):
+        layer, config = os.urandom(1000), canonical_json(platform)
+        manifest = canonical_json(
+            {
+                "schemaVersion": 2,
+                "mediaType": IMAGE_MANIFEST,
+                "config": descriptor(IMAGE_CONFIG, config),
+                "layers": [descriptor(LAYER_TAR_GZIP, layer)],
+            }
+        )
+        for blob in (layer, config):
+            registry.push_blob(repository, blob, sha256_digest(blob))
+        registry.push_manifest(repository, sha256_digest(manifest), manifest, IMAGE_MANIFEST)
+        index["manifests"].append(descriptor(IMAGE_MANIFEST, manifest, platform=platform))
+        more.append(sha256_digest(manifest))
+    data = canonical_json(index)
+    registry.push_manifest(repository, sha256_digest(data), data, IMAGE_INDEX)
+    entry["digest"] = sha256_digest(data)
+    return more
+
+
+def test_a_backup_holds_what_its_indexes_list(signed: Signed, tmp_path: Path, new_store: NewStore) -> None:
+    """Whatever the architectures of the fleet: a registry takes no index whose manifests it lacks."""
+    others = add_platforms(signed.store, signed.lock)
+    sign_all(signed.store, signed.directory, signed.lock, signed.key.private)
+    back_up(signed, tmp_path / "bundle", ("amd64",))
+    assert not back_up(signed, tmp_path / "bundle", ("amd64",))["changed"]
+    there = new_store().registry()
+    assert restore(tmp_path / "bundle", there, write=True)["changed"]
+    repository = signed.lock["images"]["runtime"]["repository"]
+    for name, digest in [*manifests_of(signed.lock), *((repository, digest) for digest in others)]:
+        assert there.find_manifest(name, digest) == signed.store.registry().find_manifest(name, digest)
+    # All that a fleet of both architectures needs can be exported from there, the bills of material included.
+    whole = export(tmp_path / "second", there, signed.lock, ARCHITECTURES, write=True, trust=signed.trust())
+    assert whole["changed"]
+    assert (tmp_path / "second/index.json").read_bytes() == (tmp_path / "bundle/index.json").read_bytes()
+
+
+@pytest.mark.parametrize("left_out", ["children", "blobs"])
+def test_a_part_is_no_backup(signed: Signed, tmp_path: Path, new_store: NewStore, left_out: str) -> None:
+    """Nothing is sent of a bundle for one mirror, unless the store has the rest."""
+    if left_out == "children":
+        back_up(signed, tmp_path / "bundle", ("amd64",), needed={"images": ["runtime"]})
+    else:
+        model = signed.lock["models"]["digits"]["1.0.0"]["variants"]["default"]
+        back_up(signed, tmp_path / "bundle", held=[model["blob"]["digest"].partition(":")[2][:16]])
+    empty = new_store()
+    with pytest.raises(FleetError, match="holds only a part") as caught:
+        restore(tmp_path / "bundle", empty.registry(), write=True)
+    assert "model_store_bundle_mirror" in caught.value.remedy
+    assert not [path for path in empty.storage.rglob("*") if path.is_file()]
+    assert not restore(tmp_path / "bundle", signed.store.registry(), write=True)["changed"]
