@@ -79,7 +79,7 @@ class Tree:
 
     def current_target(self) -> str | None:
         """Return the name of the generation that is served."""
-        return Path(os.readlink(self.current)).name if self.current.is_symlink() else None
+        return _leads_to(self.current)
 
     def current_serial(self) -> int | None:
         """Return the serial of the lock whose content is served."""
@@ -133,12 +133,15 @@ class Tree:
     def switch(self, serial: int, files: Mapping[str, bytes]) -> None:
         """Serve a generation with these files from one moment to the next."""
         target = self.generations / str(serial)
-        if self.current_target() == target.name:
+        before = self.current_target()
+        if before and before not in (target.name, f"{serial}.new"):
+            self._point("previous", before)
+        if before == target.name:
             # A directory cannot be replaced at once while it is served: serve an equal one meanwhile.
             self._write_generation(self.generations / f"{serial}.new", files)
-            self._point_current_to(f"{serial}.new")
+            self._point("current", f"{serial}.new")
         self._write_generation(target, files)
-        self._point_current_to(target.name)
+        self._point("current", target.name)
 
     def _write_generation(self, target: Path, files: Mapping[str, bytes]) -> None:
         work = self.staging / "generation"
@@ -153,11 +156,12 @@ class Tree:
         work.rename(target)
         sync_directory(self.generations)
 
-    def _point_current_to(self, name: str) -> None:
-        link = self.root / "current.new"
+    def _point(self, name: str, generation: str) -> None:
+        """Have the link `name` lead to a generation from one moment to the next."""
+        link = self.root / f"{name}.new"
         link.unlink(missing_ok=True)
-        link.symlink_to(Path("generations") / name)
-        link.replace(self.current)
+        link.symlink_to(Path("generations") / generation)
+        link.replace(self.root / name)
         sync_directory(self.root)
 
     def _remove_generation(self, path: Path) -> None:
@@ -172,14 +176,19 @@ class Tree:
     ) -> tuple[list[Path], list[Path], list[Path]]:
         """Return the generations, blobs and leftovers that are of no use once `serial` is served with `content`.
 
-        `keep` generations are kept, the served one included, and those that alone have a manifest or blob that is
+        `keep` generations are kept, the served one and the one before it first, and those that alone have a manifest or blob that is
         `in_use`. With serial None `content` is not there yet: what is served stays, and what was begun.
         """
-        current = self.current_target()
+        current, previous = self.current_target(), _leads_to(self.root / "previous")
         others = [path for path in self.generations.glob("*") if serial is None or path.name != str(serial)]
         # "3.new" is what an interrupted switch left behind.
         others.sort(
-            key=lambda path: (serial is None and path.name == current, path.name.isdigit(), serial_of(path.name)),
+            key=lambda path: (
+                serial is None and path.name == current,
+                path.name == previous,  # serials may begin anew, or go back
+                path.name.isdigit(),
+                serial_of(path.name),
+            ),
             reverse=True,
         )
         used = set(content.blobs)
@@ -232,6 +241,10 @@ def _content_of_generation(generation: Path) -> tuple[set[str], set[str]]:
             document = document_of(path.read_bytes(), str(path))
             blobs.update(blob.digest for blob in blobs_of(document, "", str(path)))
     return blobs, manifests
+
+
+def _leads_to(link: Path) -> str | None:
+    return Path(os.readlink(link)).name if link.is_symlink() else None
 
 
 def _remove_tree(path: Path) -> None:

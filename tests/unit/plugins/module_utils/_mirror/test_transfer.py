@@ -288,6 +288,16 @@ def test_what_is_served_is_no_garbage_though_it_is_damaged(tree: Tree) -> None:
     assert tree.garbage(None, MirrorContent(), 2) == ([], [], [])
 
 
+def test_the_generation_before_is_kept_whatever_its_serial_is(tree: Tree) -> None:
+    """Serials begin anew with a lock that was lost, and a lock may go back."""
+    kept = []
+    for serial in (6, 7, 1, 2, 3, 2):
+        tree.switch(serial, {})
+        tree.remove(*tree.garbage(serial, MirrorContent(), 2))
+        kept.append(sorted(path.name for path in tree.generations.iterdir()))
+    assert kept == [["6"], ["6", "7"], ["1", "7"], ["1", "2"], ["2", "3"], ["2", "3"]]
+
+
 def test_an_unchanged_mirror_asks_nothing(serve: Serve, tmp_path: Path) -> None:
     content, entry = image("a")
     server = serve(ranged(content))
