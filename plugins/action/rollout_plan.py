@@ -66,7 +66,7 @@ def _news(plan: dict[str, Any], known: list[dict[str, Any]], serial: int, cut_sh
         for host, reason in plan["pending"].items()
         if host not in before
     ]
-    if cut_short and not plan["order"]:
+    if cut_short and not plan["order"] and not plan["elsewhere"]:
         reason = f"Rollout {plan['rollout']}: its hosts went on by themselves, {plan['done']} done"
         lines.append(ledger.line("", events.FINISHED, reason=reason, **common))
     return lines

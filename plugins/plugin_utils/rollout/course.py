@@ -85,7 +85,7 @@ class Course:
             reason = f"{title}: the window is closed; it opens {opens}. What to do: run the playbook again then"
             # Nothing went wrong: whoever runs this on a schedule gets to it in time. Nor did anything begin yet.
             return self._stop(reason, failed=False, told=not is_first)
-        if not is_first or self.plan["done"]:
+        if not is_first or self.plan["done"] or self.plan["finished"]:
             answer = ask(self.settings.approval, str(self.plan["rollout"]), int(wave["number"]), prompt)
             if not answer.yes:
                 return self._stop(
@@ -94,9 +94,8 @@ class Course:
                     failed=True,
                 )
         sizes = ", ".join(str(len(one["hosts"])) for one in self.plan["waves"])
-        started = ledger.line(
-            "", events.STARTED, reason=f"{len(self.plan['order'])} hosts, waves of {sizes}", **self.common
-        )
+        reason = f"{len(self.plan['order'])} hosts, waves of {sizes}"
+        started = ledger.line("", events.STARTED, reason=reason, hosts=list(self.plan["order"]), **self.common)
         return Step("", {"stop": False, "waiting": waiting}, [started] if is_first else [])
 
     def _waiting(self, wave: Mapping[str, Any]) -> dict[str, str]:
@@ -204,14 +203,16 @@ class Course:
             text += f"\n  ended: {stop['reason']}"
         if going_back:
             text += f"\n  going back: {', '.join(going_back)}"
-        lines = [] if stop or left else [ledger.line("", events.FINISHED, reason=text.splitlines()[0], **self.common)]
+        if elsewhere := self.plan["elsewhere"]:
+            text += f"\n  not finished: {elsewhere} hosts of earlier runs are to do, and are not in this one"
+        finished = ledger.line("", events.FINISHED, reason=text.splitlines()[0], **self.common)
         result = {
             "failed_hosts": {outcome.host: outcome.reason for outcome in failed},
             "roll_back": going_back,
             "red": bool(stop.get("red")),
             "reason": stop.get("reason", ""),
         }
-        return Step(text, result, lines)
+        return Step(text, result, [] if stop or left or elsewhere else [finished])
 
     def went_back(self, hosts: Sequence[str]) -> Step:
         """Tell which of the hosts that were to go back did, and which count as failed since they did not."""

@@ -13,11 +13,12 @@ STARTED, WAVE, STOPPED, FINISHED = "rollout_started", "rollout_wave", "rollout_s
 
 @dataclass(frozen=True)
 class Progress:
-    """A rollout: its name, the hosts that it has brought to the release, and the number of its last wave."""
+    """A rollout: its name, the hosts that it has brought to the release, the number of its last wave, all its hosts."""
 
     rollout: str
     done: frozenset[str] = frozenset()
     finished: int = 0
+    fleet: frozenset[str] = frozenset()
 
 
 def progress(ledger: Iterable[Mapping[str, Any]], serial: int) -> Progress:
@@ -29,6 +30,7 @@ def progress(ledger: Iterable[Mapping[str, Any]], serial: int) -> Progress:
     finished: set[str] = set()
     done: dict[str, dict[str, set[str]]] = {}
     waves: dict[str, int] = {}
+    fleets: dict[str, set[str]] = {}
     for entry in ledger:
         name = str(entry.get("rollout") or "")
         number = name.removeprefix(f"{serial}.")
@@ -40,12 +42,14 @@ def progress(ledger: Iterable[Mapping[str, Any]], serial: int) -> Progress:
         last = max(last, int(number))
         if entry.get("outcome") == FINISHED:
             finished.add(name)
+        if entry.get("outcome") == STARTED:
+            fleets.setdefault(name, set()).update(map(str, entry.get("hosts") or ()))
         if entry.get("outcome") == WAVE:
             waves[name] = max(waves.get(name, 0), _wave(entry))
     name = f"{serial}.{last}"
     if not last or name in finished:
         return Progress(f"{serial}.{last + 1}")
-    return Progress(name, frozenset(done.get(name, ())), waves.get(name, 0))
+    return Progress(name, frozenset(done.get(name, ())), waves.get(name, 0), frozenset(fleets.get(name, ())))
 
 
 def _note_host(done: dict[str, set[str]], entry: Mapping[str, Any]) -> None:

@@ -42,10 +42,11 @@ def make_plan(
 ) -> dict[str, Any]:
     """Return the plan, plain data: ``rollout``, ``waves`` ({"number", "name", "hosts", "keeper"}), ``order`` (their
     hosts), ``batches`` (hosts and keeper of each wave), ``sites`` (by host), ``pending`` (reason by host),
-    ``unchanged`` (how many), ``done`` (in earlier runs of this rollout), ``mirrors`` (those to bring up to date) and
-    ``mirror_batch`` (them and their keeper). A keeper is the controller's name in a play, which Ansible goes on with
-    when all other hosts are lost. `waiting` are devices that preflight found to lack their mirror, or to be away, with
-    the reason.
+    ``unchanged`` (how many), ``done`` (in earlier runs of this rollout), ``finished`` (their last wave), ``elsewhere``
+    (how many hosts of those runs are neither done nor in this one, as with --limit), ``mirrors`` (those to bring up to
+    date) and ``mirror_batch`` (them and their keeper). A keeper is the controller's name in a play, which Ansible goes
+    on with when all other hosts are lost. `waiting` are devices that preflight found to lack their mirror, or to be
+    away, with the reason.
     """
     to_do, mirrors, unchanged = [], [], []
     pending: dict[str, str] = {}
@@ -71,7 +72,8 @@ def make_plan(
             to_do.append(host)
     canaries = matching(settings.canary, groups)
     earlier = progress.done.intersection(unchanged)
-    waves = plan_waves(to_do, settings, canaries, sites, len(earlier - canaries), progress.finished if earlier else 0)
+    waves = plan_waves(to_do, settings, canaries, sites, len(earlier - canaries), progress.finished)
+    elsewhere = (progress.fleet - progress.done - {*hosts}).intersection(groups.get("all", ()))
     keeper = "wave-"
     while any(host.startswith(keeper) for host in hostvars):
         keeper = f"rollout-{keeper}"
@@ -88,6 +90,8 @@ def make_plan(
         "pending": pending,
         "unchanged": len(unchanged),
         "done": len(earlier),
+        "finished": progress.finished,
+        "elsewhere": len(elsewhere),
         "mirrors": mirrors,
         "mirror_batch": [*mirrors, f"{keeper}mirrors"] if mirrors else [],
     }

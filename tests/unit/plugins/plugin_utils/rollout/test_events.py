@@ -55,6 +55,12 @@ def test_what_a_guard_went_back_to_is_not_done() -> None:
     assert progress([*known, back], 7).done == frozenset()
 
 
+def test_hosts_of_all_runs_make_the_fleet_of_a_rollout() -> None:
+    known = [step(STARTED, "7.1", hosts=["a", "b"]), step(STOPPED, "7.1"), step(STARTED, "7.1", hosts=["b", "c"])]
+    assert progress(known, 7).fleet == frozenset("abc")
+    assert progress([step(STARTED, "7.1")], 7).fleet == frozenset(), "as an older version wrote it"
+
+
 def test_one_that_is_finished_is_followed_by_another() -> None:
     known = [step(STARTED, "7.1"), host("a", "active", "7.1"), step(WAVE, "7.1", wave=1), step(FINISHED, "7.1")]
     assert progress(known, 7) == Progress("7.2")

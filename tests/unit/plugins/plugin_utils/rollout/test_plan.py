@@ -74,7 +74,15 @@ def test_the_rest_of_a_rollout() -> None:
     assert (plan["done"], [*map(len, plan["batches"])], plan["waves"][0]["number"]) == (4, [7], 3)
     hosts = {name: compared() for name in "abcdefghij"}
     plan = make_plan(hosts, list(hosts), GROUPS, Settings(), Progress("7.1", frozenset("abcdx"), 2))
-    assert (plan["done"], [*map(len, plan["batches"])], plan["waves"][0]["number"]) == (0, [2, 4, 7], 1)
+    assert (plan["done"], [*map(len, plan["batches"])], plan["waves"][0]["number"]) == (0, [2, 4, 7], 3)
+
+
+def test_hosts_of_earlier_runs_that_are_not_in_this_one() -> None:
+    progress = Progress("7.1", frozenset("b"), 1, frozenset(["a", "b", "c", "sold"]))
+    plan = make_plan({"a": compared()}, ["a"], GROUPS, Settings(), progress)
+    assert (plan["finished"], plan["elsewhere"]) == (1, 1), "c; b is done, sold is no longer in the inventory"
+    everyone = {name: compared() for name in "abc"}
+    assert make_plan(everyone, list(everyone), GROUPS, Settings(), progress)["elsewhere"] == 0
 
 
 def test_nothing_to_do() -> None:
