@@ -44,7 +44,8 @@ options:
     description:
       - V(active) makes the release active, V(absent) removes the runtime, its models and its images.
       - V(previous) goes back to the previous release, or to O(release), by the same hand-over. The host needs nobody
-        for it. The release that it leaves is not tried again until it changes or O(force) says so.
+        for it. The release that it leaves is not tried again until it changes or O(force) says so. A host that has gone
+        back already stays as it is, with a warning, unless O(release) names the release that it left.
     type: str
     choices: [active, previous, absent]
     default: active
@@ -265,7 +266,7 @@ def converge(module: AnsibleModule) -> dict[str, Any]:
     transaction = Transaction(root, runtime)
     earlier = "" if module.check_mode else transaction.what_became_of_it()
     result = _converge(module, options, engine, transaction)
-    return {**result, "warnings": [earlier]} if earlier else result
+    return {**result, "warnings": [earlier, *result.get("warnings", ())]} if earlier else result
 
 
 def _converge(

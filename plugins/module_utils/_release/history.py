@@ -115,3 +115,22 @@ def refused_before(entry: Mapping[str, Any], where: str) -> FleetError:
         remedy="change the release, or its objectives if they were wrong; to try the same once more run with "
         "-e edgeml_force=true",
     )
+
+
+def no_way_back(entry: Mapping[str, Any], where: str) -> FleetError:
+    """Return the error for a previous release that this host has refused, and that nobody has named."""
+    return FleetError(
+        f"The release before was refused here on {entry['time']}, so this host does not go back to it",
+        where=where,
+        seen=f"release {entry['release'][:12]}: {entry['reason']}",
+        remedy=f"run the playbook edgeml.fleet.site with another release; to go back to it all the same run with "
+        f"-e edgeml_release={entry['release'][:12]}",
+    )
+
+
+def stays_after_rollback(entry: Mapping[str, Any], runtime: str) -> str:
+    """Return the warning for a host that has already gone back from its previous release."""
+    return (
+        f"The runtime {runtime} stays as it is: the release before, {entry['release'][:12]}, was rolled back here on "
+        f"{entry['time']}; to serve it again run with -e edgeml_release={entry['release'][:12]}"
+    )

@@ -32,7 +32,11 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.content impo
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import Desired, Model, ports_of
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.gates import Gates, Row
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.history import refused_before
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.history import (
+    no_way_back,
+    refused_before,
+    stays_after_rollback,
+)
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.installed import InstalledRuntime
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.plan import (
     describe,
@@ -206,8 +210,8 @@ class Release:
     def roll_back(self, release: str, check_mode: bool, by: str = "operator", reason: str = "") -> dict[str, Any]:
         """Make a release that this host keeps the active one again: the previous one, or that named `release`.
 
-        Needs nothing but this host. The release that it leaves is not tried again until it changes or is forced.
-        Returns what `converge` returns.
+        Needs nothing but this host. The release that it leaves is not tried again until it changes or is forced. A host
+        that has gone back stays where it is unless `release` says otherwise. Returns what `converge` returns.
         """
         if not check_mode:
             self.settle()
@@ -230,6 +234,13 @@ class Release:
                 remedy="set the inventory back and run the playbook edgeml.fleet.site",
             )
         desired, after = recorded
+        refusal = None if release else self.installed.history.refusal(desired.attempt_id(release_id))
+        if refusal and refusal["outcome"] == "refused":
+            raise no_way_back(refusal, f"runtime {self.installed.name}")
+        if refusal and active:
+            plan = make_plan(self.installed.name, active, active, [], {"image": 0, "models": 0}, [])
+            stays = stays_after_rollback(refusal, self.installed.name)
+            return {**make_result(False, plan, active, active), "warnings": [stays]}
         plan = make_plan(self.installed.name, active or None, after, [], {"image": 0, "models": 0}, [])
         result = make_result(active.get("id") != release_id, plan, active or None, after)
         if check_mode or not result["changed"]:
