@@ -21,7 +21,7 @@ MODEL_KEYS = ("version", "variant", "digest", "options", "protocols")
 def describe(desired: Desired, release_id: str) -> dict[str, Any]:
     """Return what is committed of a release: enough to say later what another one changes.
 
-    Values of environment variables and secrets are told by a short fingerprint only.
+    Values of environment variables, secrets and parameters of models are told by a short fingerprint only.
     """
     return {
         "id": release_id,
@@ -32,7 +32,7 @@ def describe(desired: Desired, release_id: str) -> dict[str, Any]:
                 "version": m.version,
                 "variant": m.variant,
                 "digest": m.digest,
-                "options": m.options,
+                "options": _without_values(m.options),
                 "protocols": list(m.protocols),
             }
             for m in desired.models
@@ -115,12 +115,15 @@ def make_diff(plan: Mapping[str, Any], before: Mapping[str, Any] | None, after: 
 
 
 def _readable(description: Mapping[str, Any]) -> dict[str, Any]:
-    models = {model["name"]: {key: model[key] for key in MODEL_KEYS if key in model} for model in description["models"]}
+    models = {
+        model["name"]: {key: model[key] for key in MODEL_KEYS if key in model}
+        for model in map(_hidden, description["models"])
+    }
     return {**description, "models": models, "settings": description.get("settings", {})}
 
 
 def _changed_models(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> list[dict[str, Any]]:
-    old = {model["name"]: model for model in (before or {"models": []})["models"]}
+    old = {model["name"]: _hidden(model) for model in (before or {"models": []})["models"]}
     new = {model["name"]: model for model in after["models"]}
     changed = []
     for name in sorted({*old, *new}):
@@ -176,7 +179,17 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _fingerprint(values: Mapping[str, str]) -> str | None:
+def _hidden(model: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what is committed of a model; older versions committed its parameters in clear."""
+    return {**model, "options": _without_values(model["options"])} if "options" in model else model
+
+
+def _without_values(options: Mapping[str, Any]) -> dict[str, Any]:
+    parameters = options.get("parameters")
+    return {**options, "parameters": _fingerprint(parameters)} if isinstance(parameters, Mapping) else dict(options)
+
+
+def _fingerprint(values: Mapping[str, Any]) -> str | None:
     """Return the names, with so few digits of a digest of the values that nobody can guess these from it."""
     if not values:
         return None

@@ -77,6 +77,21 @@ def test_settings_are_named_one_by_one() -> None:
     ]
 
 
+def test_parameters_of_models_are_told_by_name_only() -> None:
+    """They may be vaulted in the inventory, and an older version committed them in clear."""
+    old, new = (replace(DIGITS, options={"workers": 2, "parameters": {"api_key": key}}) for key in ("S3CRET", "OTHER"))
+    before, after = (description(replace(DESIRED, models=(model,))) for model in (old, new))
+    in_clear = {**before, "models": [{**before["models"][0], "options": dict(old.options)}]}
+    for known in (before, in_clear):
+        made = _release_plan.make_plan("runtime", known, after, [], {"image": 0, "models": 0}, [])
+        told = json.dumps([made, _release_plan.make_diff(made, known, after), after])
+        assert "S3CRET" not in told and "OTHER" not in told
+        (changed,) = made["models"]
+        assert changed["before"]["options"]["workers"] == 2
+        assert changed["before"]["options"]["parameters"].startswith("api_key (")
+        assert changed["before"]["options"] != changed["after"]["options"]
+
+
 def test_secrets_are_told_by_name_only() -> None:
     token = "5f4dcc3b5aa765d61d8327deb882cf99" * 2
     before = replace(DESIRED, environment={"PASSWORD": "hunter2"}, secrets={"bearer_token": token})

@@ -137,7 +137,7 @@ def test_devices_and_environment_are_those_of_all_models() -> None:
         (
             [model("one", requires={"environment": {"A": "1"}}), model("two", requires={"environment": {"A": "2"}})],
             {},
-            ["environment variable A", "one: '1', two: '2'", "runtime of its own"],
+            ["environment variable A", "the models one and two", "runtime of its own"],
         ),
         ([model("one", protocols=["mqtt"])], {"has_broker": False}, ["no broker", "inference_runtime_mqtt"]),
         ([model("three", runtime="other", protocols=["mqtt"])], {}, ["another server", "leave mqtt out"]),
