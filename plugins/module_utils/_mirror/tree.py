@@ -176,8 +176,8 @@ class Tree:
     ) -> tuple[list[Path], list[Path], list[Path]]:
         """Return the generations, blobs and leftovers that are of no use once `serial` is served with `content`.
 
-        `keep` generations are kept, the served one and the one before it first, and those that alone have a manifest or blob that is
-        `in_use`. With serial None `content` is not there yet: what is served stays, and what was begun.
+        `keep` generations are kept, the served one and the one before it first, and those that alone have a manifest or
+        blob that is `in_use`. With serial None `content` is not there yet: what is served stays, and what was begun.
         """
         current, previous = self.current_target(), _leads_to(self.root / "previous")
         others = [path for path in self.generations.glob("*") if serial is None or path.name != str(serial)]
