@@ -37,6 +37,8 @@ class Response:
     headers : email.message.Message
     offset : int
         Position in the blob of the first byte delivered; 0 if a Range header was ignored.
+    ends_by_close : bool
+        Whether the end of the connection is that of the body: nobody can say then whether it is whole.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Response:
         self.status = raw.status
         self.headers: Message = raw.headers
         self.url = url
+        self.ends_by_close = raw.length is None and not raw.chunked
         self._raw = raw
         self._connection = connection
         self._idle = idle

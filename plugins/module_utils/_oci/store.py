@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -18,7 +19,12 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._host.disk import (
     full_disk,
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import make_directory, sync_directory
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci.failures import ATTEMPTS, TransientError
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.failures import (
+    ATTEMPTS,
+    FIRST_PAUSE,
+    TransientError,
+    broken_off,
+)
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import check_digest
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.parts import PartedFile, remove, whole_size
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.source import Source
@@ -124,12 +130,12 @@ def _complete(
         sha256 = hashlib.sha256()
     transferred = 0
     failures = 0
+    furthest = have  # a source that begins anew each time gets nowhere
     while have < size:
-        before = have
         try:
             with registry.open_blob(repository, digest, have) as response:
                 if response.offset != have:  # the registry knows no Range
-                    kept = have = before = _restart(file)
+                    kept = have = _restart(file)
                     sha256 = hashlib.sha256()
                 while block := response.read(READ_BLOCK):
                     have += len(block)
@@ -139,15 +145,20 @@ def _complete(
                     sha256.update(block)
                     transferred += len(block)
                     spend(len(block), have < size)
+                if have < size and getattr(response, "ends_by_close", False):
+                    raise broken_off(f"{registry.address}/{repository}@{digest}", f"{size - have} bytes are missing")
                 if have < size:
                     raise _WrongContentError(f"{have} bytes instead of {size}")
         except TransientError:
-            failures = 0 if have > before else failures + 1
+            failures = 0 if have > furthest else failures + 1
+            furthest = max(furthest, have)
             if failures == ATTEMPTS:
                 raise
+            if failures:
+                time.sleep(FIRST_PAUSE * 2 ** (failures - 1))
         # A power cut can leave a partial file with blocks that were never written: it, not the registry, is then bad.
         if have == size and kept and _digest(sha256) != digest:
-            kept = have = _restart(file)
+            kept = have = furthest = _restart(file)
             sha256 = hashlib.sha256()
     if _digest(sha256) != digest:
         raise _WrongContentError(_digest(sha256))

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import make_directory
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.failures import ATTEMPTS, FIRST_PAUSE
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import sha256_digest
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.store import fetch_blob
 from ansible_collections.edgeml.fleet.tests.support.registry_server import Answer, Request, Server
@@ -109,6 +111,39 @@ def test_a_transfer_without_progress_ends_and_keeps_what_it_has(serve: Serve, tm
     with pytest.raises(FleetError, match="broke off"):
         fetch(serve(silent), tmp_path)
     assert (tmp_path / "staging" / "part").read_bytes() == BLOB[:1000]
+
+
+def test_a_source_that_begins_anew_each_time_is_given_up(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    server = serve(lambda _: Answer(200, BLOB, cut=180_000))
+    with pytest.raises(FleetError, match="broke off"):
+        fetch(server, tmp_path)
+    assert len(server.requests) == 1 + ATTEMPTS
+    assert pauses == [FIRST_PAUSE, 2 * FIRST_PAUSE]
+    assert (tmp_path / "staging" / "part").read_bytes() == BLOB[:180_000]
+
+
+def test_a_source_that_begins_anew_but_comes_further_is_not_given_up(serve: Serve, tmp_path: Path) -> None:
+    cuts = iter(range(50_000, 400_000, 50_000))
+    server = serve(lambda _: Answer(200, BLOB, cut=next(cuts)))
+    fetch(server, tmp_path)
+    assert (tmp_path / "cas" / "blob").read_bytes() == BLOB
+    assert len(server.requests) == 6
+
+
+def test_an_end_of_the_connection_alone_says_nothing_of_the_content(serve: Serve, tmp_path: Path) -> None:
+    def without_length(request: Request) -> Answer:
+        made = deliver(request)
+        made.headers["Content-Length"] = "unknown"  # which is as good as none
+        made.cut = 170_000
+        return made
+
+    server = serve(without_length)
+    assert fetch(server, tmp_path) == len(BLOB)
+    assert [request.headers.get("Range") for request in server.requests] == [None, "bytes=170000-"]
 
 
 @pytest.mark.parametrize(
