@@ -40,10 +40,12 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.history impo
 RECORD_FILE = "release.json"
 #: What a scrub has found to be damaged of a release, beside its record; the converge that heals it removes it.
 DAMAGE_FILE = "damage.json"
+#: The way back that is under way: the release that it leaves (``left``), to which it goes (``to``), ``by``, ``reason``.
+WAY_BACK_FILE = "way_back.json"
 
 #: What the runtime without a directory of its own has in the host's root.
 OWN_PATHS = ("models", "releases", "cache", "state.json", "history.jsonl", "guard.json", "scrub.json", "run",
-             "staging", "trial")  # fmt: skip
+             "staging", "trial", WAY_BACK_FILE)  # fmt: skip
 
 
 class InstalledRuntime:

@@ -16,7 +16,12 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine, SeenOnce
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import DEFAULT_RUNTIME
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.attempt import remembered
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.attempt import (
+    end_way_back,
+    note_left,
+    remembered,
+    way_back_to,
+)
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.container import (
     RELEASE_LABEL,
     Container,
@@ -200,9 +205,14 @@ class Release:
             if not taken_over or recorded is None:
                 return "tidied what a run that was cut short had left"
             desired, after = recorded
-            told = "the run that brought it was cut short"
-            self.installed.history.add("active", after, desired.attempt_id(taken_over), by="controller", reason=told)
+            told, by = "the run that brought it was cut short", "controller"
+            way_back = way_back_to(self.installed, taken_over)
+            if way_back:
+                by = way_back["by"]
+                note_left(self.installed, way_back)
+            self.installed.history.add("active", after, desired.attempt_id(taken_over), by=by, reason=told)
             self._commit(after)
+            end_way_back(self.installed)
             return f"wrote down that release {taken_over[:12]} is the active one: {told}"
 
     # -- roll back -------------------------------------------------------------------------------------------------
@@ -253,15 +263,14 @@ class Release:
                 seen=f"models {', '.join(absent)}" if absent else f"image {desired.image}",
                 remedy="set the inventory back and run the playbook edgeml.fleet.site",
             )
-        left = self.installed.recorded(active["id"]) if active else None
+        told = reason or "an operator went back from it"
+        way_back = {"left": active["id"], "to": release_id, "by": by, "reason": told} if active else None
         with self.installed.lock():
-            with remembered(self.installed, desired, after, by) as done:
+            with remembered(self.installed, desired, after, by, way_back) as done:
                 done.reason = f"back from release {active['id'][:12]}" if active else ""
                 done.gates = self._replace(self._container(desired, release_id), (), answers_only=True)
-                if left:
-                    told = reason or "an operator went back from it"
-                    attempt = left[0].attempt_id(active["id"])
-                    self.installed.history.add("rolled_back", left[1], attempt, by=by, reason=told)
+                if way_back:
+                    note_left(self.installed, way_back)
                 self._record(desired, after)
                 self._commit(after)
             result["gates"] = done.gates
