@@ -4,17 +4,23 @@
 
 from __future__ import annotations
 
+import codecs
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urljoin
 
 from ansible.module_utils.urls import open_url
 
 POLL_SECONDS = 5.0
 _LONGEST = 200  # bytes of an answer
-_TIMEOUT = 10
+_TIMEOUT = 10  # seconds for the whole of it
+_REDIRECTS = 5
+_REDIRECT_CODES = (301, 302, 303, 307, 308)
 
 
 @dataclass(frozen=True)
@@ -50,18 +56,55 @@ def ask(
 
 
 def _look(approval: Mapping[str, Any], rollout: str, wave: int) -> Answer:
+    """Return what is said there now. A server, or a file system, that does not end its answer says nothing."""
     where = str(approval.get("file") or approval["url"]).replace("{rollout}", rollout).replace("{wave}", str(wave))
-    try:
-        if "file" in approval:
-            with Path(where).open("rb") as file:
-                said = file.read(_LONGEST)
-        else:
-            with open_url(where, timeout=_TIMEOUT, ca_path=approval.get("ca_file"), follow_redirects="safe") as answer:
-                said = answer.read(_LONGEST)
-    except (OSError, ValueError) as error:  # urllib's errors are OSError, or ValueError for an address that is none
-        return Answer(False, where, str(error))
-    text = said.decode("utf-8", "replace")
-    return Answer(_is_yes(text), where, " ".join(text.split()) or "nothing")
+    found: list[str | Exception] = []
+
+    def look() -> None:
+        try:
+            said = _read_file(where) if "file" in approval else _read_url(where, approval.get("ca_file"))
+            found.append(_text(said))
+        except Exception as error:  # whatever is wrong with an answer, it is no yes
+            found.append(error)
+
+    # Timeouts of a socket are for each read. Nothing else ends one that gives a byte now and then.
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
+    looking.join(_TIMEOUT)
+    said = found[0] if found else TimeoutError(f"no whole answer in {_TIMEOUT:g} s")
+    if isinstance(said, Exception):
+        return Answer(False, where, str(said) or type(said).__name__)
+    return Answer(_is_yes(said), where, said or "nothing")
+
+
+def _read_file(path: str) -> bytes:
+    with Path(path).expanduser().open("rb") as file:
+        return file.read(_LONGEST)
+
+
+def _read_url(url: str, ca_file: str | None) -> bytes:
+    """Return the answer of a server; whoever it redirects to must prove who it is too."""
+    ca_path = str(Path(ca_file).expanduser()) if ca_file else None
+    for _ in range(_REDIRECTS):
+        try:
+            with open_url(url, timeout=_TIMEOUT, ca_path=ca_path, follow_redirects="none") as answer:
+                said: bytes = answer.read(_LONGEST)
+                return said
+        except HTTPError as error:
+            target = error.headers.get("Location") if error.code in _REDIRECT_CODES else None
+            if not target:
+                raise
+        url = urljoin(url, target)
+        if not url.lower().startswith("https://"):
+            raise ValueError("it redirects to an address that does not begin with https://")
+    raise ValueError("it redirects without end")
+
+
+def _text(said: bytes) -> str:
+    """Return an answer in one line, without a mark of its encoding; what nobody would see in it is escaped."""
+    encoding = "utf-16" if said.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    line = " ".join(said.decode(encoding, "replace").split())
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
 
 
 def _is_yes(text: str) -> bool:

@@ -2,19 +2,35 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import contextlib
 import datetime
 import ipaddress
+import itertools
+import os
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout import approval as approval_module
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.approval import Answer, ask
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+
+ODD = {
+    "/status": b"hello\r\n\r\n",
+    "/cut": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nye",
+    "/long": b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70000 + b"\r\n\r\nyes",
+    "/gzip": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nyes",
+    "/plain": b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/7.1/2\r\n\r\n",
+    "/local": b"HTTP/1.1 302 Found\r\nLocation: file:///etc/passwd\r\n\r\n",
+    "/loop": b"HTTP/1.1 302 Found\r\nLocation: /loop\r\n\r\n",
+    "/moved": b"HTTP/1.1 301 Moved\r\nLocation: /7.1/2\r\n\r\n",
+}
 
 
 def nobody(question: str) -> str:
@@ -53,6 +69,30 @@ def test_missing_file_is_no_and_says_so(tmp_path: Path) -> None:
     assert "No such file" in answer.seen
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_file_of_an_editor_that_marks_its_encoding(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "approval"
+    file.write_text("yes\r\n", encoding=encoding)
+    assert ask({"file": str(file)}, "7.1", 2, nobody) == Answer(True, str(file), "yes")
+
+
+def test_what_nobody_would_see_in_an_answer_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "approval").write_text("\u200byes")
+    assert ask({"file": str(tmp_path / "approval")}, "7.1", 2, nobody).seen == "\\u200byes"
+
+
+def test_file_in_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "approval").write_text("yes")
+    assert ask({"file": "~/approval"}, "7.1", 2, nobody).yes
+
+
+def test_file_that_nobody_writes_to_is_no(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(approval_module, "_TIMEOUT", 0.2)
+    os.mkfifo(tmp_path / "approval")
+    assert ask({"file": str(tmp_path / "approval")}, "7.1", 2, nobody).seen == "no whole answer in 0.2 s"
+
+
 def test_waits_for_a_yes_but_not_for_ever(tmp_path: Path) -> None:
     file = tmp_path / "approval"
     now = 0.0
@@ -77,6 +117,15 @@ def server(tmp_path: Path) -> Iterator[tuple[str, str]]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if odd := ODD.get(self.path):
+                self.wfile.write(odd)
+                return
+            if self.path == "/drip":
+                with contextlib.suppress(OSError):
+                    for sign in itertools.chain(b"HTTP/1.1 200 OK\r\nX: ", itertools.repeat(ord("x"))):
+                        self.wfile.write(bytes([sign]))
+                        time.sleep(0.02)
+                return
             said = {"/7.1/2": b"yes\n", "/7.1/3": b"not yet\n"}.get(self.path)
             self.send_response(200 if said else 404)
             self.end_headers()
@@ -131,3 +180,32 @@ def test_url_that_nobody_answers_is_no() -> None:
     answer = ask({"url": "https://127.0.0.1:1/"}, "7.1", 2, nobody)
     assert not answer.yes
     assert "refused" in answer.seen.lower()
+
+
+@pytest.mark.parametrize(
+    ("path", "seen"),
+    [
+        ("/status", "hello"),
+        ("/cut", "IncompleteRead"),
+        ("/long", "got more than 65536 bytes"),
+        ("/gzip", "gzip"),
+        ("/plain", "it redirects to an address that does not begin with https://"),
+        ("/local", "it redirects to an address that does not begin with https://"),
+        ("/loop", "it redirects without end"),
+    ],
+)
+def test_odd_answer_is_no(server: tuple[str, str], path: str, seen: str) -> None:
+    answer = ask({"url": server[0] + path, "ca_file": server[1]}, "7.1", 2, nobody)
+    assert not answer.yes
+    assert seen in answer.seen
+
+
+def test_redirect_to_https_is_followed(server: tuple[str, str]) -> None:
+    assert ask({"url": f"{server[0]}/moved", "ca_file": server[1]}, "7.1", 2, nobody).yes
+
+
+def test_answer_without_end_is_no(server: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gives a byte now and then, so that no read of it takes long."""
+    monkeypatch.setattr(approval_module, "_TIMEOUT", 0.5)
+    answer = ask({"url": f"{server[0]}/drip", "ca_file": server[1]}, "7.1", 2, nobody)
+    assert answer.seen == "no whole answer in 0.5 s"
