@@ -251,6 +251,8 @@ def _bytes_here(tree: Tree) -> int:
 def perform(options: Mapping[str, Any], *, write: bool, wait: bool) -> dict[str, Any]:
     """Do in this process what the options of the module mirror_sync ask for; return the module's result."""
     root = Path(options["root"])
+    if options["bundle"]:  # it is all here: nothing crosses the uplink
+        options = {**options, "limits": {}, "fallbacks": []}
     damaged = scrub(root, write=write) if options["scrub"] else []
     summary = synchronize(
         root,

@@ -21,6 +21,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.edgeml.fleet.plugins.module_utils._host import detached
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror import agent
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.agent import Synchronization
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.bundle import export
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.uplink import PausedError
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.failures import UnreachableError, UntrustedError
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import sha256_digest
@@ -285,14 +286,45 @@ def test_systemd_scrubs_a_mirror_after_each_boot_and_each_month(
 def test_who_asks_is_told_that_the_night_is_waited_for(serve: Serve, tmp_path: Path) -> None:
     content, entry = image("a")
     work = Synchronization(tmp_path)
-    now = time.localtime()
-    closed = f"{(now.tm_hour + 2) % 24:02}:00-{(now.tm_hour + 3) % 24:02}:00"
-    asked = options(serve(deliverer(content)), tmp_path, 1, entry, limits={"hours": [closed]})
+    asked = options(serve(deliverer(content)), tmp_path, 1, entry, limits=closed_now())
     with pytest.raises(FleetError, match=r"on its way.*outside the allowed hours; 0 of \d+ bytes are here"):
         run(work, asked)
     assert work.is_running()  # it goes on by itself
     # An urgent run takes its place.
-    assert run(work, {**asked, "limits": {"hours": [closed], "urgent": True}})["generation"] == 1
+    assert run(work, {**asked, "limits": {**closed_now(), "urgent": True}})["generation"] == 1
+
+
+def closed_now() -> dict[str, Any]:
+    """Return limits whose hours are not now."""
+    now = time.localtime()
+    return {"hours": [f"{(now.tm_hour + 2) % 24:02}:00-{(now.tm_hour + 3) % 24:02}:00"], "bytes_per_day": 1}
+
+
+def test_a_stick_uses_no_uplink(serve: Serve, tmp_path: Path) -> None:
+    content, entry = image("a")
+    server = serve(deliverer(content))
+    stick = tmp_path / "stick"
+    export(stick, server.registry(), lock_of(1, entry), ["amd64"], write=True)
+    asked = options(server, tmp_path / "mirror", 1, entry, bundle=str(stick), store=None, limits=closed_now())
+    planned = agent.perform(asked, write=False, wait=False)["plan"]["bill"]
+    assert planned == {"seconds": None, "days": None, "mbit": None, "hours": []}
+    assert agent.perform(asked, write=True, wait=False)["changed"] is True
+
+
+def test_a_stick_asks_no_neighbour_over_the_uplink(serve: Serve, tmp_path: Path) -> None:
+    content, entry = image("a")
+    server = serve(deliverer(content))
+    stick = tmp_path / "stick"
+    export(stick, server.registry(), lock_of(1, entry), ["amd64"], write=True)
+    (stick / "blobs" / "sha256" / sha256_digest(b"a").partition(":")[2]).unlink()
+    server.requests.clear()
+    neighbour = {"address": server.address, "ca_file": server.ca_file}
+    asked = options(
+        server, tmp_path / "mirror", 1, entry, bundle=str(stick), store=None, limits=closed_now(), fallbacks=[neighbour]
+    )
+    with pytest.raises(FleetError, match="The bundle does not hold"):
+        agent.perform(asked, write=True, wait=False)
+    assert server.requests == []
 
 
 class Attempts:
