@@ -5,7 +5,7 @@
 ::
 
     oci-layout
-    index.json               each manifest, named REPOSITORY@DIGEST or REPOSITORY:TAG
+    index.json               each manifest, named REPOSITORY@DIGEST or REPOSITORY:TAG; versions of models have tags
     blobs/sha256/<hex>       manifests and blobs, complete and verified; directories of parts where files end too early
     fleet.lock.json          the lock in its canonical form, which is what its signatures are over
     fleet.lock.json.sig
@@ -220,7 +220,7 @@ def export(
         SignatureCopy(bundle, known, store, trust.keys.signer).add(content)
     if whole_store:
         add_listed(content, known, store)
-    files, index = _manifests(content)
+    files, index = _manifests(content, _version_tags(part))
     files.update(content.at_hand)
     whole = {LAYOUT: canonical_json({"imageLayoutVersion": "1.0.0"}), LOCK: canonical_json(dict(lock))}
     whole[f"{LOCK}.sig"] = trust.lock_signature.encode()
@@ -269,10 +269,23 @@ def _short(digest: str) -> str:
     return digest.partition(":")[2][:HELD_DIGITS]
 
 
-def _manifests(content: MirrorContent) -> tuple[dict[str, bytes], bytes]:
+def _version_tags(lock: Mapping[str, Any]) -> dict[tuple[str, str], str]:
+    """Return what is under the tags by which publishing sees that a version is taken, by repository and tag."""
+    tags = {}
+    for versions in lock["models"].values():
+        for version, described in versions.items():
+            for variant, entry in described["variants"].items():
+                tag = version if variant == "default" else f"{version}-{variant}"
+                tags[entry["repository"], tag] = entry["digest"]
+                tags[entry["repository"], f"{tag}-image"] = entry["index"]
+    return tags
+
+
+def _manifests(content: MirrorContent, tags: Mapping[tuple[str, str], str]) -> tuple[dict[str, bytes], bytes]:
     """Return the manifests by digest, and the index that names them."""
     named = {
         **{_name(*key): (media_type, data) for key, (media_type, data) in content.manifests.items()},
+        **{_name(*key): content.manifests[key[0], digest] for key, digest in tags.items()},
         **{_name(*key): (IMAGE_MANIFEST, data) for key, data in content.tagged.items()},
         **{_name(key[0], referrers_tag(key[1])): (IMAGE_INDEX, data) for key, data in content.referrers.items()},
     }

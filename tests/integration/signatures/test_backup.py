@@ -14,6 +14,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import can
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.bundle import export
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.restore import restore
+from ansible_collections.edgeml.fleet.plugins.module_utils._model.files import Model, Variant
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
     IMAGE_CONFIG,
     IMAGE_INDEX,
@@ -25,7 +26,13 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.signing.content import manifests_of
 from ansible_collections.edgeml.fleet.tests.integration.signatures.conftest import NewStore
 from ansible_collections.edgeml.fleet.tests.integration.signatures.content import Signed, sign_all
-from ansible_collections.edgeml.fleet.tests.support.content import ARCHITECTURES, Store
+from ansible_collections.edgeml.fleet.tests.support.content import (
+    ARCHITECTURES,
+    Store,
+    publish_model,
+    run_module,
+    write_model,
+)
 
 
 def back_up(signed: Signed, root: Path, architectures: tuple[str, ...] = ARCHITECTURES, **options: Any) -> Any:
@@ -92,3 +99,26 @@ def test_a_part_is_no_backup(signed: Signed, tmp_path: Path, new_store: NewStore
     assert "model_store_bundle_mirror" in caught.value.remedy
     assert not [path for path in empty.storage.rglob("*") if path.is_file()]
     assert not restore(tmp_path / "bundle", signed.store.registry(), write=True)["changed"]
+
+
+def test_versions_are_taken_after_a_restore(signed: Signed, tmp_path: Path, new_store: NewStore) -> None:
+    """By the tags that publishing looks at: no version gets other content because the store was lost."""
+    variant = Model(
+        "digits", "1.0.0", "onnxruntime_onnx", signed.directory / "digits-1", "model.onnx", Variant("int8", "", ())
+    )
+    variants = signed.lock["models"]["digits"]["1.0.0"]["variants"]
+    variants["int8"] = publish_model(variant, ARCHITECTURES, signed.store.registry(), "edgeml/models/digits")[1]
+    sign_all(signed.store, signed.directory, signed.lock, signed.key.private)
+    back_up(signed, tmp_path / "bundle")
+    there = new_store()
+    restore(tmp_path / "bundle", there.registry(), write=True)
+    assert not restore(tmp_path / "bundle", there.registry(), write=True)["changed"]
+    for tag, name in {"1.0.0": "default", "1.0.0-int8": "int8"}.items():
+        for suffix, kind in {"": "digest", "-image": "index"}.items():
+            found = there.registry().manifest_digest("edgeml/models/digits", f"{tag}{suffix}")
+            assert found == variants[name][kind], f"{tag}{suffix}"
+    options = {
+        "source": str(write_model(tmp_path / "other")), "name": "digits", "version": "1.0.0",
+        "repository": "edgeml/models/digits", "registry": there.options(),
+    }  # fmt: skip
+    assert "published with other content" in run_module("model_artifact", options, fails=True)["msg"]
