@@ -30,6 +30,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.container im
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import SOCKET_DIRECTORY, Desired
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.installed import InstalledRuntime
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.kept import read_object
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.objectives import judge, read_metrics
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.transaction import OBJECTIVE_MINUTES, Release
 
@@ -58,10 +59,12 @@ class Watch:
 
     def see(self, container: Mapping[str, Any], ready: bool) -> None:
         """Take in one look at the container (as `docker container inspect` says)."""
-        if container["Id"] != self.container:
-            self.__init__(container["Id"])  # type: ignore[misc]  # all anew
-        self.looks += 1
         count = int(container.get("RestartCount", 0))
+        if container["Id"] != self.container:
+            # A container that came since the last look is new. Without any look before, its restarts may be old ones.
+            old = 0 if self.container else count
+            self.__init__(container["Id"], restarts=old)  # type: ignore[misc]  # all anew
+        self.looks += 1
         # The engine counts anew when it starts.
         self.restarted += [self.looks] * (count - self.restarts if count >= self.restarts else count)
         self.restarted = [look for look in self.restarted if (self.looks - look) * GUARD_SECONDS < CRASH_WINDOW]
@@ -175,10 +178,9 @@ class Guard:
         replace_file(self.watch_file, json.dumps(asdict(watch)).encode())
 
     def _watch(self) -> Watch:
-        try:
-            return Watch(**json.loads(self.watch_file.read_text()))
-        except (OSError, ValueError, TypeError):
-            return Watch()
+        kept, anew = read_object(self.watch_file), asdict(Watch())
+        is_whole = all(isinstance(kept.get(name, value), type(value)) for name, value in anew.items())
+        return Watch(**{name: kept[name] for name in anew if name in kept}) if is_whole else Watch()
 
     @staticmethod
     def _ready(seen: InstalledRuntime, desired: Desired, release_id: str) -> bool:

@@ -60,6 +60,8 @@ class MemoryEngine(DockerEngine):
         label = options[list(options).index("--label") + 1].partition("=")[2]
         mounts = [dict(part.partition("=")[::2] for part in text.split(",")) for text in options if "type=bind" in text]
         self.containers[name] = {
+            "Id": f"{name} {label}",
+            "RestartCount": 0,
             "Mounts": [{"Source": mount["source"], "Destination": mount["target"]} for mount in mounts],
             "Config": {"Labels": {RELEASE_LABEL: label}},
             "State": {"Running": False, "ExitCode": 0},

@@ -1,0 +1,53 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What makes the guard go back, and what does not. The quickstart's tests and tests/integration have a real engine."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.agent import GUARD_SECONDS, Transaction
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.guard import UNREADY, Guard
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.transaction import Release
+from ansible_collections.edgeml.fleet.tests.unit.plugins.module_utils._release.memory_engine import (
+    ACTIVE,
+    MemoryEngine,
+    desired,
+)
+
+FIRST, SECOND = (desired(threads).release_id() for threads in (1, 2))
+LOOKS = UNREADY // GUARD_SECONDS
+
+
+@pytest.fixture
+def guard(release: Release, engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch) -> Guard:
+    """Of a host that serves its second release, long since, and keeps the first."""
+    monkeypatch.setattr(Transaction, "is_running", lambda self: False)
+    release.watched["probation_seconds"] = 0
+    for threads in (1, 2):
+        release.converge(desired(threads), check_mode=False)
+    return Guard(engine, release.installed.host_root, "runtime")
+
+
+def active(guard: Guard) -> str:
+    return str(guard.installed.state()["active"]["id"])
+
+
+@pytest.mark.parametrize("damage", ["lost", "empty", "of another kind"])
+def test_restarts_before_the_first_look_are_no_crashes_of_now(guard: Guard, engine: MemoryEngine, damage: str) -> None:
+    """They may be a year old: the guard's own file is gone."""
+    assert guard.look() == ""
+    engine.containers[ACTIVE]["RestartCount"] = 5
+    if damage == "lost":
+        guard.watch_file.unlink()
+    else:
+        guard.watch_file.write_text({"empty": "", "of another kind": '{"looks": "many"}'}[damage])
+    assert {guard.look() for _ in range(3)} == {""}
+    engine.containers[ACTIVE]["RestartCount"] = 8
+    assert "it crashed 3 times" in guard.look()
+    assert active(guard) == FIRST
+
+
+def test_restarts_of_a_container_that_came_since_the_last_look_are_crashes(guard: Guard, engine: MemoryEngine) -> None:
+    assert guard.look() == ""
+    engine.containers[ACTIVE].update(Id="another", RestartCount=3)
+    assert "it crashed 3 times" in guard.look()
