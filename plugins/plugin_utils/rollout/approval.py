@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 from ansible.module_utils.urls import open_url
 
@@ -72,9 +72,18 @@ def _look(approval: Mapping[str, Any], rollout: str, wave: int) -> Answer:
     looking.start()
     looking.join(_TIMEOUT)
     said = found[0] if found else TimeoutError(f"no whole answer in {_TIMEOUT:g} s")
-    if isinstance(said, Exception):
-        return Answer(False, where, str(said) or type(said).__name__)
-    return Answer(_is_yes(said), where, said or "nothing")
+    seen = said if isinstance(said, str) else str(said) or type(said).__name__
+    shown, secrets = (where, []) if "file" in approval else _without_secrets(where)
+    for secret in secrets:
+        seen = seen.replace(secret, "***")
+    return Answer(isinstance(said, str) and _is_yes(said), shown, seen or "nothing")
+
+
+def _without_secrets(url: str) -> tuple[str, list[str]]:
+    """Return scheme, host and path of an address, and what else is in it, perhaps a password or a token."""
+    parts = urlsplit(url)
+    login, _at, host = parts.netloc.rpartition("@")
+    return f"{parts.scheme}://{host}{parts.path}", [text for text in (login, parts.query, parts.fragment) if text]
 
 
 def _read_file(path: str) -> bytes:

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
@@ -15,6 +16,8 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem imp
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema import native, origins, validate
 
 VARIABLE = "edgeml_rollout"
+#: An address in a message, of which scheme, host and path are kept: the rest may be a password or a token.
+_ADDRESS, _KEPT = re.compile(r"""(https?://)(?:[^/@'"\s]*@)?([^?#'"\s]*)[?#]?[^'"\s]*"""), r"\1\2"
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,10 @@ def read_settings(value: Any) -> Settings:
         return Settings()
     known = {VARIABLE: value}
     problems = validate(value, "rollout", prefix=(VARIABLE,))
-    problems = [problem.located(origins(known, problem.path)) for problem in problems]
+    problems = [
+        replace(problem.located(origins(known, problem.path)), seen=_ADDRESS.sub(_KEPT, problem.seen))
+        for problem in problems
+    ]
     if problems:
         raise problems[0].error() if len(problems) == 1 else FleetError(report(problems).removesuffix("."))
     return Settings(**native(value))
@@ -77,6 +83,6 @@ def check_agreement(value: Any, hostvars: Mapping[str, Mapping[str, Any]], hosts
         raise FleetError(
             f"{VARIABLE} differs between hosts of one rollout",
             where=VARIABLE,
-            seen="; ".join(f"{host}: {shown(of_host)}" for host, of_host in by_value.values()),
+            seen="; ".join(f"{host}: {_ADDRESS.sub(_KEPT, shown(of_host))}" for host, of_host in by_value.values()),
             remedy="set it in group_vars/all or by -e, or run the rollout with --limit for each part of the fleet",
         )

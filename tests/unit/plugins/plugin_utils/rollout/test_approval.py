@@ -176,6 +176,17 @@ def test_url(server: tuple[str, str]) -> None:
     assert "certificate" in untrusted.seen.lower()
 
 
+def test_secrets_of_an_address_are_not_told(server: tuple[str, str]) -> None:
+    """What is told goes into the log and the ledger."""
+    address, ca_file = server
+    secret = address.replace("https://", "https://user:pass%77ord@")
+    answer = ask({"url": f"{secret}/7.1/3?token=hush", "ca_file": ca_file}, "7.1", 3, nobody)
+    assert answer.where == f"{address}/7.1/3"
+    answer = ask({"url": f"{secret}/a b?token=hush", "ca_file": ca_file}, "7.1", 3, nobody)
+    assert "hush" not in str(answer)
+    assert "pass" not in str(answer)
+
+
 def test_url_that_nobody_answers_is_no() -> None:
     answer = ask({"url": "https://127.0.0.1:1/"}, "7.1", 2, nobody)
     assert not answer.yes

@@ -68,6 +68,18 @@ def test_what_makes_no_sense_is_refused_with_place_value_and_remedy(value: Any, 
     assert [word for word in words if word not in str(refused.value)] == [], str(refused.value)
 
 
+def test_secrets_of_an_address_are_not_told() -> None:
+    secret = "https://ada:hush@x.example/{rollout}?token=hush"
+    hosts = {"a": {"edgeml_rollout": {"approval": {"url": secret}}}, "b": {}}
+    with pytest.raises(FleetError, match=r"https://x\.example/\{rollout\}'") as refused:
+        check_agreement(None, hosts, "ab")
+    assert "hush" not in str(refused.value)
+    for more in ({}, {"first": 0}):
+        with pytest.raises(FleetError, match="x.example") as refused:
+            read_settings({"approval": {"url": secret.replace("https", "http")}, **more})
+        assert "hush" not in str(refused.value)
+
+
 def test_hosts_of_one_rollout_agree() -> None:
     two, three = {"edgeml_rollout": {"first": 2}}, {"edgeml_rollout": {"first": 3}}
     check_agreement({"first": 2}, {"a": two, "b": two}, "ab")
