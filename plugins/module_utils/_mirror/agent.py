@@ -168,8 +168,7 @@ class Synchronization(Work):
 
         def whole(options: dict[str, Any]) -> dict[str, Any]:
             result = patient(options, START_PATIENCE if resumed else 0, waits=waits)
-            last = {**options, "scrub": False, "environment": environment(PROXY)}
-            replace_file(self.last_file, json.dumps(last).encode(), 0o600)
+            replace_file(self.last_file, json.dumps(_for_later(options)).encode(), 0o600)
             self.damaged_file.unlink(missing_ok=True)
             return result
 
@@ -276,6 +275,17 @@ def perform(options: Mapping[str, Any], *, write: bool, wait: bool) -> dict[str,
     del result["bill"]  # the plan has it
     diff = {"before": "\n".join(result.pop("before")) + "\n", "after": "\n".join(result.pop("after")) + "\n"}
     return {"diff": diff, **result}
+
+
+def _for_later(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options, and the proxy beside them, without what holds for one run."""
+    return {
+        **options,
+        "scrub": False,
+        "limits": {**options["limits"], "urgent": False},
+        "signatures": {**options["signatures"], "accept_older_lock": False},
+        "environment": environment(PROXY),
+    }
 
 
 def _serial(options: Mapping[str, Any]) -> int:

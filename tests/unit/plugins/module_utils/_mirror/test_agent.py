@@ -246,6 +246,21 @@ def test_a_scrub_heals_what_is_damaged_as_soon_as_the_store_answers(serve: Serve
     assert work.scrub() == []
 
 
+def test_what_holds_for_one_run_is_not_kept_for_scrubs(serve: Serve, tmp_path: Path) -> None:
+    content, entry = image("a")
+    work = Synchronization(tmp_path)
+    asked = options(serve(deliverer(content)), tmp_path, 1, entry)
+    for_once = {
+        "limits": {**closed_now(), "urgent": True},
+        "signatures": {**asked["signatures"], "accept_older_lock": True},
+    }
+    run(work, {**asked, **for_once, "scrub": True, "patience": 5})
+    kept = json.loads(work.last_file.read_text())
+    assert kept["limits"] == {**closed_now(), "urgent": False}
+    assert kept["signatures"] == asked["signatures"]
+    assert (kept["scrub"], kept["patience"]) == (False, 5)
+
+
 def test_a_scrub_heals_by_the_way_that_the_last_synchronization_took(
     serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
