@@ -82,17 +82,17 @@ class Synchronization(Work):
         self.damaged_file = root / "sync" / "damaged"
 
     def is_in_the_way(self, key: str, options: Mapping[str, Any]) -> bool:
-        """Let the same be waited for. Anything newer takes over: what was fetched so far is not lost."""
+        """Let the same be waited for. What is newer or may go back takes over: what was fetched is not lost."""
         running = self.running_request()
         if running is None or running["key"] == key:
             return False
         there, here = (_serial(request) for request in (running["options"], options))
-        if here < there:
+        if here < there and not options["signatures"].get("accept_older_lock"):
             raise FleetError(
                 "A synchronization of this mirror to a newer lock is under way",
                 where=str(self.root),
                 seen=f"serial {here} in the lock, {there} under way",
-                remedy="use the newest fleet.lock.yml",
+                remedy="use the newest fleet.lock.yml; to go back, set edgeml_accept_older_lock: true for one run",
             )
         return True
 

@@ -12,7 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +143,19 @@ def test_a_newer_lock_takes_over_and_an_older_one_is_refused(
         run(work, options(server, tmp_path, 1, second[1]))
     assert run(work, options(server, tmp_path, 3, second[1]))["generation"] == 3
     assert (tmp_path / "current").readlink().name == "3"
+
+
+def test_a_deliberate_step_back_takes_the_place_of_a_newer_lock_that_waits(serve: Serve, tmp_path: Path) -> None:
+    first, second = image("a"), image("b")
+    server = serve(deliverer({**first[0], **second[0]}))
+    work = Synchronization(tmp_path)
+    with pytest.raises(FleetError, match="outside the allowed hours"):
+        run(work, options(server, tmp_path, 8, second[1], limits=closed_now()))
+    back = options(server, tmp_path, 7, first[1])
+    with pytest.raises(FleetError, match="to go back, set edgeml_accept_older_lock: true"):
+        run(work, back)
+    back["signatures"]["accept_older_lock"] = True
+    assert run(work, back)["generation"] == 7
 
 
 def test_a_failure_comes_back_with_its_parts(serve: Serve, tmp_path: Path) -> None:
@@ -340,73 +353,3 @@ def test_a_stick_asks_no_neighbour_over_the_uplink(serve: Serve, tmp_path: Path)
     with pytest.raises(FleetError, match="The bundle does not hold"):
         agent.perform(asked, write=True, wait=False)
     assert server.requests == []
-
-
-class Attempts:
-    """Stands for `perform`: makes the first steps, then nothing answers, on a clock of its own."""
-
-    def __init__(self, root: Path, *steps: str) -> None:
-        self.root = root
-        self.steps = iter(steps)
-        self.seconds = 0.0
-        self.times: list[float] = []
-
-    def __call__(self, *_arguments: Any, **_options: Any) -> dict[str, Any]:
-        self.times.append(self.seconds)
-        if step := next(self.steps, ""):
-            getattr(self, step)()
-        raise UnreachableError("nothing answers")
-
-    def sleep(self, duration: float) -> None:
-        self.seconds += duration
-
-    def move(self) -> None:
-        """Spend two hours with another 10 bytes."""
-        self.seconds += 7200
-        partial = self.root / "staging" / "a.part"
-        partial.parent.mkdir(exist_ok=True)
-        partial.write_bytes(bytes(10 + (partial.stat().st_size if partial.exists() else 0)))
-
-    def move_the_same_again(self) -> None:
-        self.seconds += 7200
-        (self.root / "staging" / "a.part").write_bytes(bytes(10))
-
-    def pause(self) -> None:
-        raise PausedError(
-            "outside the allowed hours", datetime(2026, 11, 29) + timedelta(seconds=self.seconds + 28_800)
-        )
-
-    def until_it_gives_up(self, monkeypatch: pytest.MonkeyPatch, patience: int) -> list[float]:
-        monkeypatch.setattr(agent, "perform", self)
-        options = {"root": str(self.root), "patience": patience}
-        with pytest.raises(UnreachableError):
-            agent.patient(
-                options,
-                0,
-                lambda: self.seconds,
-                self.sleep,
-                now=lambda: datetime(2026, 11, 29) + timedelta(seconds=self.seconds),
-            )
-        return self.times
-
-
-def test_patience(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert Attempts(tmp_path).until_it_gives_up(monkeypatch, 0) == [0]
-    assert Attempts(tmp_path).until_it_gives_up(monkeypatch, 100) == [0, 30, 60, 90, 120]
-
-
-def test_patience_is_counted_from_the_last_progress(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    night = Attempts(tmp_path, "pause")
-    assert night.until_it_gives_up(monkeypatch, 3600)[1] == 28_800
-    assert night.seconds == 28_800 + 3600
-    slow = Attempts(tmp_path, "move", "move", "move_the_same_again")
-    assert slow.until_it_gives_up(monkeypatch, 3600)[1:3] == [7230, 14_460]
-    assert len(slow.times) == 3, "what comes a second time is no progress"
-
-
-def test_who_was_told_that_it_goes_on_is_not_let_down_by_one_failure(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    night = Attempts(tmp_path, "pause")
-    night.until_it_gives_up(monkeypatch, 0)
-    assert night.seconds == 28_800 + agent.START_PATIENCE
