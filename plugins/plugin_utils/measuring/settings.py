@@ -11,7 +11,7 @@ from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import InventoryError
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema import native, origins, validate
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.window import is_open, local_time, next_closing
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.window import local_time, seconds_left
 
 VARIABLE = "edgeml_measure"
 #: Seconds for one host where no window ends them.
@@ -32,8 +32,7 @@ class Settings:
         """Return for how long variants may be measured from now on, 0 if the window is closed."""
         if self.window is None:
             return LONGEST
-        now = local_time(self.window, moment)
-        return (next_closing(self.window, now) - now).total_seconds() if is_open(self.window, now) else 0.0
+        return seconds_left(self.window, local_time(self.window, moment))
 
 
 def read_settings(value: Any) -> Settings:

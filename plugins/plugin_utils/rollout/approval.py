@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import codecs
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -39,14 +40,15 @@ def ask(
     prompt: Callable[[str], str],
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
+    longest: float = math.inf,
 ) -> Answer:
-    """Return the answer for a wave. `prompt` asks the person at the terminal."""
+    """Return the answer for a wave. `prompt` asks the person at the terminal. Waiting ends after `longest` seconds."""
     if approval == "none":
         return Answer(True)
     if isinstance(approval, str):
         said = prompt(f"Rollout {rollout}: begin wave {wave}? Type yes to go on: ")
         return Answer(_is_yes(said), "the prompt", said or "nothing")
-    deadline = clock() + float(approval.get("wait_seconds", 0))
+    deadline = clock() + min(float(approval.get("wait_seconds", 0)), longest)
     while True:
         answer = _look(approval, rollout, wave)
         left = deadline - clock()

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +28,7 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.judgement imp
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.plan import title_of, wave_of
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.settings import Settings
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.told import told_lines
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.window import is_open, local_time, next_opening
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.window import local_time, next_opening, seconds_left
 
 #: Where the playbook keeps the answers of the steps, and of a host that went back.
 JUDGED = "edgeml_rollout_judged"
@@ -79,14 +80,15 @@ class Course:
             return Step("", {"stop": False, "waiting": waiting})
         title = title_of(wave, self.last)
         is_first = wave is self.plan["waves"][0]
-        window = self.settings.window
-        if window is not None and not is_open(window, now := local_time(window)):
-            opens = next_opening(window, now).strftime("%Y-%m-%d %H:%M %Z")
-            reason = f"{title}: the window is closed; it opens {opens}. What to do: run the playbook again then"
-            # Nothing went wrong: whoever runs this on a schedule gets to it in time. Nor did anything begin yet.
-            return self._stop(reason, failed=False, told=not is_first)
+        left, closed = self._window(title)
+        # Nothing went wrong: whoever runs this on a schedule gets to it in time. Nor did anything begin yet.
+        if closed:
+            return self._stop(closed, failed=False, told=not is_first)
         if not is_first or self.plan["done"] or self.plan["finished"]:
-            answer = ask(self.settings.approval, str(self.plan["rollout"]), int(wave["number"]), prompt)
+            rollout, number = str(self.plan["rollout"]), int(wave["number"])
+            answer = ask(self.settings.approval, rollout, number, prompt, longest=left)
+            if closed := self._window(title)[1]:
+                return self._stop(closed, failed=False, told=not is_first)
             if not answer.yes:
                 return self._stop(
                     f"{title}: it is not approved at {answer.where}. Seen: {answer.seen}. What to do: have it say yes, "
@@ -97,6 +99,17 @@ class Course:
         reason = f"{len(self.plan['order'])} hosts, waves of {sizes}"
         started = ledger.line("", events.STARTED, reason=reason, hosts=list(self.plan["order"]), **self.common)
         return Step("", {"stop": False, "waiting": waiting}, [started] if is_first else [])
+
+    def _window(self, title: str) -> tuple[float, str]:
+        """Return for how many seconds the window is open, and why no wave may begin if it is not."""
+        window = self.settings.window
+        if window is None:
+            return math.inf, ""
+        now = local_time(window)
+        if left := seconds_left(window, now):
+            return left, ""
+        opens = next_opening(window, now).strftime("%Y-%m-%d %H:%M %Z")
+        return 0.0, f"{title}: the window is closed; it opens {opens}. What to do: run the playbook again then"
 
     def _waiting(self, wave: Mapping[str, Any]) -> dict[str, str]:
         """Return the hosts that need what their mirror lacks, since this run could not bring it up to date."""

@@ -34,6 +34,11 @@ def next_closing(window: Mapping[str, Any], now: datetime) -> datetime:
     return min(closes for _opens, closes in _openings(window, now) if closes > now)
 
 
+def seconds_left(window: Mapping[str, Any], now: datetime) -> float:
+    """Return for how long the window is still open, 0 if it is closed."""
+    return (next_closing(window, now) - now).total_seconds() if is_open(window, now) else 0.0
+
+
 def _openings(window: Mapping[str, Any], now: datetime) -> list[tuple[datetime, datetime]]:
     """Return the openings from yesterday to the same day of the next week."""
     found = []

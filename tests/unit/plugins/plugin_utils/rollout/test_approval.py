@@ -107,6 +107,9 @@ def test_waits_for_a_yes_but_not_for_ever(tmp_path: Path) -> None:
     assert not ask(approval, "7.1", 2, nobody, sleep, lambda: now).yes
     assert now == 12
     now = 0.0
+    assert not ask({**approval, "wait_seconds": 60}, "7.1", 2, nobody, sleep, lambda: now, longest=7).yes
+    assert now == 7
+    now = 0.0
     assert ask({**approval, "wait_seconds": 60}, "7.1", 2, nobody, sleep, lambda: now).yes
     assert now == 15
 

@@ -259,6 +259,23 @@ def test_a_closed_window_ends_the_run_well() -> None:
     assert [line["outcome"] for line in rollout.open(rollout.wave("b"), nobody).lines] == ["rollout_stopped"]
 
 
+@pytest.mark.parametrize("said", ["yes", "no"])
+def test_a_wave_does_not_begin_after_the_window_has_closed(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    """An answer may take long."""
+    now = datetime(2026, 11, 28, 3, 55, tzinfo=UTC)
+    monkeypatch.setattr(course, "local_time", lambda _window: now)
+    rollout = run({}, window={"from": "22:00", "to": "04:00"}, approval="prompt")
+
+    def late(_: str) -> str:
+        nonlocal now
+        now += timedelta(minutes=50)
+        return said
+
+    step = rollout.open(rollout.wave("b"), late)
+    assert "the window is closed; it opens 2026-11-28 22:00" in step.text
+    assert (step.result["stop"], step.result["red"]) == (True, False)
+
+
 # -- at the end --------------------------------------------------------------------------------------------------------
 
 

@@ -75,7 +75,7 @@ def test_secrets_of_an_address_are_not_told() -> None:
         check_agreement(None, hosts, "ab")
     assert "hush" not in str(refused.value)
     for more in ({}, {"first": 0}):
-        with pytest.raises(FleetError, match="x.example") as refused:
+        with pytest.raises(FleetError, match=r"x\.example") as refused:
             read_settings({"approval": {"url": secret.replace("https", "http")}, **more})
         assert "hush" not in str(refused.value)
 
