@@ -11,21 +11,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import file_digest
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.bundle import EXPORT_AGAIN, Bundle
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.content import INDEXES, Blob, blobs_of
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.lock import digest_of, document_of, mappings
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import sha256_digest
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.parts import open_whole, whole_size
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
+from ansible_collections.edgeml.fleet.plugins.module_utils._signature.formats import (
+    SIGNATURE_ANNOTATION,
+    simple_manifest,
+)
 
 
 def restore(root: Path, store: Registry, *, write: bool) -> dict[str, Any]:
     """Push what the store lacks of the bundle at `root`; return what the module content_bundle returns then.
 
     An index follows what it lists, and a tag follows the content. What is there already is not sent, so that a run that
-    was interrupted goes on. Raises FleetError for what is damaged in the bundle, before anything is sent for a bundle
-    that holds only a part, and for whatever the store does wrong.
+    was interrupted goes on; what the store has besides stays. Raises FleetError for what is damaged in the bundle,
+    before anything is sent for a bundle that holds only a part, and for whatever the store does wrong.
     """
     bundle = Bundle(root).open()
     manifests = []
@@ -37,16 +43,23 @@ def restore(root: Path, store: Registry, *, write: bool) -> dict[str, Any]:
     )
     sent: dict[tuple[str, str], Blob] = {}
     pushed = 0
-    for _is_index, _is_tag, repository, reference, data, media_type in sorted(manifests):
-        if store.find_manifest(repository, reference) == (data, media_type):
-            continue
+    for _is_index, is_tag, repository, reference, data, media_type in sorted(manifests):
         where = f"{root}: {repository} {reference}"
+        there = store.find_manifest(repository, reference)
+        config = b""
+        if there and is_tag:
+            data, config = _merged(reference, there[0], data, where)
+        if there and there[0] == data:
+            continue
         for blob in blobs_of(document_of(data, where), repository, where):
             if (repository, blob.digest) in sent or store.has_blob(repository, blob.digest):
                 continue
             known = next((other for other, digest in sent if digest == blob.digest), None)
             sent[repository, blob.digest] = blob
-            if write and not (known and store.mount_blob(repository, blob.digest, known)):
+            if config and blob.digest == sha256_digest(config):
+                if write:
+                    store.push_blob(repository, config, blob.digest)
+            elif write and not (known and store.mount_blob(repository, blob.digest, known)):
                 with _whole(bundle.blob(blob.digest)) as file:
                     _check(file, blob, bundle.blob(blob.digest))
                     store.push_blob(repository, file, blob.digest)
@@ -59,6 +72,30 @@ def restore(root: Path, store: Registry, *, write: bool) -> dict[str, Any]:
         "bytes_sent": sum({blob.digest: blob.size for blob in sent.values()}.values()),
         "manifests_sent": pushed,
     }
+
+
+def _merged(reference: str, there: bytes, data: bytes, where: str) -> tuple[bytes, bytes]:
+    """Return what a tag of the store stands for with what the bundle adds, and its configuration if that is new.
+
+    Signatures of both come together, and whatever else refers to a manifest. Any other tag stays as it is.
+    """
+    if not reference.startswith("sha256-"):
+        return there, b""
+    key = "layers" if reference.endswith(".sig") else "manifests"
+    document = document_of(there, where)
+    before = mappings(document, key, where)
+    known = [_identity(one) for one in before]
+    more = [one for one in mappings(document_of(data, where), key, where) if _identity(one) not in known]
+    if not more:
+        return there, b""
+    if key == "layers":
+        return simple_manifest([*before, *more])
+    return canonical_json({**document, key: [*before, *more]}), b""
+
+
+def _identity(one: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return what makes two descriptors the same: signatures of several keys are over one text."""
+    return one.get("digest"), (one.get("annotations") or {}).get(SIGNATURE_ANNOTATION)
 
 
 def _check_complete(bundle: Bundle, store: Registry, manifests: Mapping[tuple[str, str], bytes]) -> None:

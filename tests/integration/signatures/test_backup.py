@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,10 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
     descriptor,
     sha256_digest,
 )
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.referrers import referrers_tag
+from ansible_collections.edgeml.fleet.plugins.module_utils._signature.attached import read_signatures
+from ansible_collections.edgeml.fleet.plugins.module_utils._signature.formats import signature_tag
+from ansible_collections.edgeml.fleet.plugins.module_utils._signature.keys import TrustedKeys
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.signing.content import manifests_of
 from ansible_collections.edgeml.fleet.tests.integration.signatures.conftest import NewStore
 from ansible_collections.edgeml.fleet.tests.integration.signatures.content import Signed, sign_all
@@ -33,6 +38,7 @@ from ansible_collections.edgeml.fleet.tests.support.content import (
     run_module,
     write_model,
 )
+from ansible_collections.edgeml.fleet.tests.support.cosign import KeyPair, make_key
 
 
 def back_up(signed: Signed, root: Path, architectures: tuple[str, ...] = ARCHITECTURES, **options: Any) -> Any:
@@ -122,3 +128,59 @@ def test_versions_are_taken_after_a_restore(signed: Signed, tmp_path: Path, new_
         "repository": "edgeml/models/digits", "registry": there.options(),
     }  # fmt: skip
     assert "published with other content" in run_module("model_artifact", options, fails=True)["msg"]
+
+
+def test_a_store_that_lives_keeps_what_is_newer(signed: Signed, tmp_path: Path) -> None:
+    """Signatures that were made since are in the store with those of the backup; its tags stay as they are."""
+    back_up(signed, tmp_path / "bundle")
+    later = make_key()
+    sign_all(signed.store, signed.directory, signed.lock, later.private)
+    registry = signed.store.registry()
+    tagged = tags_of(signed)
+    assert not restore(tmp_path / "bundle", registry, write=True)["changed"]
+    assert tags_of(signed) == tagged
+    check_signers(signed, later)
+
+
+def test_signatures_of_backup_and_store_come_together(signed: Signed, tmp_path: Path, new_store: NewStore) -> None:
+    """What was published and signed again after a loss keeps that, and gets back what the backup holds."""
+    back_up(signed, tmp_path / "first")
+    restore(tmp_path / "first", (there := new_store()).registry(), write=True)
+    later = make_key()
+    signed.store = there
+    for path in (there.storage / "docker/registry/v2/repositories").glob("**/_manifests/tags/*"):
+        shutil.rmtree(path)
+    sign_all(there, signed.directory, signed.lock, later.private)
+    assert restore(tmp_path / "first", there.registry(), write=False)["changed"]
+    assert restore(tmp_path / "first", there.registry(), write=True)["changed"]
+    check_signers(signed, later)
+    assert not restore(tmp_path / "first", there.registry(), write=True)["changed"]
+
+
+def test_a_version_that_was_published_since_stays(signed: Signed, tmp_path: Path) -> None:
+    back_up(signed, tmp_path / "bundle")
+    registry = signed.store.registry()
+    index = signed.lock["models"]["digits"]["1.0.0"]["variants"]["default"]["index"]
+    data, media_type = registry.get_manifest("edgeml/models/digits", index)
+    registry.push_manifest("edgeml/models/digits", "1.0.0", data, media_type)
+    assert not restore(tmp_path / "bundle", registry, write=True)["changed"]
+    assert registry.manifest_digest("edgeml/models/digits", "1.0.0") == index
+
+
+def tags_of(signed: Signed) -> dict[str, str | None]:
+    """Return what is under each tag of both kinds of signatures."""
+    registry = signed.store.registry()
+    found = {}
+    for repository, digest in manifests_of(signed.lock):
+        for tag in (signature_tag(digest), referrers_tag(digest)):
+            found[f"{repository}:{tag}"] = registry.manifest_digest(repository, tag)
+    return found
+
+
+def check_signers(signed: Signed, later: KeyPair) -> None:
+    """Fail unless both keys have signed all that the lock names, in both formats."""
+    for repository, digest in manifests_of(signed.lock):
+        for key in (signed.key, later):
+            found = read_signatures(signed.store.registry(), repository, digest, TrustedKeys([key.public]).signer)
+            assert found.simple_signers, f"{repository}@{digest}"
+            assert found.bundle_signers, f"{repository}@{digest}"
