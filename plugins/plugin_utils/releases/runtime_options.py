@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
@@ -19,6 +20,9 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema impo
 PREFIX = "inference_runtime_"
 # What the role's own tasks register, which stands among a host's variables as well.
 REGISTERED = ("preflight", "result", "health", "latency", "kernel", "rolled_back")
+# No value below a variable whose name holds one of these words is in a message: a secret may stand in a wrong place.
+SECRET_WORDS = ("inference_runtime_access", "inference_runtime_mqtt", "token", "password", "key")
+NOT_SHOWN = "(not shown, since it may be a secret)"
 
 
 def runtime_access(grants: Sequence[Mapping[str, Any]], directory: str) -> dict[str, list[dict[str, Any]]]:
@@ -53,7 +57,7 @@ def option_problems(options: Mapping[str, Any], variables: Mapping[str, Any]) ->
     """
     document = {name: _without_secrets(native(value)) for name, value in options.items()}
     problems = [
-        replace(problem, file=file, line=line)
+        replace(_without_value(problem), file=file, line=line)
         for problem in validate(document, "variables")
         for file, line in [origins(options, problem.path).find(problem.path)]
     ]
@@ -113,7 +117,7 @@ def _broker_in_clear(mqtt: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(
             "Requests would reach the broker in clear",
             (f"{PREFIX}mqtt", "host"),
-            repr(mqtt["host"]),
+            NOT_SHOWN,
             "set ca_certificate_file to the broker's certificate authority, or use a broker on the device itself",
         )
 
@@ -123,6 +127,17 @@ def _is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _is_secret(name: object) -> bool:
+    return any(word in str(name) for word in SECRET_WORDS)
+
+
+def _without_value(problem: Problem) -> Problem:
+    """Return the problem without the value that was seen, if that may be a secret."""
+    if not _is_secret(problem.path[:1]):
+        return problem
+    return replace(problem, seen=NOT_SHOWN, remedy=re.sub(r", in quotes, .* here\)", ", in quotes", problem.remedy))
 
 
 def _without_secrets(value: Any) -> Any:

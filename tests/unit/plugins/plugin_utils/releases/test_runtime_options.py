@@ -63,6 +63,29 @@ def test_a_secret_is_in_no_message() -> None:
     assert not any("hunter2" in problem or "4711" in problem for problem in found)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"access": [{"tokn": "S3CRETxyz", "models": ["a"]}]},
+        {"access": ["S3CRETxyz"]},
+        {"access": "S3CRETxyz"},
+        {"access": [{"token": "x", "models": "S3CRETxyz"}]},
+        {"access": [{"token": ["S3CRETxyz"], "models": ["a"]}]},
+        {"access": [{"certificate_name": 5377381, "models": ["a"]}]},
+        {"mqtt": "S3CRETxyz"},
+        {"mqtt": {"host": "mqtt://u:S3CRETxyz@10.0.0.1"}},
+        {"mqtt": {**BROKER, "pasword": "S3CRETxyz"}},
+        {"mqtt": {**BROKER, "port": "S3CRETxyz"}},
+        {"mqtt": {**BROKER, "username": 5377381}},
+    ],
+)
+def test_a_secret_in_the_wrong_place_is_in_no_message(options: dict[str, Any]) -> None:
+    found = problems(**options)
+    assert found
+    assert not any("S3CRET" in problem or "5377381" in problem for problem in found)
+    assert all(f"inference_runtime_{next(iter(options))}" in problem for problem in found)
+
+
 def test_a_variable_that_the_role_does_not_have() -> None:
     (problem,) = problems(
         {"inference_runtime_mqqt": {}, "inference_runtime_result": {}, "inference_runtime_engine": {}}
