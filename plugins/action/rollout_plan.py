@@ -15,6 +15,7 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout import events
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.plan import make_plan, table
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.settings import check_agreement, read_settings
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.told import told_lines
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.window import local_time
 
 #: Where the playbook keeps what devices told of a run that was cut short.
 _TOLD = "edgeml_rollout_told"
@@ -46,9 +47,12 @@ class ActionModule(ActionBase):
             lines = ledger.missing(known, told)
             known = ledger.merge(known, lines)
             waits = waiting(collect(hostvars, hosts, waits=True))
-            plan = make_plan(hostvars, hosts, variables["groups"], settings, events.progress(known, serial), waits)
+            check_mode = bool(variables.get("ansible_check_mode"))
+            now = local_time(settings.window) if settings.window and not check_mode else None
+            progress = events.progress(known, serial)
+            plan = make_plan(hostvars, hosts, variables["groups"], settings, progress, waits, now)
             lines += _news(plan, known, serial, bool(cut_short))
-            if not variables.get("ansible_check_mode"):
+            if not check_mode:
                 ledger.note(path, lines, Display().warning)
         except FleetError as error:
             return {**result, "failed": True, **error.as_result()}

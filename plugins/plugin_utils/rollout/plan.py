@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from ansible.inventory.manager import InventoryManager
@@ -13,6 +14,7 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.text import a
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.events import Progress
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.settings import Settings
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.waves import plan_waves
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.window import is_open
 
 DEVICES = "edgeml_devices_comparison"
 MIRRORS = "edgeml_mirrors_comparison"
@@ -39,6 +41,7 @@ def make_plan(
     settings: Settings,
     progress: Progress,
     waiting: Mapping[str, str] | None = None,
+    now: datetime | None = None,
 ) -> dict[str, Any]:
     """Return the plan, plain data: ``rollout``, ``waves`` ({"number", "name", "hosts", "keeper"}), ``order`` (their
     hosts), ``batches`` (hosts and keeper of each wave), ``sites`` (by host), ``pending`` (reason by host),
@@ -46,7 +49,8 @@ def make_plan(
     (how many hosts of those runs are neither done nor in this one, as with --limit), ``mirrors`` (those to bring up to
     date) and ``mirror_batch`` (them and their keeper). A keeper is the controller's name in a play, which Ansible goes
     on with when all other hosts are lost. `waiting` are devices that preflight found to lack their mirror, or to be
-    away, with the reason.
+    away, with the reason. `mirror_batch` is empty if the window is closed `now`; without a time, as in check mode, it
+    is not looked at.
     """
     to_do, mirrors, unchanged = [], [], []
     pending: dict[str, str] = {}
@@ -74,6 +78,7 @@ def make_plan(
     earlier = progress.done.intersection(unchanged)
     waves = plan_waves(to_do, settings, canaries, sites, len(earlier - canaries), progress.finished)
     elsewhere = (progress.fleet - progress.done - {*hosts}).intersection(groups.get("all", ()))
+    is_closed = now is not None and settings.window is not None and not is_open(settings.window, now)
     keeper = "wave-"
     while any(host.startswith(keeper) for host in hostvars):
         keeper = f"rollout-{keeper}"
@@ -93,7 +98,7 @@ def make_plan(
         "finished": progress.finished,
         "elsewhere": len(elsewhere),
         "mirrors": mirrors,
-        "mirror_batch": [*mirrors, f"{keeper}mirrors"] if mirrors else [],
+        "mirror_batch": [*mirrors, f"{keeper}mirrors"] if mirrors and not is_closed else [],
     }
 
 
@@ -127,6 +132,8 @@ def table(plan: Mapping[str, Any], pattern: str = "") -> str:
         for wave in plan["waves"]
     ]
     lines += ["  " + text for text in aligned(rows)]
+    if plan["mirrors"] and not plan["mirror_batch"]:
+        lines.append(f"  mirrors: {listed(plan['mirrors'], _NAMED)}: they are not changed, since the window is closed")
     by_reason: dict[str, list[str]] = {}
     for host, reason in plan["pending"].items():
         by_reason.setdefault(reason, []).append(host)

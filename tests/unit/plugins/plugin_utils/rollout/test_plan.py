@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -53,6 +54,16 @@ def test_a_device_that_lacks_its_mirror_is_pending() -> None:
     reason = "registry.edgeml.internal:5443: no route to host"
     plan = make_plan({"a": DIFFERS, "b": DIFFERS}, ["a", "b"], GROUPS, Settings(), Progress("7.1"), {"b": reason})
     assert (plan["order"], plan["pending"]) == (["a"], {"b": reason})
+
+
+def test_no_mirror_is_changed_outside_of_the_window() -> None:
+    mirrors = {"m": {"edgeml_mirrors_comparison": {"unchanged": False, "reasons": {}}}}
+    window = Settings(window={"from": "22:00", "to": "04:00"})
+    noon = datetime(2026, 11, 28, 12, tzinfo=UTC)
+    for now, batch in ((noon, []), (noon.replace(hour=23), ["m", "wave-mirrors"]), (None, ["m", "wave-mirrors"])):
+        plan = make_plan(mirrors, ["m"], GROUPS, window, Progress("7.1"), now=now)
+        assert (plan["mirrors"], plan["mirror_batch"]) == (["m"], batch)
+        assert ("mirrors: m: they are not changed, since the window is closed" in table(plan)) is not bool(batch)
 
 
 def test_a_machine_may_be_mirror_and_device() -> None:
