@@ -12,6 +12,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.edgeml.fleet.plugins.module_utils._host import names as _names
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import Problem, choices, shown
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.catalogue import Catalogue
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.groups import groups_joined
 
 #: OCI names of architectures by themselves and by the machine names of the kernel.
 ARCHITECTURES = {name: oci for machine, oci in _names.ARCHITECTURES.items() for name in (machine, oci)}
@@ -57,7 +58,8 @@ def describe_host(
     """Return what is known of a host: its variables first, then what preflight learned, then Ansible's own facts.
 
     Only what the catalogue's variants ask for is looked up, and the architecture. A template counts as not known, and
-    so does what makes no sense of what a host says of itself.
+    so does what makes no sense of what a host says of itself. The groups of its architecture and site, which the
+    inventory plugin makes afterwards, are among its groups where a variant asks for groups.
     """
     problems = []
     asked = catalogue.conditions
@@ -87,6 +89,8 @@ def describe_host(
         features = known("cpu_features", "", _is_list_of_text, "give a list of text")
     if catalogue.asks_kind or "accelerator" in asked:
         accelerator = known("accelerator", "", lambda v: isinstance(v, str), 'give its name as text, "" for none')
+    if "groups" in asked:
+        groups = {*groups, *groups_joined(_architecture(machine), variables.get("edgeml_site"))}
     seen = {key: variables[key] for key in catalogue.variables if key in variables}
     return Host(
         name,

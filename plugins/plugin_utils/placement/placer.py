@@ -21,7 +21,12 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema impo
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.catalogue import (
     Catalogue,
     check_catalogue,
-    group_name,
+)
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.groups import (
+    ARCHITECTURE_GROUPS,
+    groups_joined,
+    is_site,
+    unknown_groups,
 )
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.host_variables import HostVariables
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.hosts import (
@@ -53,7 +58,6 @@ _VARIABLES = (
     "edgeml_runtimes",
     "edgeml_site",
 )
-_SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,7 @@ class Placer:
             return [None if (key, index) in broken else item for index, item in enumerate(items)]
 
         models, self._rules = sound("catalogue"), sound("placement")
+        self._models = models
         runtimes = sound("runtimes") if "runtimes" in document else None
         self.problems = [*problems, *check_catalogue(models, runtimes)]
         known = None if runtimes is None or None in runtimes or not runtimes else runtimes
@@ -150,6 +155,8 @@ class Placer:
         reader = HostVariables(loader, directories, (*_VARIABLES, *self.catalogue.variables))
         requests = [self._requests(index, rule) for index, rule in enumerate(self._rules)]
         looks = self._look(inventory, reader, self._select(InventoryPatterns(inventory, loader)))
+        made = {group for look in looks.values() for group in look.groups}
+        self.problems += unknown_groups(self._models, {*inventory.groups, *ARCHITECTURE_GROUPS, *made})
         digest = None if cache is None or self.problems else self._digest(looks)
         if cache is not None and digest is not None and cache.get("input") == digest:
             return _unpacked(cache["placed"])
@@ -171,8 +178,9 @@ class Placer:
             described, problems = describe_host(
                 name, groups, variables, functools.partial(reader.facts, name), self.catalogue
             )
-            joined = [group_name("arch", described.architecture)] if described.architecture else []
-            joined += _site_group(variables.get("edgeml_site"), problems)
+            site = variables.get("edgeml_site")
+            problems += _check_site(site)
+            joined = groups_joined(described.architecture, site)
             overrides = self._overrides_of(variables.get("edgeml_model_overrides"))
             if overrides is not None:
                 overrides.hosts.append(name)
@@ -344,13 +352,10 @@ def _unpacked(cached: Mapping[str, Any]) -> dict[str, Placed]:
     }
 
 
-def _site_group(site: Any, problems: list[Problem]) -> list[str]:
-    if isinstance(site, str) and _SITE.fullmatch(site):
-        return [group_name("site", site)]
-    if site is not None and not is_unknown(site):
+def _check_site(site: Any) -> Iterator[Problem]:
+    if site is not None and not is_unknown(site) and not is_site(site):
         remedy = "use letters, digits, dashes and underscores"
-        problems.append(Problem("Not the name of a site", ("edgeml_site",), shown(site), remedy))
-    return []
+        yield Problem("Not the name of a site", ("edgeml_site",), shown(site), remedy)
 
 
 def _conflicts(variables: Mapping[str, Any]) -> Iterator[Problem]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import Path, Problem
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.catalogue import DEFAULT_VARIANT
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.groups import ARCHITECTURE_GROUPS
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.hosts import Host
 
 
@@ -39,6 +40,9 @@ def _holds(when: Mapping[str, Any], host: Host) -> tuple[bool, list[str]]:
     for key, wanted in when.items():
         if key == "groups":
             fits: bool | None = not host.groups.isdisjoint(wanted)
+            if not fits and host.architecture is None and not ARCHITECTURE_GROUPS.isdisjoint(wanted):
+                unknown.append("architecture")
+                continue
         elif key == "variables":
             for name, value in wanted.items():
                 if name in host.unknown:
