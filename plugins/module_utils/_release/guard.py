@@ -38,8 +38,8 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.transaction 
 CRASHES, CRASH_WINDOW = 3, 600
 #: Seconds without readiness after which a release is given up, in its probation and later.
 UNREADY_ON_PROBATION, UNREADY = 60, 300
-#: Looks that the guard lets pass after a repair that failed, before it tries again.
-LOOKS_BETWEEN_REPAIRS = 20
+#: Looks that the guard lets pass after a repair or a way back that failed, before it tries again.
+LOOKS_BETWEEN_TRIES = 20
 
 
 @dataclass
@@ -56,6 +56,8 @@ class Watch:
     latency: dict[str, dict[str, Any]] = field(default_factory=dict)
     #: Looks until a repair is tried again.
     repair_in: int = 0
+    #: Looks until a way back is tried again.
+    go_back_in: int = 0
 
     def see(self, container: Mapping[str, Any], ready: bool) -> None:
         """Take in one look at the container (as `docker container inspect` says)."""
@@ -127,8 +129,10 @@ class Guard:
         reason = watch.verdict(
             float(settings.get("probation_seconds", 0)), float(settings.get("objective_minutes", OBJECTIVE_MINUTES))
         )
+        waits = watch.go_back_in > 0
+        watch.go_back_in -= waits
         self._remember(watch)
-        return self._go_back(active["id"], reason) if reason else started
+        return self._go_back(watch, active["id"], reason) if reason and not waits else started
 
     def _start(self, container: str) -> str:
         try:
@@ -155,20 +159,28 @@ class Guard:
         try:
             self._release(active["id"]).converge(desired, check_mode=False, force=True, by="guard")
         except FleetError as error:
-            watch.repair_in = LOOKS_BETWEEN_REPAIRS
+            watch.repair_in = LOOKS_BETWEEN_TRIES
             self._remember(watch)
             return f"release {active['id'][:12]} is not repaired ({why}): {error}"
         return f"repaired release {active['id'][:12]}: {why}"
 
-    def _go_back(self, active: str, reason: str) -> str:
-        """Go back to the previous release, unless that is one which was given up before: then this one stays."""
+    def _go_back(self, watch: Watch, active: str, reason: str) -> str:
+        """Go back to the previous release, unless that is one which was given up before: then this one stays.
+
+        A way back that fails is tried again after a while.
+        """
         previous = (self.installed.state().get("previous") or {}).get("id", "")
         recorded = self.installed.recorded(previous) if previous else None
         if recorded is None:
             return f"release {active[:12]} stays although {reason}: there is no release to go back to"
         if self.installed.history.refusal(recorded[0].attempt_id(previous)):
             return f"release {active[:12]} stays although {reason}: the previous one was given up before"
-        self._release(active).roll_back(previous, check_mode=False, by="guard", reason=reason)
+        try:
+            self._release(active).roll_back(previous, check_mode=False, by="guard", reason=reason)
+        except FleetError as error:
+            watch.go_back_in = LOOKS_BETWEEN_TRIES
+            self._remember(watch)
+            return f"release {active[:12]} stays although {reason}: {error}"
         return f"went back from release {active[:12]} to {previous[:12]}: {reason}"
 
     def _release(self, release_id: str) -> Release:

@@ -14,7 +14,7 @@ from typing import Any, Dict
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import replace_file
 
-#: How many tries a host remembers.
+#: How many tries a host remembers, at least; older refusals are kept beside them, half as many at most.
 KEPT = 200
 
 #: Outcomes after which the same release is not tried again unless it is forced.
@@ -82,18 +82,22 @@ class History:
                 file.flush()
                 os.fsync(file.fileno())
         else:
-            kept = [json.dumps(one, sort_keys=True) + "\n" for one in entries[-KEPT:]]
-            replace_file(self.path, "".join([*kept, line]).encode())
+            refused = [one for one in self.refused() if one not in entries[-KEPT:]]
+            kept = [*refused[-KEPT // 2 :], *entries[-KEPT:]]
+            replace_file(self.path, "".join([*(json.dumps(one, sort_keys=True) + "\n" for one in kept), line]).encode())
         return entry
 
     def refusal(self, attempt: str) -> Entry | None:
         """Return why an attempt is not to be made again, None if nothing speaks against it."""
-        last = next((entry for entry in reversed(self.entries()) if entry.get("attempt") == attempt), None)
-        return last if last and last["outcome"] in REFUSALS else None
+        return next((entry for entry in self.refused() if entry["attempt"] == attempt), None)
 
     def refused(self) -> list[Entry]:
-        """Return the last refusal of each attempt that is still refused, oldest first."""
-        last = {entry["attempt"]: entry for entry in self.entries() if entry.get("attempt")}
+        """Return the last refusal of each attempt that is still refused, oldest first.
+
+        A try that failed for another reason says nothing of it.
+        """
+        judged = [entry for entry in self.entries() if entry.get("attempt") and entry["outcome"] != "failed"]
+        last = {entry["attempt"]: entry for entry in judged}
         return [entry for entry in last.values() if entry["outcome"] in REFUSALS]
 
     def _ends_with_a_line(self) -> bool:

@@ -20,7 +20,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import D
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.agent import GUARD_SECONDS
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.container import Container
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import Desired, ForeignServer
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.guard import LOOKS_BETWEEN_REPAIRS, UNREADY, Guard
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.guard import LOOKS_BETWEEN_TRIES, UNREADY, Guard
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.plan import describe
 from ansible_collections.edgeml.fleet.runtime.tests.support.ports import free_port
 from ansible_collections.edgeml.fleet.tests.support.busybox import import_busybox
@@ -147,7 +147,7 @@ def test_a_repair_that_fails_is_tried_again_later(guard: Guard) -> None:
     """Not at every look: each try costs the host a container."""
     leave(guard, f"127.0.0.1:{free_port()}", ("no-such-program",), guard_repairs=True)
     guard.engine.remove(guard.installed.active)
-    told = [guard.look() for _ in range(LOOKS_BETWEEN_REPAIRS + 2)]
+    told = [guard.look() for _ in range(LOOKS_BETWEEN_TRIES + 2)]
     assert "is not repaired (there is no container" in told[0]
-    assert told[1:-1] == [""] * LOOKS_BETWEEN_REPAIRS
+    assert told[1:-1] == [""] * LOOKS_BETWEEN_TRIES
     assert told[-1] == told[0]

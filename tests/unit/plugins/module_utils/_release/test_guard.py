@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import pytest
+from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._release import guard as guard_module
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.agent import GUARD_SECONDS, Transaction
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.guard import UNREADY, Guard
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.guard import LOOKS_BETWEEN_TRIES, UNREADY, Guard
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.transaction import Release
 from ansible_collections.edgeml.fleet.tests.unit.plugins.module_utils._release.memory_engine import (
     ACTIVE,
@@ -51,3 +53,28 @@ def test_restarts_of_a_container_that_came_since_the_last_look_are_crashes(guard
     assert guard.look() == ""
     engine.containers[ACTIVE].update(Id="another", RestartCount=3)
     assert "it crashed 3 times" in guard.look()
+
+
+def test_a_way_back_that_fails_is_tried_again_later(
+    guard: Guard, engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at every look: each try costs a sick host a container, and an entry of its history."""
+
+    def fail(self: Release, container: object, answers_only: bool) -> None:
+        raise FleetError("The engine does not answer")
+
+    assert guard.look() == ""
+    engine.containers[ACTIVE]["RestartCount"] = 3
+    monkeypatch.setattr(guard_module, "CRASH_WINDOW", 10 * UNREADY)
+    with monkeypatch.context() as patch:
+        patch.setattr(Release, "_check", fail)
+        told = [guard.look() for _ in range(LOOKS_BETWEEN_TRIES + 2)]
+        assert told[0].startswith(f"release {SECOND[:12]} stays although it crashed 3 times")
+        assert "does not answer" in told[0]
+        assert told[1:-1] == [""] * LOOKS_BETWEEN_TRIES
+        assert told[-1] == told[0]
+    entries = guard.installed.history.entries()
+    assert [entry["outcome"] for entry in entries] == ["active", "active", "failed", "failed"]
+    assert active(guard) == SECOND
+    assert [guard.look() for _ in range(LOOKS_BETWEEN_TRIES)] == [""] * LOOKS_BETWEEN_TRIES
+    assert guard.look().startswith("went back")
