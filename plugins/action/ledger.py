@@ -25,9 +25,11 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         variables, options = task_vars or {}, self._task.args
         path, rebuild = str(options["path"]), options.get("state") == "rebuilt"
+        # Where the removal failed, the host has left the play.
+        removed = variables["ansible_play_hosts"] if options.get("removed") else ()
         lines = told_lines(
             variables["hostvars"], variables["ansible_play_hosts_all"], str(options["variable"]),
-            serial=options.get("serial"), removed=bool(options.get("removed")),
+            serial=options.get("serial"), removed=removed,
         )  # fmt: skip
         if variables.get("ansible_check_mode"):
             return {**result, "changed": False, "lines": 0}

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.plugin_utils import ledger
@@ -18,7 +18,7 @@ def told_lines(
     variable: str,
     serial: int | None = None,
     rollout: str = "",
-    removed: bool = False,
+    removed: Collection[str] = (),
 ) -> list[dict[str, Any]]:
     """Return the histories that the hosts' `variable` holds (an answer of runtime_release_info).
 
@@ -28,8 +28,8 @@ def told_lines(
         Serial of the lock, for the last try of each runtime: nobody knows it of those before.
     rollout : str
         Name of the rollout that has made the last try of each runtime.
-    removed : bool
-        Whether each host's runtimes have been removed since it was asked.
+    removed : collection of str
+        Hosts whose runtimes have been removed since they were asked.
     """
     lines = []
     for host in hosts:
@@ -43,7 +43,7 @@ def told_lines(
                 made.update(serial=int(serial), rollout=rollout)
             lines += of_runtime
             active = runtime.get("active")
-            if removed and active:
+            if host in removed and active:
                 models = [
                     {key: model.get(key) for key in ("name", "version", "variant", "digest")}
                     for model in active["models"]

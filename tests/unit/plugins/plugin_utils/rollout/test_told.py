@@ -2,8 +2,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
+from ansible_collections.edgeml.fleet.plugins.action.ledger import ActionModule
+from ansible_collections.edgeml.fleet.plugins.plugin_utils import ledger
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.told import told_lines
 
 MODEL = {"name": "digits", "version": "1.0.0", "variant": "default", "digest": "sha256:0"}
@@ -43,9 +47,22 @@ def test_what_a_guard_went_back_to_is_not_of_the_rollout() -> None:
 
 
 def test_what_was_removed_is_told_after_all_else() -> None:
-    lines = told_lines({"a": host(entry("r1", 1)), "b": host()}, ["a", "b"], "told", removed=True)
+    lines = told_lines({"a": host(entry("r1", 1)), "b": host()}, ["a", "b"], "told", removed=["a", "b"])
     assert [(line["host"], line["outcome"], line["release"], line["by"]) for line in lines] == [
         ("a", "active", "r1", ""),
         ("a", "removed", "r1", "operator"),
     ]
     assert lines[-1]["models"] == [MODEL]
+
+
+def test_a_host_where_the_removal_failed_is_not_told_as_removed(tmp_path: Path) -> None:
+    told = host(entry("r1", 1))
+    variables = {
+        "hostvars": {"a": told, "b": told},
+        "ansible_play_hosts_all": ["a", "b"],
+        "ansible_play_hosts": ["b"],
+    }
+    task = MagicMock(args={"variable": "told", "path": str(tmp_path / "ledger"), "removed": True}, async_val=0)
+    action = ActionModule(task, MagicMock(), MagicMock(check_mode=False), MagicMock(), MagicMock(), None)
+    assert action.run(None, variables)["lines"] == 3
+    assert [line["host"] for line in ledger.read(str(tmp_path / "ledger")) if line["outcome"] == "removed"] == ["b"]
