@@ -115,6 +115,10 @@ class Guard:
         container = seen.engine.container(seen.active)
         if container is None:
             return ""
+        if is_stopped_by_hand(container):
+            watch.unready = 0
+            self._remember(watch)
+            return ""
         started = ""
         if recorded and not container["State"]["Running"] and container["State"].get("Error"):
             # The engine could not start it, and tries once at boot: the release is not to blame for what is missing.
@@ -197,6 +201,18 @@ class Guard:
     @staticmethod
     def _ready(seen: InstalledRuntime, desired: Desired, release_id: str) -> bool:
         return release_as_recorded(seen.engine, seen, release_id).is_ready(desired, release_id)
+
+
+def is_stopped_by_hand(container: Mapping[str, Any]) -> bool:
+    """Return whether an operator or another program has stopped, killed or paused a container.
+
+    One that ends by itself is started again by the engine, which says that it restarts it, or why it could not.
+    """
+    state = container["State"]
+    if state.get("Paused"):
+        return True
+    is_of_its_own = state["Running"] or state.get("Restarting") or state.get("Error") or state.get("OOMKilled")
+    return not is_of_its_own and container["HostConfig"]["RestartPolicy"]["Name"] == "always"
 
 
 def look_after(host_root: Path) -> None:

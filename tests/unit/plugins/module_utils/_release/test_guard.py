@@ -7,6 +7,7 @@ from __future__ import annotations
 import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._release import guard as guard_module
+from ansible_collections.edgeml.fleet.plugins.module_utils._release import transaction
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.agent import GUARD_SECONDS, Transaction
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.guard import LOOKS_BETWEEN_TRIES, UNREADY, Guard
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.transaction import Release
@@ -78,3 +79,49 @@ def test_a_way_back_that_fails_is_tried_again_later(
     assert active(guard) == SECOND
     assert [guard.look() for _ in range(LOOKS_BETWEEN_TRIES)] == [""] * LOOKS_BETWEEN_TRIES
     assert guard.look().startswith("went back")
+
+
+ENDED = {
+    "stopped": {"Running": False, "Restarting": False, "ExitCode": 143, "Error": ""},
+    "killed": {"Running": False, "Restarting": False, "ExitCode": 137, "Error": ""},
+    "paused": {"Running": True, "Paused": True, "Restarting": False, "ExitCode": 0, "Error": ""},
+}
+
+
+@pytest.mark.parametrize("how", ENDED)
+def test_what_an_operator_stops_is_no_fault_of_the_release(
+    guard: Guard, engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """However long; and once it is started again it has its time to become ready."""
+    assert guard.look() == ""
+    is_ready = [False]
+    monkeypatch.setattr(transaction, "says_ready", lambda container, name: is_ready[0])
+    engine.containers[ACTIVE]["State"] = ENDED[how]
+    assert {guard.look() for _ in range(2 * LOOKS)} == {""}
+    engine.containers[ACTIVE]["State"] = {"Running": True, "ExitCode": 0}
+    assert {guard.look() for _ in range(LOOKS - 1)} == {""}
+    is_ready[0] = True
+    assert guard.look() == ""
+    assert active(guard) == SECOND
+
+
+CRASHED = {
+    "restarting": ({"Running": True, "Restarting": True, "ExitCode": 1, "Error": ""}, "always"),
+    "out of memory": ({"Running": False, "Restarting": False, "ExitCode": 137, "OOMKilled": True}, "always"),
+    "not startable": ({"Running": False, "Restarting": False, "ExitCode": 127, "Error": "no such program"}, "always"),
+    "without restarts": ({"Running": False, "Restarting": False, "ExitCode": 1, "Error": ""}, "no"),
+}
+
+
+@pytest.mark.parametrize("how", CRASHED)
+def test_what_ends_by_itself_is_given_up(
+    guard: Guard, engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    assert guard.look() == ""
+    state, policy = CRASHED[how]
+    monkeypatch.setattr(MemoryEngine, "start", lambda self, name: None)
+    monkeypatch.setattr(transaction, "says_ready", lambda container, name: name != ACTIVE)
+    engine.containers[ACTIVE]["State"] = state
+    engine.containers[ACTIVE]["HostConfig"]["RestartPolicy"]["Name"] = policy
+    told = [guard.look() for _ in range(LOOKS)]
+    assert f"it has not been ready for {UNREADY} s" in told[-1]
