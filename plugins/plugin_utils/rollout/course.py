@@ -188,6 +188,7 @@ class Course:
             return Step("", {"failed_hosts": {}, "roll_back": {}, "red": False, "reason": ""})
         outcomes: list[HostOutcome] = []
         stop: Mapping[str, Any] = {}
+        went_wrong = False
         begun = 0
         for wave in self.plan["waves"]:
             # After the pause, else after the wave, else before it.
@@ -199,7 +200,7 @@ class Course:
                 begun += 1
                 outcomes += self._outcomes(wave, watched=bool(answers[0]))
             if answer["stop"]:
-                stop = answer
+                stop, went_wrong = answer, bool(answers[1])
                 break
         failed = [outcome for outcome in outcomes if outcome.state == "failed"]
         left = len(self.plan["order"]) - len(outcomes)
@@ -209,7 +210,7 @@ class Course:
             f"Rollout {self.plan['rollout']}: {begun} of {len(self.plan['waves'])} waves, {done} done, "
             f"{len(failed)} failed, {left} not begun, {pending} pending"
         )
-        going_back = self._going_back(outcomes) if stop.get("red") and failed and self.settings.rollback else {}
+        going_back = self._going_back(outcomes) if went_wrong and self.settings.rollback else {}
         if failed:
             text += f"\n  failed: {reasons(failed)}"
         if stop:

@@ -12,7 +12,6 @@ import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.plugin_utils import ledger
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout import course
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.course import JUDGED, Course
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.judgement import (
     AFTER,
     BEFORE,
@@ -22,58 +21,18 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.judgement imp
     HostOutcome,
     table,
 )
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.settings import Settings
-from ansible_collections.edgeml.fleet.tests.support.told_releases import release, told
-
-SITES = {"a": "berlin", "b": "berlin", "c": "lyon", "d": "lyon"}
-
-
-def history(outcome: str, name: str, second: int, reason: str = "", by: str = "controller") -> dict[str, Any]:
-    return {
-        "time": f"2026-11-28T06:00:{second:02}Z", "runtime": "runtime", "release": release(name)["id"], "attempt": name,
-        "outcome": outcome, "reason": reason, "by": by, "models": release(name)["models"], "gates": [],
-    }  # fmt: skip
-
-
-OLD = history("active", "o", 1)
-NEW = history("active", "n", 2)
-GATE = {"gate": "p95", "model": "digits", "measured": 31.2, "allowed": 25.0, "unit": "ms", "passed": False}
-REFUSAL = "The model 'digits' misses its latency objective"
-
-DONE = {BEFORE: told("o", OLD), AFTER: told("n", OLD, NEW)}
-REFUSED = {
-    BEFORE: told("o", OLD),
-    AFTER: told("o", OLD, history("refused", "n", 2, REFUSAL)),
-    FAILURE: {
-        "task": "Make the release of each runtime active",
-        "hidden": False,
-        "result": {"msg": "One or more items failed", "results": [{"failed": True, "msg": REFUSAL, "gates": [GATE]}]},
-    },
-    "inference_runtime_result": {"results": [{"failed": True, "msg": REFUSAL, "gates": [GATE]}]},
-}
-LOST = {BEFORE: {"unreachable": True, "msg": "Task failed: Connection timed out"}, AFTER: {"skipped": True}}
-
-GO_ON = {"stop": False, "reason": "", "red": False, "pause": False}
-STOP = {"stop": True, "reason": "Wave 2 of 3: because", "red": True, "pause": False}
-OPEN = {OPENED: {"stop": False}, JUDGED: GO_ON}
-
-
-def run(
-    hosts: dict[str, dict[str, Any]], *, check_mode: bool = False, done: int = 0, finished: int = 0, **settings: Any
-) -> Course:
-    """Return a rollout whose waves are a, then b and c, then d."""
-    plan = {
-        "rollout": "7.1",
-        "waves": [
-            {"number": 1, "name": "canary", "hosts": ["a"], "keeper": "wave-1"},
-            {"number": 2, "name": "", "hosts": ["b", "c"], "keeper": "wave-2"},
-            {"number": 3, "name": "", "hosts": ["d"], "keeper": "wave-3"},
-        ],
-        "order": list("abcd"), "sites": SITES, "pending": {}, "unchanged": 0, "done": done,
-        "finished": finished, "elsewhere": 0, "mirrors": [],
-    }  # fmt: skip
-    variables = {name: hosts.get(name, {}) for name in (*SITES, "wave-1", "wave-2", "wave-3")}
-    return Course(plan, Settings(**settings), 7, variables, check_mode)
+from ansible_collections.edgeml.fleet.tests.support.rollout_course import (
+    DONE,
+    LOST,
+    NEW,
+    OLD,
+    OPEN,
+    REFUSAL,
+    REFUSED,
+    history,
+    run,
+)
+from ansible_collections.edgeml.fleet.tests.support.told_releases import told
 
 
 def nobody(question: str) -> str:
@@ -276,52 +235,6 @@ def test_a_wave_does_not_begin_after_the_window_has_closed(monkeypatch: pytest.M
     assert (step.result["stop"], step.result["red"]) == (True, False)
 
 
-# -- at the end --------------------------------------------------------------------------------------------------------
-
-
-def test_sum_of_a_rollout_that_went_through() -> None:
-    rollout = run({"a": {**DONE, **OPEN}, "b": {**DONE, **OPEN}, "c": {**LOST, **OPEN}, "d": {**DONE, **OPEN}})
-    step = rollout.sum_up()
-    assert step.text == "Rollout 7.1: 3 of 3 waves, 3 done, 0 failed, 0 not begun, 1 pending"
-    assert step.result == {"failed_hosts": {}, "roll_back": {}, "red": False, "reason": ""}
-    assert [line["outcome"] for line in step.lines] == ["rollout_finished"]
-
-
-def test_a_run_for_a_part_of_a_rollout_does_not_finish_it() -> None:
-    rollout = run({name: {**DONE, **OPEN} for name in "abcd"})
-    rollout.plan = {**rollout.plan, "elsewhere": 3}
-    step = rollout.sum_up()
-    assert list(step.lines) == []
-    assert "not finished: 3 hosts of earlier runs are to do, and are not in this one" in step.text
-
-
-@pytest.mark.parametrize("rollback", [False, True])
-def test_sum_of_a_rollout_that_was_ended(rollback: bool) -> None:
-    ended = {OPENED: {"stop": False}, JUDGED: STOP}
-    rollout = run({"a": {**DONE, **OPEN}, "b": {**REFUSED, **ended}, "c": {**DONE, **ended}}, rollback=rollback)
-    step = rollout.sum_up()
-    assert "2 of 3 waves, 2 done, 1 failed, 1 not begun" in step.text
-    assert list(step.result["failed_hosts"]) == ["b"]
-    assert step.result["red"]
-    back = [{"name": "runtime", "release": "o" * 20}]
-    assert step.result["roll_back"] == ({"a": back, "c": back} if rollback else {})
-    assert list(step.lines) == []
-
-
-def test_sum_of_a_rollout_that_may_not_begin() -> None:
-    closed = {"stop": True, "reason": "Wave 1 of 3, canary: the window is closed", "red": False}
-    step = run({"a": {OPENED: closed}}, rollback=True).sum_up()
-    assert "0 of 3 waves, 0 done, 0 failed, 4 not begun" in step.text
-    assert step.result == {"failed_hosts": {}, "roll_back": {}, "red": False, "reason": closed["reason"]}
-
-
-def test_after_the_pause_counts_what_was_seen_after_it() -> None:
-    dead = {"unreachable": True, "msg": "no route to host"}
-    host = {**DONE, WATCHED: dead, OPENED: {"stop": False}, JUDGED: {**GO_ON, "pause": True}, course.WATCHED: STOP}
-    step = run({"a": host}).sum_up()
-    assert "does not answer since its release changed" in step.result["failed_hosts"]["a"]
-
-
 # -- check mode --------------------------------------------------------------------------------------------------------
 
 
@@ -350,22 +263,6 @@ def test_errors_are_the_collections_own() -> None:
     rollout = run({}, approval="prompt")
     with pytest.raises(FleetError, match="Nobody"):
         rollout.open(rollout.wave("b"), broken)
-
-
-def test_who_went_back_is_told_and_who_did_not_counts_as_failed() -> None:
-    refused = {"task": "Go back to the release before", "result": {"msg": "the disk is full"}}
-    back = {"a": {"edgeml_rollout_back": told("o", OLD)}, "b": {"edgeml_rollout_back_failure": refused}, "c": {}}
-    step = run(back).went_back(["a", "b", "c"])
-    assert step.text.startswith("Back at the release before: a\n")
-    assert step.result["failed_hosts"] == {
-        "b": "It did not go back: Go back to the release before: the disk is full",
-        "c": "It was lost while it was to go back: what it serves is not known",
-    }
-    assert [(line["host"], line["outcome"]) for line in step.lines] == [
-        ("a", "active"),
-        ("b", "failed"),
-        ("c", "failed"),
-    ]
 
 
 def test_only_devices_that_need_the_mirror_that_was_lost_wait_for_it() -> None:
