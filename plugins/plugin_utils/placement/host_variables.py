@@ -4,10 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import yaml
 from ansible import constants as C
+from ansible.errors import AnsibleError, AnsibleParserError
 from ansible.inventory.group import Group
 from ansible.inventory.helpers import sort_groups
 from ansible.inventory.host import Host
@@ -15,6 +19,7 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import cache_loader
 from ansible.utils.vars import combine_vars
 from ansible.vars.plugins import get_vars_from_inventory_sources
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import Problem
 
 
 class HostVariables:
@@ -74,9 +79,45 @@ class HostVariables:
     def _files(self, entity: Host | Group) -> Mapping[str, Any]:
         if not self.directories:
             return {}
-        return self._only(get_vars_from_inventory_sources(self.loader, self.directories, [entity], "all"))
+        try:
+            found = get_vars_from_inventory_sources(self.loader, self.directories, [entity], "all")
+        except AnsibleError:
+            problem = next(self._broken_files(entity), None)
+            if problem is None:
+                raise
+            raise AnsibleParserError(str(problem)) from None
+        return self._only(found)
+
+    def _broken_files(self, entity: Host | Group) -> Iterator[Problem]:
+        """Yield what is wrong with the files of a host or group: Ansible itself names the inventory source instead."""
+        kind = "host_vars" if isinstance(entity, Host) else "group_vars"
+        for directory in self.directories:
+            folder = Path(directory).resolve() / kind
+            for path in self.loader.find_vars_files(str(folder), entity.name) if folder.is_dir() else ():
+                file = os.fsdecode(path)
+                try:
+                    content = self.loader.load_from_file(file, cache="none")
+                except AnsibleError as error:
+                    seen, line = _reason(error)
+                    remedy = "correct the file"
+                    if "decrypt" in seen:
+                        remedy = "give the password of Ansible Vault, such as by --vault-password-file"
+                    yield Problem("Variables cannot be read", (), seen, remedy, file, line)
+                else:
+                    if content and not isinstance(content, Mapping):
+                        yield Problem("Variables cannot be read", (), "not a mapping", "give a mapping", file, 1)
 
     def _only(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
         if self.names is None:
             return variables
         return {name: variables[name] for name in self.names if name in variables}
+
+
+def _reason(error: AnsibleError) -> tuple[str, int | None]:
+    """Return what is wrong in a file of variables and its line, by YAML's own error if that is the cause."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, yaml.MarkedYAMLError) and cause.problem_mark is not None:
+            return str(cause.problem), int(cause.problem_mark.line) + 1
+        cause = cause.__cause__ or cause.__context__
+    return error.message.partition("\n")[0].rstrip("."), None

@@ -1,0 +1,35 @@
+# Copyright (c) edgeml.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Mistakes in files of variables: the inventory plugin names these files, not its own."""
+
+from __future__ import annotations
+
+import pytest
+
+from .conftest import Inventory
+
+ENCRYPTED = "$ANSIBLE_VAULT;1.1;AES256\n6162\n"
+
+
+@pytest.mark.parametrize("file", ["group_vars/all.yml", "group_vars/devices/more.yml", "host_vars/board.yml"])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("line: 3\nedgeml_site: [\n", [":3. Seen: ", "correct the file"]),
+        ("line: 3\nline: !unknown 4\n", [":2. Seen: ", "!unknown"]),
+        ("- line\n", [":1. Seen: ", "give a mapping"]),
+        (ENCRYPTED, [". Seen: ", "decrypt", "--vault-password-file"]),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(inventory: Inventory, file: str, text: str, words: list[str]) -> None:
+    inventory.write(file, text)
+    (problem,) = inventory.errors()
+    assert problem.startswith(f"Variables cannot be read at {file}{words[0]}")
+    assert [word for word in words if word not in problem] == []
+
+
+def test_a_key_that_stands_twice_where_ansible_refuses_that(inventory: Inventory) -> None:
+    inventory.write("group_vars/all.yml", "line: 3\nline: 4\n")
+    inventory.environment["ANSIBLE_DUPLICATE_YAML_DICT_KEY"] = "error"
+    done = inventory.run("--list")
+    assert f"Variables cannot be read at {inventory.directory}/group_vars/all.yml:2. Seen: " in done.stderr
