@@ -22,6 +22,7 @@ from pathlib import Path
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import (
+    file_digest,
     make_directory,
     read_if_there,
     replace_file,
@@ -76,7 +77,7 @@ def _export(
         signed = _run([*gpg, "--clear-sign", "--digest-algo", "SHA512", "--output", "-", "Release"], work)
         make_directory(root / POOL)
         for path in packages:
-            if not _same_size(root / POOL / path.name, path):
+            if not _same(root / POOL / path.name, path):
                 shutil.copyfile(path, root / POOL / f"{path.name}.part")
                 (root / POOL / f"{path.name}.part").replace(root / POOL / path.name)
         replace_file(root / PACKAGES, index)
@@ -88,11 +89,15 @@ def _export(
 
 
 def _complete(root: Path, packages: Sequence[Path]) -> bool:
-    return all(_same_size(root / POOL / path.name, path) for path in packages)
+    return all(_same(root / POOL / path.name, path) for path in packages)
 
 
-def _same_size(one: Path, other: Path) -> bool:
-    return one.exists() and one.stat().st_size == other.stat().st_size
+def _same(one: Path, other: Path) -> bool:
+    """Return whether a file holds what the other does; one that cannot be read does not."""
+    try:
+        return one.stat().st_size == other.stat().st_size and file_digest(one) == file_digest(other)
+    except OSError:
+        return False
 
 
 def _require_programs() -> None:

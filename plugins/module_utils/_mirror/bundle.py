@@ -40,10 +40,10 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
     descriptor,
     sha256_digest,
 )
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci.parts import open_whole, remove
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.parts import is_intact, open_whole, remove
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.referrers import referrers_tag
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci.store import fetch_blob, holds
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.store import fetch_blob
 from ansible_collections.edgeml.fleet.plugins.module_utils._signature.lock import IGNORED, Trust
 
 LAYOUT, INDEX, LOCK = "oci-layout", "index.json", "fleet.lock.json"
@@ -205,12 +205,13 @@ def export(
     `held_by` names them, are left out: the mirror that it is for has them. With either it is no backup. Blobs of more
     than `part_bytes` come in parts of that size, 0 for as large as the file system takes.
 
-    What an earlier or interrupted export has left is not fetched again. The index is written last. Returns what the
-    module content_bundle returns; without `write` nothing is changed. Raises FleetError as `synchronize` does.
+    What an earlier or interrupted export has left is read, and fetched again if it is damaged. The index is written
+    last. Returns what the module content_bundle returns; without `write` nothing is changed. Raises FleetError as
+    `synchronize` does.
     """
     trust.check(lock)
     bundle = Bundle(root)
-    known = bundle.open().manifests() if (root / INDEX).exists() else {}
+    known = _left(root)
     part = lock if needed is None else part_of(lock, needed)
     whole_store = needed is None and not held
     content = resolve(known, store, part, architectures, every_platform=whole_store)
@@ -227,9 +228,9 @@ def export(
     to_fetch = [
         blob
         for blob in content.blobs.values()
-        if blob.digest not in files and not holds(bundle.blob(blob.digest), blob.size)
+        if blob.digest not in files and not is_intact(bundle.blob(blob.digest), blob.digest, blob.size)
     ]
-    to_write = {digest: data for digest, data in files.items() if not holds(bundle.blob(digest), len(data))}
+    to_write = {digest: data for digest, data in files.items() if not is_intact(bundle.blob(digest), digest, len(data))}
     stale = {name: data for name, data in {**whole, INDEX: index}.items() if read_if_there(root / name) != data}
     used = {digest.partition(":")[2] for digest in (*files, *content.blobs)}
     garbage = [path for path in bundle.blobs.glob("*") if path.name not in used]
@@ -239,6 +240,7 @@ def export(
         check_space(root, size)
         limits = [limit for limit in (part_bytes, largest_file(root)) if limit]
         for blob in to_fetch:
+            remove(bundle.blob(blob.digest))  # of the same size, fetch_blob would leave it
             partial = bundle.staging / f"{blob.digest.partition(':')[2]}.part"
             fetch_blob(
                 store, blob.repository, blob.digest, blob.size, bundle.blob(blob.digest), partial,
@@ -258,6 +260,18 @@ def export(
         "bytes_fetched": size,
         "bytes_total": sum(blob.size for blob in content.blobs.values()),
     }
+
+
+def _left(root: Path) -> dict[str, tuple[bytes, str]]:
+    """Return the intact manifests of an earlier export; an index of ours that cannot be read names none."""
+    if not (root / INDEX).exists():
+        return {}
+    try:
+        return Bundle(root).open().manifests()
+    except FleetError:
+        if (root / LOCK).exists():
+            return {}
+        raise  # a directory of somebody else
 
 
 def held_by(tree: Tree) -> list[str]:

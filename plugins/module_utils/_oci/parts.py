@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import shutil
@@ -120,6 +121,20 @@ def whole_size(path: Path) -> int:
 def open_whole(path: Path) -> BinaryIO:
     """Open a content that is a file, or a directory with parts, to be read; raise OSError if there is none."""
     return cast("BinaryIO", PartedFile(path)) if path.is_dir() else path.open("rb")
+
+
+def is_intact(path: Path, digest: str, size: int) -> bool:
+    """Return whether a content is there with this size and digest; one that cannot be read is not."""
+    sha256 = hashlib.sha256()
+    try:
+        if whole_size(path) != size:
+            return False
+        with open_whole(path) as file:
+            while block := file.read(1 << 20):
+                sha256.update(block)
+    except OSError:
+        return False
+    return f"sha256:{sha256.hexdigest()}" == digest
 
 
 def remove(path: Path) -> None:

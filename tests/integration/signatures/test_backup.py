@@ -184,3 +184,44 @@ def check_signers(signed: Signed, later: KeyPair) -> None:
             found = read_signatures(signed.store.registry(), repository, digest, TrustedKeys([key.public]).signer)
             assert found.simple_signers, f"{repository}@{digest}"
             assert found.bundle_signers, f"{repository}@{digest}"
+
+
+@pytest.mark.parametrize("part_bytes", [0, 1000])
+def test_an_export_heals_what_is_damaged(signed: Signed, tmp_path: Path, new_store: NewStore, part_bytes: int) -> None:
+    """Of the same size: only its digest tells. What is whole is not written again."""
+    root = tmp_path / "bundle"
+    back_up(signed, root, part_bytes=part_bytes)
+    model = signed.lock["models"]["digits"]["1.0.0"]["variants"]["default"]
+    hexadecimal = [digest.partition(":")[2] for digest in (model["digest"], model["blob"]["digest"])]
+    damaged = [root / "blobs/sha256" / name for name in hexadecimal]
+    damaged = [path / "0002" if path.is_dir() else path for path in damaged]
+    before = {path: path.read_bytes() for path in damaged}
+    for path, data in before.items():
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    untouched = {path: path.stat().st_ino for path in root.rglob("*") if path.is_file() and path not in damaged}
+    done = back_up(signed, root, part_bytes=part_bytes)
+    assert (done["changed"], done["blobs_fetched"], done["bytes_fetched"]) == (True, 1, model["blob"]["size"])
+    assert {path: path.read_bytes() for path in damaged} == before
+    assert {path for path, number in untouched.items() if path.stat().st_ino != number} <= set(
+        (root / "blobs/sha256" / hexadecimal[1]).glob("*")
+    )
+    assert not back_up(signed, root, part_bytes=part_bytes)["changed"]
+    assert restore(root, new_store().registry(), write=True)["changed"]
+
+
+@pytest.mark.parametrize("left", ["", '{"manifests": [{"digest": ', "[]"])
+def test_an_export_heals_an_index_that_cannot_be_read(signed: Signed, tmp_path: Path, left: str) -> None:
+    root = tmp_path / "bundle"
+    back_up(signed, root)
+    before = (root / "index.json").read_bytes()
+    (root / "index.json").write_text(left)
+    assert back_up(signed, root)["blobs_fetched"] == 0
+    assert (root / "index.json").read_bytes() == before
+    assert not back_up(signed, root)["changed"]
+
+
+def test_a_directory_of_somebody_else_is_not_written(signed: Signed, tmp_path: Path) -> None:
+    (tmp_path / "index.json").write_text('{"pages": []}')
+    with pytest.raises(FleetError, match="no bundle"):
+        back_up(signed, tmp_path)
+    assert not (tmp_path / "blobs").exists()
