@@ -15,6 +15,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import ma
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import Desired
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.gates import RefusedError, Row
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.installed import WAY_BACK_FILE, InstalledRuntime
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.kept import read_object
 
 
 @dataclass
@@ -60,10 +61,7 @@ def remembered(
 
 def way_back_to(installed: InstalledRuntime, release_id: str) -> dict[str, str] | None:
     """Return the way back to a release that a run which was cut short has begun, None if it was none."""
-    try:
-        begun = dict(json.loads((installed.root / WAY_BACK_FILE).read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
+    begun = read_object(installed.root / WAY_BACK_FILE)
     return begun if begun.get("to") == release_id and {"left", "by", "reason"} <= set(begun) else None
 
 

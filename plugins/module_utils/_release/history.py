@@ -13,6 +13,7 @@ from typing import Any, Dict
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import replace_file
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.kept import parse_object
 
 #: How many tries a host remembers, at least; older refusals are kept beside them, half as many at most.
 KEPT = 200
@@ -21,6 +22,9 @@ KEPT = 200
 REFUSALS = ("refused", "rolled_back")
 
 Entry = Dict[str, Any]
+
+#: What readers rely on; the other keys of an entry are younger.
+_NEEDED = {"time", "release", "outcome", "reason"}
 
 
 class History:
@@ -36,18 +40,12 @@ class History:
         self.runtime = runtime
 
     def entries(self) -> list[Entry]:
-        """Return what is remembered. A line that a power cut has torn is left out."""
+        """Return what is remembered. A line that a power cut has torn, or that is no entry, is left out."""
         try:
             lines = self.path.read_text(errors="replace").splitlines()
         except FileNotFoundError:
             return []
-        entries = []
-        for line in lines:
-            try:
-                entries.append(dict(json.loads(line)))
-            except ValueError:
-                continue
-        return entries
+        return [entry for entry in map(parse_object, lines) if set(entry) >= _NEEDED]
 
     def add(
         self,

@@ -35,6 +35,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired impo
     tcp_listeners,
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.history import History
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.kept import read_object
 
 #: All that makes a release, below releases/<id>/.
 RECORD_FILE = "release.json"
@@ -104,14 +105,15 @@ class InstalledRuntime:
 
     def watch(self, release_id: str) -> dict[str, Any]:
         """Return what the guard goes by for a release; {} for one that was not recorded."""
-        return dict(self._record(release_id).get("watch") or {})
+        watch = self._record(release_id).get("watch")
+        return watch if isinstance(watch, dict) else {}
 
     def recorded(self, release_id: str) -> tuple[Desired, dict[str, Any]] | None:
         """Return a release that `record` has kept, and its description; None if there is none that can be read."""
         record = self._record(release_id)
         try:
             return Desired.from_record(record["desired"]), dict(record["description"])
-        except (KeyError, TypeError):
+        except (KeyError, TypeError, ValueError, AttributeError):
             return None
 
     def find(self, release: str) -> str:
@@ -129,17 +131,13 @@ class InstalledRuntime:
 
     def _record(self, release_id: str) -> dict[str, Any]:
         """Return what `record` has kept of a release, {} if that is lost or damaged."""
-        try:
-            return dict(json.loads((self.releases / release_id / RECORD_FILE).read_text()))
-        except (OSError, ValueError, TypeError):
-            return {}
+        return read_object(self.releases / release_id / RECORD_FILE)
 
     def _committed(self) -> dict[str, Any] | None:
-        try:
-            state = json.loads(self.state_file.read_text())
-            return dict(state) if state["active"]["id"] else None
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return None
+        state = read_object(self.state_file)
+        kept = [state.get("active"), *([state["previous"]] if state.get("previous") else [])]
+        is_whole = all(isinstance(one, dict) and {"id", "image", "models"} <= set(one) for one in kept)
+        return state if is_whole else None
 
     def _rebuilt(self) -> dict[str, Any]:
         container = self.engine.container(self.active)
@@ -160,10 +158,11 @@ class InstalledRuntime:
         label = container["Config"]["Labels"].get(RELEASE_LABEL, "")
         # The host's directory may have been another one when the container was made.
         path = mount_source(container, CONFIGURATION_FILE) or self.releases / label / "runtime.json"
-        try:
-            return ports_of(tcp_listeners(json.loads(Path(path).read_text())))
-        except FileNotFoundError:
-            return set()
+        configuration = read_object(Path(path))
+        if not isinstance(configuration.get("listen"), dict):
+            recorded = self.recorded(label)
+            configuration = recorded[0].configuration if recorded else {}
+        return ports_of(tcp_listeners(configuration))
 
     def shares_ports(self) -> bool:
         """Return whether another process may listen on the ports of the running release, beside it."""
@@ -193,11 +192,9 @@ class InstalledRuntime:
 
     def damage(self, release_id: str) -> dict[str, list[str]]:
         """Return what is known to be damaged of a release: names of ``models``, digests of the image's ``layers``."""
-        try:
-            noted = dict(json.loads((self.releases / release_id / DAMAGE_FILE).read_text()))
-        except (OSError, ValueError, TypeError):
-            noted = {}
-        return {key: list(noted.get(key, ())) for key in ("models", "layers")}
+        noted = read_object(self.releases / release_id / DAMAGE_FILE)
+        found = {key: noted.get(key) for key in ("models", "layers")}
+        return {key: names if isinstance(names, list) else [] for key, names in found.items()}
 
     def damage_of(self, desired: Desired, release_id: str) -> list[str]:
         """Return the same in words."""

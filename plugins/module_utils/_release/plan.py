@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import Desired
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.kept import read_object
 
 #: What a plan says of a model, in the order in which people read it.
 MODEL_KEYS = ("version", "variant", "digest", "options", "protocols")
@@ -46,9 +46,8 @@ def described_before(state: Mapping[str, Any], releases: Path) -> dict[str, Any]
     before = state.get("active")
     if not before or "settings" in before:
         return before or None
-    try:
-        configuration = json.loads((releases / before["id"] / "runtime.json").read_text())
-    except (FileNotFoundError, ValueError):
+    configuration = read_object(releases / before["id"] / "runtime.json")
+    if not configuration:
         return dict(before)
     return {**before, "settings": _flat(_of_server(configuration))}
 

@@ -24,6 +24,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._oci.archive import u
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.agent import Transaction, release_as_recorded
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import Desired
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.installed import InstalledRuntime
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.kept import read_object
 
 #: What the last scrub has seen, below the runtime's root.
 SCRUB_FILE = "scrub.json"
@@ -87,10 +88,7 @@ class Scrub:
 
 def last_scrub(installed: InstalledRuntime) -> dict[str, Any]:
     """Return when the content was read last and what was found: {"time", "found"}; {} if it never was."""
-    try:
-        return dict(json.loads((installed.root / SCRUB_FILE).read_text()))
-    except (OSError, ValueError, TypeError):
-        return {}
+    return read_object(installed.root / SCRUB_FILE)
 
 
 def scrub(host_root: Path) -> None:
