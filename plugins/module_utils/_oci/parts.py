@@ -7,15 +7,18 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import BinaryIO, cast
+
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import sync_directory
 
 
 class PartedFile(io.RawIOBase):
     """The files of a directory as one: read from the beginning or from an offset, written at the end.
 
-    `part_bytes` is the size of all parts but the last, when they are written.
+    `part_bytes` is the size of all parts but the last, when they are written; with 0 nothing can be written.
     """
 
     def __init__(self, directory: Path, part_bytes: int = 0) -> None:
@@ -23,8 +26,11 @@ class PartedFile(io.RawIOBase):
         self._part_bytes = part_bytes
         self._position = 0
         self._open: tuple[int, BinaryIO] | None = None
-        directory.mkdir(exist_ok=True)
-        self._sizes = [path.stat().st_size for path in self._parts()]
+        if part_bytes:
+            directory.mkdir(exist_ok=True)
+            for path in set(_numbered(directory)) - set(_parts(directory)):
+                path.unlink()  # behind one that a power cut took
+        self._sizes = [path.stat().st_size for path in _parts(directory)]
 
     def readable(self) -> bool:
         """Return True."""
@@ -57,6 +63,8 @@ class PartedFile(io.RawIOBase):
 
     def write(self, data: bytes, /) -> int:  # type: ignore[override]
         """Add bytes at the end."""
+        if not self._part_bytes:
+            raise io.UnsupportedOperation("opened to be read")
         rest = memoryview(data)
         while rest:
             if not self._sizes or self._sizes[-1] >= self._part_bytes:
@@ -72,34 +80,33 @@ class PartedFile(io.RawIOBase):
     def truncate(self, size: int | None = None) -> int:
         """Remove all parts."""
         self._close_part()
-        for path in self._parts():
+        for path in _parts(self._directory):
             path.unlink()
         self._sizes = []
         self._position = 0
         return 0
 
     def sync(self) -> None:
-        """Wait until all parts are on the disk, readable by all."""
+        """Wait until all parts are on the disk, readable by all, and their names."""
         self._close_part()
-        for path in self._parts():
+        for path in _parts(self._directory):
             with path.open("rb") as file:
                 os.fchmod(file.fileno(), 0o644)
                 os.fsync(file.fileno())
+        sync_directory(self._directory)
 
     def close(self) -> None:
         """Close the part that is open."""
         self._close_part()
         super().close()
 
-    def _parts(self) -> list[Path]:
-        return sorted(self._directory.iterdir())
-
     def _part(self, number: int, offset: int) -> BinaryIO:
         """Return the file of a part, at an offset in it."""
         if self._open is None or self._open[0] != number:
             self._close_part()
             path = self._directory / f"{number + 1:04}"
-            self._open = (number, cast("BinaryIO", path.open("r+b" if path.exists() else "w+b")))
+            mode = "rb" if not self._part_bytes else "r+b" if path.exists() else "w+b"
+            self._open = (number, cast("BinaryIO", path.open(mode)))
         file = self._open[1]
         if file.tell() != offset:
             file.seek(offset)
@@ -111,10 +118,23 @@ class PartedFile(io.RawIOBase):
             self._open = None
 
 
+def _numbered(directory: Path) -> list[Path]:
+    """Return what has the name of a part; systems add files of their own, such as ``._0001``."""
+    return sorted(
+        (path for path in directory.iterdir() if re.fullmatch("(?!0000)[0-9]{4}|[1-9][0-9]{4,}", path.name)),
+        key=lambda path: int(path.name),
+    )
+
+
+def _parts(directory: Path) -> list[Path]:
+    """Return the parts in their order, up to the first that is missing."""
+    return [path for number, path in enumerate(_numbered(directory), 1) if int(path.name) == number]
+
+
 def whole_size(path: Path) -> int:
     """Return the bytes of a content that is a file, or a directory with parts; -1 if there is none."""
     if path.is_dir():
-        return sum(part.stat().st_size for part in path.iterdir())
+        return sum(part.stat().st_size for part in _parts(path))
     return path.stat().st_size if path.is_file() else -1
 
 
