@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import MAGIC_NUMBER, source_hash
 from pathlib import Path
 from typing import Any
@@ -82,8 +82,7 @@ class Work:
         """Start it, if it does not run already; return the key to wait with."""
         key = key_of(options)
         make_directory(self.lock_file.parent)
-        with self.lock_file.with_suffix(".start").open("wb") as starting:
-            fcntl.flock(starting, fcntl.LOCK_EX)
+        with self._starting():
             self._let_end()
             if self.is_running() and self.is_in_the_way(key, options):
                 self.stop()
@@ -201,10 +200,19 @@ class Work:
             time.sleep(POLL_SECONDS)
 
     def ask_later(self, options: Mapping[str, Any]) -> None:
-        """Leave a request for a process that begins later, unless one works now."""
-        self._let_end()
-        if not self.is_running():
-            self._leave_request(options)
+        """Leave a request for a process that begins later, unless one works now or there is another request."""
+        make_directory(self.lock_file.parent)
+        with self._starting():
+            self._let_end()
+            if not self.is_running() and not self.request_file.exists():
+                self._leave_request(options)
+
+    @contextlib.contextmanager
+    def _starting(self) -> Iterator[None]:
+        """Keep others from starting it, or from leaving a request, at the same time."""
+        with self.lock_file.with_suffix(".start").open("wb") as starting:
+            fcntl.flock(starting, fcntl.LOCK_EX)
+            yield
 
     def _let_end(self) -> None:
         """Wait for the end of a process that has left its result, which is not that of the next one."""
@@ -212,7 +220,6 @@ class Work:
             time.sleep(POLL_SECONDS)
 
     def _leave_request(self, options: Mapping[str, Any]) -> None:
-        self.result_file.unlink(missing_ok=True)
         request = {"options": dict(options), "key": key_of(options), "environment": environment(PROXY)}
         replace_file(self.request_file, json.dumps(request).encode(), 0o600)
 
@@ -223,6 +230,7 @@ class Work:
     def _start(self, options: Mapping[str, Any]) -> None:
         self.lock_file.touch(mode=0o600)
         self.untold_file.touch(mode=0o600)
+        self.result_file.unlink(missing_ok=True)
         self._leave_request(options)
         self.log_file.write_bytes(b"")
         command = self.command()

@@ -29,8 +29,8 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._host.detached import
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import replace_file
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.scrub_unit import scrub_units
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.bundle import Bundle, held_by
-from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.scrub import scrub
-from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.sync import Course, synchronize
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.scrub import find_damaged, scrub, take_away
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.sync import LOCK_SECONDS, Course, synchronize
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.transfer import NAP_SECONDS
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.tree import Tree
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.uplink import Limits, PausedError
@@ -78,7 +78,7 @@ class Synchronization(Work):
         self.status_file = Tree(root).status_file
         #: The options of the last synchronization that succeeded and its proxy, with which a scrub heals.
         self.last_file = root / "sync" / "last"
-        #: There from the removal of damaged blobs until they are here again.
+        #: The digests of damaged blobs, from when they are found until they are here again.
         self.damaged_file = root / "sync" / "damaged"
 
     def is_in_the_way(self, key: str, options: Mapping[str, Any]) -> bool:
@@ -169,7 +169,13 @@ class Synchronization(Work):
         def whole(options: dict[str, Any]) -> dict[str, Any]:
             result = patient(options, START_PATIENCE if resumed else 0, waits=waits)
             replace_file(self.last_file, json.dumps(_for_later(options)).encode(), 0o600)
-            self.damaged_file.unlink(missing_ok=True)
+            while self.damaged_file.exists():
+                noted = self.damaged_file.read_text()
+                if take_away(self.root, noted.split(), LOCK_SECONDS):  # found while this went on
+                    patient(options, START_PATIENCE, waits=waits)
+                    result["changed"] = True
+                if self.damaged_file.read_text() == noted:
+                    self.damaged_file.unlink()
             return result
 
         def try_again(error: FleetError) -> bool:
@@ -177,26 +183,49 @@ class Synchronization(Work):
             return by_itself and isinstance(error, (TransientError, UntrustedError))
 
         self.carry_out(whole, attend=not resumed, try_again=try_again)
+        last = self._last() if self.damaged_file.exists() else None
+        if last is not None:
+            self.ask_later(last)  # found when it was about to end
 
     def scrub(self) -> list[str]:
         """Read all blobs anew; what is damaged is removed, and copied again as in the last synchronization.
 
-        Returns a line for each damaged blob, and what became of them. What cannot be copied now is tried again by the
-        timer of the synchronization, and by the next scrub.
+        Returns a line for each damaged blob, and what became of them. A synchronization that works meanwhile does it.
+        What cannot be copied now is tried again by the timer of the synchronization, and by the next scrub.
         """
-        told = scrub(self.root, write=True)
-        if told:
-            self.damaged_file.touch(mode=0o600)
-        if not self.damaged_file.exists() or not self.last_file.exists():
-            return told
-        options = json.loads(self.last_file.read_text())
-        os.environ.update(options.pop("environment", {}))
+        found = find_damaged(self.root)
+        if found:
+            replace_file(self.damaged_file, "".join(f"{digest}\n" for digest in found).encode(), 0o600)
+        failure = None
         try:
-            self.run(options)
-        except FleetError as error:
+            take_away(self.root, found)
+        except FleetError as error:  # a synchronization works on the tree
+            failure = error
+        if not self.damaged_file.exists():
+            return found
+        options = self._last()
+        request = self.running_request()
+        if self.is_running() or (request and request["options"] != options):
+            return [*found, "the synchronization under way copies again what is damaged"]
+        if options is None:
+            return found
+        if failure is None:
+            try:
+                self.run(options)
+            except FleetError as error:
+                failure = error
+        if failure is not None:
             self.ask_later(options)
-            return [*told, f"what was damaged is not here again yet: {error}"]
-        return [*told, "what was damaged is here again"]
+            return [*found, f"what was damaged is not here again yet: {failure}"]
+        return [*found, "what was damaged is here again"]
+
+    def _last(self) -> dict[str, Any] | None:
+        """Return the options of the last synchronization and take over its proxy; None if there was none."""
+        if not self.last_file.exists():
+            return None
+        options: dict[str, Any] = json.loads(self.last_file.read_text())
+        os.environ.update(options.pop("environment", {}))
+        return options
 
 
 class _NotYetError(Exception):

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,9 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.uplink import
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.source import Source
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.store import holds
 from ansible_collections.edgeml.fleet.plugins.module_utils._signature.lock import IGNORED, Trust
+
+#: What a scrub may take to read one blob again, with the tree locked.
+LOCK_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ def synchronize(
     tree = Tree(root)
     sources = Sources([store, *course.fallbacks])
     try:
-        with tree.locked() if write else contextlib.nullcontext():
+        with locked(tree, LOCK_SECONDS) if write else contextlib.nullcontext():
             return _synchronize(
                 tree, sources, lock, architectures, keep_generations, write, trust, needed, in_use, course
             )
@@ -198,6 +202,22 @@ def _synchronize(
         after=sorted(files),
         bill=bill,
     )
+
+
+@contextlib.contextmanager
+def locked(tree: Tree, patience: float) -> Iterator[None]:
+    """Lock the tree as `Tree.locked` does, once others have let go of it, for at most `patience` seconds."""
+    end = time.monotonic() + patience
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(tree.locked())
+                break
+            except FleetError:
+                if time.monotonic() >= end:
+                    raise
+                time.sleep(0.1)
+        yield
 
 
 def _make_room(tree: Tree, content: MirrorContent, keep: int, in_use: Collection[str], size: int) -> None:

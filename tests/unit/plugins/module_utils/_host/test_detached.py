@@ -61,6 +61,17 @@ def test_who_begins_only_where_nobody_works_is_not_kept_away_by_who_asks(work: N
     assert work.wait(key_of({})) == {"done": True}
 
 
+def test_what_is_asked_for_later_takes_nothing_from_others(work: Nothing) -> None:
+    key = key_of({"asked": "now"})
+    work.ask_later({"asked": "now"})
+    work.ask_later({"asked": "later"})
+    work.carry_out(lambda options: options)
+    work.ask_later({"asked": "later"})
+    assert work.wait(key) == {"asked": "now"}, "who waits hears the result"
+    request = work.running_request()
+    assert request is not None and request["options"] == {"asked": "later"}
+
+
 def test_what_begins_later_takes_the_way_that_who_asked_took(work: Nothing, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as asking:
         asking.setenv("https_proxy", "http://fleet:s3cret@proxy.example:3128")

@@ -6,19 +6,16 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import signal
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._host import detached
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror import agent
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.agent import Synchronization
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.bundle import export
@@ -29,19 +26,6 @@ from ansible_collections.edgeml.fleet.tests.support.registry_server import Answe
 from ansible_collections.edgeml.fleet.tests.unit.plugins.module_utils._mirror.test_sync import deliverer, image, lock_of
 
 Serve = Callable[[Callable[[Request], Answer]], Server]
-
-
-@pytest.fixture(autouse=True)
-def no_systemd(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(detached, "SYSTEMD", tmp_path / "none")
-
-
-@pytest.fixture
-def held() -> Iterator[threading.Event]:
-    """An event for which a server waits with its answers."""
-    event = threading.Event()
-    yield event
-    event.set()
 
 
 def options(server: Server, root: Path, serial: int, entry: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -87,11 +71,6 @@ def raiser(error: FleetError) -> Callable[..., dict[str, Any]]:
         raise error
 
     return fail
-
-
-def leave_request(work: Synchronization, asked: dict[str, Any]) -> None:
-    work.request_file.parent.mkdir()
-    work.ask_later(asked)
 
 
 def wait_for_request(server: Server, digest: str) -> None:
@@ -194,7 +173,7 @@ def test_what_goes_on_by_itself_outlives_a_failure_that_passes(
     with monkeypatch.context() as failing:
         failing.setattr(agent, "START_PATIENCE", 0)
         failing.setattr(agent, "perform", raiser(error))
-        leave_request(work, asked)
+        work.ask_later(asked)
         work.work(resumed=True)
         assert work.request_file.exists(), "the timer tries again"
         assert json.loads(work.result_file.read_text())["error"]["what"] == error.what
@@ -212,7 +191,7 @@ def test_what_goes_on_after_its_hours_outlives_a_failure_that_passes(
     steps: list[FleetError] = [PausedError("outside the allowed hours", datetime(2026, 1, 1)), UnreachableError("away")]
     monkeypatch.setattr(agent, "START_PATIENCE", 0)
     monkeypatch.setattr(agent, "perform", lambda *_, **__: raiser(steps.pop(0))())
-    leave_request(work, asked)
+    work.ask_later(asked)
     work.work()
     assert work.request_file.exists(), "who asked was told that it goes on by itself"
 
@@ -227,88 +206,15 @@ def test_what_is_refused_or_heard_of_goes(
     work = Synchronization(tmp_path)
     monkeypatch.setattr(agent, "START_PATIENCE", 0)
     monkeypatch.setattr(agent, "perform", raiser(error))
-    leave_request(work, options(serve(deliverer(content)), tmp_path, 1, entry))
+    work.ask_later(options(serve(deliverer(content)), tmp_path, 1, entry))
     work.work(resumed=resumed)
     assert not work.request_file.exists()
 
 
-def test_a_scrub_heals_what_is_damaged_as_soon_as_the_store_answers(serve: Serve, tmp_path: Path) -> None:
-    content, entry = image("a")
-    answers = [deliverer(content)]
-    work = Synchronization(tmp_path)
-    assert work.scrub() == [], "a mirror that is not there yet"
-    asked = options(serve(lambda request: answers[0](request)), tmp_path, 1, entry)
-    run(work, asked)
-    assert oct(work.last_file.stat().st_mode & 0o777) == "0o600"
-    assert work.scrub() == []
-    layer = sha256_digest(b"a")
-    blob = tmp_path / "cas" / "sha256" / layer.partition(":")[2]
-    blob.chmod(0o644)
-    blob.write_bytes(b"b")
-    answers[0] = lambda _: Answer(503)
-    told = work.scrub()
-    assert told[0] == layer
-    assert told[1].startswith("what was damaged is not here again yet: ")
-    assert not blob.exists(), "no host gets what is damaged"
-    assert work.request_file.exists(), "the timer of the synchronization goes on"
-    answers[0] = deliverer(content)
-    assert work.scrub() == ["what was damaged is here again"]
-    assert blob.read_bytes() == b"a"
-    wait_for_end(work)
-    assert not work.request_file.exists()
-    assert work.scrub() == []
-
-
-def test_what_holds_for_one_run_is_not_kept_for_scrubs(serve: Serve, tmp_path: Path) -> None:
-    content, entry = image("a")
-    work = Synchronization(tmp_path)
-    asked = options(serve(deliverer(content)), tmp_path, 1, entry)
-    for_once = {
-        "limits": {**closed_now(), "urgent": True},
-        "signatures": {**asked["signatures"], "accept_older_lock": True},
-    }
-    run(work, {**asked, **for_once, "scrub": True, "patience": 5})
-    kept = json.loads(work.last_file.read_text())
-    assert kept["limits"] == {**closed_now(), "urgent": False}
-    assert kept["signatures"] == asked["signatures"]
-    assert (kept["scrub"], kept["patience"]) == (False, 5)
-
-
-def test_a_scrub_heals_by_the_way_that_the_last_synchronization_took(
-    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    content, entry = image("a")
-    work = Synchronization(tmp_path)
-    layer = sha256_digest(b"a")
-    asked = options(serve(deliverer(content)), tmp_path, 1, entry)
-    with monkeypatch.context() as asking:
-        asking.setenv("https_proxy", "http://127.0.0.1:9")  # the store is on this host, which is reached directly
-        run(work, asked)
-    (tmp_path / "cas" / "sha256" / layer.partition(":")[2]).unlink()
-    work.damaged_file.touch()
-    # Only the kept proxy says that the store cannot be reached.
-    kept = json.loads(work.last_file.read_text())
-    kept["store"]["address"] = "store.invalid"
-    work.last_file.write_text(json.dumps(kept))
-    monkeypatch.setattr(os, "environ", dict(os.environ))
-    [told] = work.scrub()
-    assert "through the proxy http://127.0.0.1:9" in told or "http://127.0.0.1:9, on the way to store.invalid" in told
-
-
-def test_systemd_scrubs_a_mirror_after_each_boot_and_each_month(
-    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    installed: dict[str, str] = {}
-    monkeypatch.setattr(agent, "install_units", installed.update)
-    content, entry = image("a")
-    server = serve(deliverer(content))
-    work = Synchronization(tmp_path)
-    run(work, options(server, tmp_path, 1, entry))
-    work.work()
-    assert "OnBootSec=2min\nOnUnitInactiveSec=30d\n" in installed["edgeml-mirror-scrub.timer"]
-    command = installed["edgeml-mirror-scrub.service"].split("ExecStart=")[1].splitlines()[0]
-    assert command.endswith(f" {tmp_path} scrub")
-    subprocess.run(shlex.split(command), check=True)
+def closed_now() -> dict[str, Any]:
+    """Return limits whose hours are not now."""
+    now = time.localtime()
+    return {"hours": [f"{(now.tm_hour + 2) % 24:02}:00-{(now.tm_hour + 3) % 24:02}:00"], "bytes_per_day": 1}
 
 
 def test_who_asks_is_told_that_the_night_is_waited_for(serve: Serve, tmp_path: Path) -> None:
@@ -320,12 +226,6 @@ def test_who_asks_is_told_that_the_night_is_waited_for(serve: Serve, tmp_path: P
     assert work.is_running()  # it goes on by itself
     # An urgent run takes its place.
     assert run(work, {**asked, "limits": {**closed_now(), "urgent": True}})["generation"] == 1
-
-
-def closed_now() -> dict[str, Any]:
-    """Return limits whose hours are not now."""
-    now = time.localtime()
-    return {"hours": [f"{(now.tm_hour + 2) % 24:02}:00-{(now.tm_hour + 3) % 24:02}:00"], "bytes_per_day": 1}
 
 
 def test_a_stick_uses_no_uplink(serve: Serve, tmp_path: Path) -> None:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.scrub import scrub
+import pytest
+from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror import scrub as module
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.scrub import find_damaged, scrub, take_away
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.tree import Tree
 
 
 def blob(root: Path, data: bytes, written: bytes | None = None) -> Path:
@@ -27,3 +31,20 @@ def test_what_is_not_what_its_name_says_goes(tmp_path: Path) -> None:
 
 def test_a_mirror_that_is_not_there_yet(tmp_path: Path) -> None:
     assert scrub(tmp_path / "none", write=True) == []
+
+
+def test_what_a_synchronization_has_healed_meanwhile_stays(tmp_path: Path) -> None:
+    healed, damaged = blob(tmp_path, b"heal", b"hell"), blob(tmp_path, b"flip", b"flop")
+    found = find_damaged(tmp_path)
+    assert found == sorted(f"sha256:{path.name}" for path in (healed, damaged))
+    healed.write_bytes(b"heal")
+    assert take_away(tmp_path, found) == [f"sha256:{damaged.name}"]
+    assert healed.exists() and not damaged.exists()
+
+
+def test_nothing_goes_while_a_synchronization_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    damaged = blob(tmp_path, b"flip", b"flop")
+    monkeypatch.setattr(module, "_is_intact", lambda path: pytest.fail("it is looked at under the lock"))
+    with Tree(tmp_path).locked(), pytest.raises(FleetError, match="under way"):
+        take_away(tmp_path, [f"sha256:{damaged.name}"])
+    assert damaged.exists()

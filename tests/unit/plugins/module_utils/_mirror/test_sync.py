@@ -8,12 +8,14 @@ import fcntl
 import hashlib
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._mirror import sync as sync_module
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.sync import synchronize
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.tree import Tree
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
@@ -93,7 +95,17 @@ def test_at_least_the_served_generation_is_kept(serve: Serve, tmp_path: Path) ->
         sync(serve(lambda _: Answer(404)), tmp_path, {}, keep=0)
 
 
-def test_a_second_synchronization_is_refused(serve: Serve, tmp_path: Path) -> None:
+def test_a_scrub_that_holds_the_tree_for_a_moment_is_waited_for(serve: Serve, tmp_path: Path) -> None:
+    content, entry = image("a")
+    with Tree(tmp_path).locked(), ThreadPoolExecutor(1) as pool:
+        done = pool.submit(sync, serve(deliverer(content)), tmp_path, lock_of(1, entry))
+        wait([done], timeout=0.3)
+        (tmp_path / "lock").unlink()  # as good as letting it go
+        assert done.result(timeout=30)
+
+
+def test_a_second_synchronization_is_refused(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sync_module, "LOCK_SECONDS", 0.0)
     content, entry = image("a")
     server = serve(deliverer(content))
     with (tmp_path / "lock").open("w") as file:
