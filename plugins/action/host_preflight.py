@@ -10,8 +10,11 @@ from typing import Any
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import InventoryError
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.demand import prepare, with_demand
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.role_variables import variable_problems
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.unexamined import (
+    Finding,
     not_examined,
     result_without_module,
     unreachable,
@@ -31,6 +34,10 @@ class ActionModule(ActionBase):
         """Return the module's result, or one of the same form that says why there is none."""
         super().run(tmp, task_vars)
         arguments = {"controller_time": time.time(), **with_demand(self._task.args)}
+        if set(self._task.args) - {"refuse"} and (wrong := self._wrong_variables(task_vars or {})):
+            known = arguments.get("problems") or []
+            arguments["problems"] = [*known, *(problem for problem in wrong if problem not in known)]
+            return self._result(None, arguments)
         try:
             result: dict[str, Any] = self._execute_module(module_args=arguments, task_vars=task_vars)
         except AnsibleConnectionFailure as error:
@@ -41,5 +48,16 @@ class ActionModule(ActionBase):
             if "findings" in result or "Unsupported parameters" in result.get("msg", ""):
                 return result
             finding = not_examined(result)
+        return self._result(finding, arguments)
+
+    def _wrong_variables(self, variables: dict[str, Any]) -> list[dict[str, str]]:
+        """Return what is wrong with the host's variables, with which nothing can be asked of it."""
+        hosts = variables.get("hostvars", {})
+        name = variables.get("inventory_hostname", "")
+        if name not in hosts:
+            return []
+        return [error.as_mapping() for error in InventoryError.of(variable_problems(hosts[name])).errors]
+
+    def _result(self, finding: Finding | None, arguments: dict[str, Any]) -> dict[str, Any]:
         result = result_without_module(finding, arguments)
         return {**result, "failed": bool(result["msg"]) and boolean(arguments.get("refuse", True))}

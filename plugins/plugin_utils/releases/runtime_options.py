@@ -4,25 +4,25 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
 
-import yaml
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.addresses import address_host
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.converged import COLLECTION
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import Problem, choices
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema import SECRETS, native, origins, validate
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.role_variables import (
+    NOT_SHOWN,
+    is_secret,
+    role_options,
+    variable_problems,
+)
 
 PREFIX = "inference_runtime_"
 # What the role's own tasks register, which stands among a host's variables as well.
 REGISTERED = ("preflight", "result", "health", "latency", "kernel", "rolled_back")
-# No value below a variable whose name holds one of these words is in a message: a secret may stand in a wrong place.
-SECRET_WORDS = ("inference_runtime_access", "inference_runtime_mqtt", "token", "password", "key")
-NOT_SHOWN = "(not shown, since it may be a secret)"
 
 
 def runtime_access(grants: Sequence[Mapping[str, Any]], directory: str) -> dict[str, list[dict[str, Any]]]:
@@ -41,22 +41,21 @@ def runtime_access(grants: Sequence[Mapping[str, Any]], directory: str) -> dict[
     return {"grants": written, "secrets": secrets}
 
 
-@functools.cache
 def known_variables() -> tuple[str, ...]:
     """Return the names of the role's variables."""
-    file = COLLECTION / "roles" / "inference_runtime" / "meta" / "argument_specs.yml"
-    specification = yaml.load(file.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - one of the two safe ones
-    return tuple(specification["argument_specs"]["main"]["options"])
+    return tuple(name for name in role_options() if name.startswith(PREFIX))
 
 
 def option_problems(options: Mapping[str, Any], variables: Mapping[str, Any]) -> list[Problem]:
     """Return what the runtime, or the role, would refuse later.
 
-    `options` are the role's variables whose content goes to the runtime, by name, of inference_runtime_bearer_token
-    whether there is one; `variables` all of the host: those that begin like the role's have to be known to it.
+    Each variable of a role is held against its specification. `options` are the role's variables whose content goes to
+    the runtime, by name, of inference_runtime_bearer_token whether there is one; `variables` all of the host: those
+    that begin like the role's have to be known to it.
     """
+    problems = variable_problems(variables)
     document = {name: _without_secrets(native(value)) for name, value in options.items()}
-    problems = [
+    problems += [
         replace(_without_value(problem), file=file, line=line)
         for problem in validate(document, "variables")
         for file, line in [origins(options, problem.path).find(problem.path)]
@@ -129,13 +128,9 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _is_secret(name: object) -> bool:
-    return any(word in str(name) for word in SECRET_WORDS)
-
-
 def _without_value(problem: Problem) -> Problem:
     """Return the problem without the value that was seen, if that may be a secret."""
-    if not _is_secret(problem.path[:1]):
+    if not is_secret(str(problem.path[0])):
         return problem
     return replace(problem, seen=NOT_SHOWN, remedy=re.sub(r", in quotes, .* here\)", ", in quotes", problem.remedy))
 

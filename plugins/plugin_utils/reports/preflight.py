@@ -5,9 +5,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
-from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.host import REFUSE, WARN
+from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.host import REFUSE, WARN, inventory_finding
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.role_variables import variable_problems
 
 MIRROR = "site_mirror_preflight"
 #: Variables in which the roles keep the results of host_preflight.
@@ -54,7 +56,7 @@ def collect(
     for host, found in results.items():
         rows: dict[tuple[str, ...], dict[str, str]] = {}  # what two roles found on one host is shown once
         for variable, result in found.items():
-            for finding in _findings(result):
+            for finding in _findings(result, hostvars[host]):
                 entry = {"host": host, **finding}
                 if finding["name"] in CURED_BY_MIRROR and variable != MIRROR and sites[host] in mirrored_sites:
                     entry["severity"] = WARN
@@ -99,11 +101,14 @@ def _is_away(result: Mapping[str, Any]) -> bool:
     return any(finding["name"] == "unreachable" for finding in _findings(result))
 
 
-def _findings(result: Mapping[str, Any]) -> list[dict[str, str]]:
+def _findings(result: Mapping[str, Any], variables: Mapping[str, Any] | None = None) -> list[dict[str, str]]:
     if "findings" in result:
         return list(result["findings"])
     if not result.get("failed"):
         return []
+    wrong = [problem.error().as_mapping() for problem in variable_problems(variables or {})]
+    if wrong:
+        return [asdict(inventory_finding(problem)) for problem in wrong]
     seen = str(result.get("msg")).removeprefix("Task failed: ")
     return [  # the task's options could not be made from the inventory
         {

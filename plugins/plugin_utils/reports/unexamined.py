@@ -63,10 +63,12 @@ def not_examined(result: Mapping[str, Any]) -> Finding:
     )
 
 
-def result_without_module(finding: Finding, options: Mapping[str, Any]) -> dict[str, Any]:
+def result_without_module(finding: Finding | None, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the module's result for these options, with `finding` in place of what it would have found."""
     problems = [inventory_finding(problem) for problem in options.get("problems") or ()]
-    return {**result_of(judge([finding, *problems], options.get("ignore") or ())), "changed": False}
+    ignore = options.get("ignore")
+    findings = judge([finding, *problems] if finding else problems, ignore if isinstance(ignore, (list, str)) else ())
+    return {**result_of(findings), "changed": False}
 
 
 def _line(text: str) -> str:
