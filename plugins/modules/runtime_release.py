@@ -201,7 +201,8 @@ gates:
   description:
     - What the candidate was judged by, also if the module fails for it. C(gate) is C(ready), C(golden), C(p50), C(p95),
       C(p99), C(regression), C(errors), C(shadow) or C(memory); C(allowed) is null where anything is. C(shadow) has a
-      C(note) with its counts; its C(measured) is null where too few requests came.
+      C(note) with its counts; its C(measured) is null where too few requests came, that of C(regression) where the
+      release that serves failed a request (C(note)).
     - Empty if no candidate was tried.
   returned: success, and failure of a gate
   type: list

@@ -4,7 +4,7 @@
 requests and memory.
 
 Each gate is a row ``{"gate", "model", "protocol", "measured", "allowed", "unit", "passed"}``; `allowed` is None where
-the inventory allows anything. A row of live requests has a ``note`` too, in words.
+the inventory allows anything. A row of live requests, or of what could not be measured, has a ``note`` too, in words.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, cast
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import EngineError
@@ -39,6 +39,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.container im
     endpoint_of,
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import Model
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.serving import Serving, ServingError
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.shadow import Comparison, compare_live
 
 #: Requests for a latency objective, and the seconds after which a slow model gets fewer.
@@ -157,8 +158,15 @@ class Gates:
                 serving.decode(serving.send(before))
             except FleetError:
                 return
-            both = ((candidate, request), (serving, before))
-            new, old = measure_in_turns(both, REGRESSION_SAMPLES, TURN, SECONDS)
+            both = ((candidate, request), (cast(Client, Serving(serving)), before))
+            try:
+                new, old = measure_in_turns(both, REGRESSION_SAMPLES, TURN, SECONDS)
+            except ServingError as error:
+                self._row("regression", model.name, protocol, None, model.max_regression, "ratio", True)
+                self.rows[-1]["note"] = (
+                    f"not compared: the release that serves failed a request ({error.what}. {error.seen})"
+                )
+                return
         new_ms, old_ms = (percentile(sorted(times), 50) / 1e6 for times in (new, old))
         ratio = new_ms / old_ms
         passed = ratio <= float(model.max_regression or math.inf)
