@@ -163,9 +163,7 @@ class Gates:
                 new, old = measure_in_turns(both, REGRESSION_SAMPLES, TURN, SECONDS)
             except ServingError as error:
                 self._row("regression", model.name, protocol, None, model.max_regression, "ratio", True)
-                self.rows[-1]["note"] = (
-                    f"not compared: the release that serves failed a request ({error.what}. {error.seen})"
-                )
+                self.rows[-1]["note"] = f"not compared: the release that serves failed ({error.what}. {error.seen})"
                 return
         new_ms, old_ms = (percentile(sorted(times), 50) / 1e6 for times in (new, old))
         ratio = new_ms / old_ms
