@@ -40,7 +40,12 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
     descriptor,
     sha256_digest,
 )
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci.parts import is_intact, open_whole, remove
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.parts import (
+    is_intact,
+    open_whole,
+    remove,
+    whole_size,
+)
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.referrers import referrers_tag
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.store import fetch_blob
@@ -66,6 +71,10 @@ class Bundle:
     def blob(self, digest: str) -> Path:
         """Return where a manifest or blob is."""
         return self.blobs / digest.partition(":")[2]
+
+    def partial(self, digest: str) -> Path:
+        """Return where a blob is while it is fetched."""
+        return self.staging / f"{digest.partition(':')[2]}.part"
 
     def open(self) -> Bundle:
         """Read the bundle's index and return the bundle; raise FleetError if there is none."""
@@ -237,13 +246,14 @@ def export(
     size = sum(blob.size for blob in to_fetch)
     if write and (to_fetch or to_write or stale or garbage):
         make_directory(bundle.blobs)
-        check_space(root, size)
+        for blob in to_fetch:
+            remove(bundle.blob(blob.digest))  # a damaged one, which fetch_blob would leave if its size is right
+        begun = sum(min(max(0, whole_size(bundle.partial(blob.digest))), blob.size) for blob in to_fetch)
+        check_space(root, size - begun)
         limits = [limit for limit in (part_bytes, largest_file(root)) if limit]
         for blob in to_fetch:
-            remove(bundle.blob(blob.digest))  # of the same size, fetch_blob would leave it
-            partial = bundle.staging / f"{blob.digest.partition(':')[2]}.part"
             fetch_blob(
-                store, blob.repository, blob.digest, blob.size, bundle.blob(blob.digest), partial,
+                store, blob.repository, blob.digest, blob.size, bundle.blob(blob.digest), bundle.partial(blob.digest),
                 part_bytes=min(limits, default=0),
             )  # fmt: skip
         for digest, data in to_write.items():

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._host import disk
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.bundle import export
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.restore import restore
 from ansible_collections.edgeml.fleet.plugins.module_utils._model.files import Model, Variant
@@ -225,3 +226,29 @@ def test_a_directory_of_somebody_else_is_not_written(signed: Signed, tmp_path: P
     with pytest.raises(FleetError, match="no bundle"):
         back_up(signed, tmp_path)
     assert not (tmp_path / "blobs").exists()
+
+
+@pytest.mark.parametrize("left", ["partial", "damaged"])
+def test_what_is_there_already_needs_no_room(
+    signed: Signed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    """An interrupted export goes on upon a disk that has just the room for the bundle."""
+    root = tmp_path / "bundle"
+    back_up(signed, root)
+    room = used(root)
+    name = signed.lock["models"]["digits"]["1.0.0"]["variants"]["default"]["blob"]["digest"].partition(":")[2]
+    blob = root / "blobs/sha256" / name
+    data = blob.read_bytes()
+    if left == "partial":
+        (root / "staging").mkdir()
+        (root / "staging" / f"{name}.part").write_bytes(data[: len(data) * 3 // 4])
+        blob.unlink()
+    else:
+        blob.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    monkeypatch.setattr(disk, "_free", lambda _directory: room - used(root))
+    assert back_up(signed, root)["blobs_fetched"] == 1
+    assert blob.read_bytes() == data
+
+
+def used(root: Path) -> int:
+    return sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
