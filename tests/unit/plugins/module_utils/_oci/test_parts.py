@@ -44,7 +44,14 @@ def test_parts_come_by_their_number(tmp_path: Path) -> None:
     data = os.urandom(20_001)
     for number in range(1, 10_002):
         (tmp_path / f"{number:04}").write_bytes(data[2 * number - 2 : 2 * number])
-    assert content_of(tmp_path) == data
+    assert whole_size(tmp_path) == len(data)
+    for start in (1990, 19_980):
+        with open_whole(tmp_path) as file:
+            file.seek(start)
+            assert b"".join(file.read(100) for _ in range(10)) == data[start : start + 20]
+    with open_whole(tmp_path) as file:
+        file.seek(19_990)
+        assert b"".join(iter(lambda: file.read(100), b"")) == data[19_990:]
 
 
 def test_reading_writes_nothing(tmp_path: Path) -> None:
