@@ -4,10 +4,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import io
 import json
+import os
+import shutil
 import tarfile
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
@@ -32,8 +37,8 @@ def load_image(root: Path, image: str, engine: DockerEngine) -> None:
     for blob in (config, *layers):
         _check(tree.blob(blob), blob)
     described = [{"Config": _file(config), "RepoTags": [loaded_name(image)], "Layers": list(map(_file, layers))}]
-    with tempfile.TemporaryDirectory(dir=root, prefix=".load-") as directory:
-        archive = Path(directory) / "image.tar"
+    with _work_directory(root) as directory:
+        archive = directory / "image.tar"
         with tarfile.open(archive, "w") as tar:
             for blob in dict.fromkeys((config, *layers)):
                 tar.add(tree.blob(blob), _file(blob))
@@ -42,6 +47,20 @@ def load_image(root: Path, image: str, engine: DockerEngine) -> None:
             entry.size = len(data)
             tar.addfile(entry, io.BytesIO(data))
         engine.load(archive)
+
+
+@contextlib.contextmanager
+def _work_directory(root: Path) -> Iterator[Path]:
+    """Give a directory below `root`, to one process at a time, and remove what a killed one has left."""
+    lock = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for left in root.glob(".load-*"):
+            shutil.rmtree(left)
+        with tempfile.TemporaryDirectory(dir=root, prefix=".load-") as directory:
+            yield Path(directory)
+    finally:
+        os.close(lock)
 
 
 def _file(digest: str) -> str:
