@@ -47,11 +47,12 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._oci.parts import (
     whole_size,
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.referrers import referrers_tag
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import MAX_MANIFEST, Registry
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.store import fetch_blob
 from ansible_collections.edgeml.fleet.plugins.module_utils._signature.lock import IGNORED, Trust
 
 LAYOUT, INDEX, LOCK = "oci-layout", "index.json", "fleet.lock.json"
+MAX_INDEX = 16 << 20  # bytes; some 50,000 manifests
 HELD_DIGITS = 16
 REFERENCE = "org.opencontainers.image.ref.name"
 EXPORT_AGAIN = "export it again with the playbook edgeml.fleet.bundle_export, from the same lock"
@@ -79,7 +80,7 @@ class Bundle:
     def open(self) -> Bundle:
         """Read the bundle's index and return the bundle; raise FleetError if there is none."""
         try:
-            index = json.loads((self.root / INDEX).read_text())
+            index = json.loads(_read_file(self.root / INDEX, MAX_INDEX))
             for entry in index["manifests"]:
                 self._media_types[entry["digest"]] = entry["mediaType"]
                 self._named[entry["annotations"][REFERENCE]] = check_digest(entry["digest"], str(self.root / INDEX))
@@ -157,8 +158,8 @@ class Bundle:
 
     def _read(self, digest: str) -> bytes | None:
         try:
-            data = self.blob(digest).read_bytes()
-        except OSError:
+            data = _read_file(self.blob(digest), MAX_MANIFEST)
+        except (OSError, ValueError):
             return None
         return data if sha256_digest(data) == digest else None
 
@@ -169,6 +170,15 @@ class Bundle:
             seen=what,
             remedy=EXPORT_AGAIN,
         )
+
+
+def _read_file(path: Path, limit: int) -> bytes:
+    """Return what a file holds; raise ValueError for more than `limit` bytes."""
+    with path.open("rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"more than {limit} bytes")
+    return data
 
 
 class FileBlob:
