@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +43,8 @@ def remembered(
     make_directory(installed.root)
     end_way_back(installed)
     if way_back:
-        replace_file(installed.root / WAY_BACK_FILE, json.dumps(way_back, sort_keys=True).encode())
+        with suppress(OSError):  # a full disk: going back matters more
+            replace_file(installed.root / WAY_BACK_FILE, json.dumps(way_back, sort_keys=True).encode())
     try:
         yield done
     except FleetError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -162,7 +163,7 @@ class Guard:
         why = "; ".join(faults)
         try:
             self._release(active["id"]).converge(desired, check_mode=False, force=True, by="guard")
-        except FleetError as error:
+        except (FleetError, OSError) as error:
             watch.repair_in = LOOKS_BETWEEN_TRIES
             self._remember(watch)
             return f"release {active['id'][:12]} is not repaired ({why}): {error}"
@@ -181,7 +182,7 @@ class Guard:
             return f"release {active[:12]} stays although {reason}: the previous one was given up before"
         try:
             self._release(active).roll_back(previous, check_mode=False, by="guard", reason=reason)
-        except FleetError as error:
+        except (FleetError, OSError) as error:
             watch.go_back_in = LOOKS_BETWEEN_TRIES
             self._remember(watch)
             return f"release {active[:12]} stays although {reason}: {error}"
@@ -191,7 +192,9 @@ class Guard:
         return release_as_recorded(self.engine, self.installed, release_id)
 
     def _remember(self, watch: Watch) -> None:
-        replace_file(self.watch_file, json.dumps(asdict(watch)).encode())
+        """Keep what was seen for the next look. Where the disk is full, that one goes by what was kept before."""
+        with suppress(OSError):
+            replace_file(self.watch_file, json.dumps(asdict(watch)).encode())
 
     def _watch(self) -> Watch:
         kept, anew = read_object(self.watch_file), asdict(Watch())
@@ -223,5 +226,7 @@ def look_after(host_root: Path) -> None:
             done = Guard(engine, host_root, runtime).look()
         except FleetError as error:
             done = str(error)
+        except Exception as error:  # the other runtimes are watched all the same
+            done = f"cannot be watched: {error!r}"
         if done:
             sys.stdout.write(f"{runtime}: {done}\n")

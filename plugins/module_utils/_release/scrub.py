@@ -99,5 +99,7 @@ def scrub(host_root: Path) -> None:
             told = Scrub(engine, host_root, runtime).run()
         except FleetError as error:
             told = [str(error)]
+        except Exception as error:  # the other runtimes are read all the same
+            told = [f"cannot be read: {error!r}"]
         for line in told:
             sys.stdout.write(f"{runtime}: {line}\n")

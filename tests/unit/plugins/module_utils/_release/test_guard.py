@@ -4,12 +4,21 @@
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+
 import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._release import attempt, transaction
 from ansible_collections.edgeml.fleet.plugins.module_utils._release import guard as guard_module
-from ansible_collections.edgeml.fleet.plugins.module_utils._release import transaction
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.agent import GUARD_SECONDS, Transaction
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.guard import LOOKS_BETWEEN_TRIES, UNREADY, Guard
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.guard import (
+    LOOKS_BETWEEN_TRIES,
+    UNREADY,
+    Guard,
+    look_after,
+)
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.scrub import Scrub, scrub
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.transaction import Release
 from ansible_collections.edgeml.fleet.tests.unit.plugins.module_utils._release.memory_engine import (
     ACTIVE,
@@ -125,3 +134,45 @@ def test_what_ends_by_itself_is_given_up(
     engine.containers[ACTIVE]["HostConfig"]["RestartPolicy"]["Name"] = policy
     told = [guard.look() for _ in range(LOOKS)]
     assert f"it has not been ready for {UNREADY} s" in told[-1]
+
+
+def full(*_arguments: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_does_not_keep_the_guard_from_acting(
+    guard: Guard, engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own file is not needed to go back; without it, it counts from the last look that it could write down."""
+    assert guard.look() == ""
+    engine.containers[ACTIVE]["RestartCount"] = 3
+    for module in (guard_module, attempt):
+        monkeypatch.setattr(module, "replace_file", full)
+    assert guard.look().startswith("went back")
+    assert active(guard) == FIRST
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), KeyError("State"), FleetError("x")])
+@pytest.mark.parametrize("watches", ["guard", "scrub"])
+def test_an_error_of_one_runtime_leaves_the_others_watched(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    watches: str,
+    error: Exception,
+) -> None:
+    for name in ("first", "second"):
+        (tmp_path / "runtimes" / name).mkdir(parents=True)
+
+    def look(self: Guard | Scrub) -> list[str]:
+        if self.installed.name == "first":
+            raise error
+        return ["seen"]
+
+    monkeypatch.setattr(Guard, "look", lambda self: look(self)[0])
+    monkeypatch.setattr(Scrub, "run", look)
+    (look_after if watches == "guard" else scrub)(tmp_path)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("first: ")
+    assert str(error.args[-1]) in first
+    assert second == "second: seen"
