@@ -253,7 +253,7 @@ class Release:
             return {**make_result(False, plan, active, active), "warnings": [stays]}
         plan = make_plan(self.installed.name, active or None, after, [], {"image": 0, "models": 0}, [])
         result = make_result(active.get("id") != release_id, plan, active or None, after)
-        if check_mode or not result["changed"]:
+        if not result["changed"]:
             return result
         absent = [model.name for model in self.installed.missing_models(desired)]
         if absent or not self.engine.has_image(desired.image):
@@ -263,6 +263,8 @@ class Release:
                 seen=f"models {', '.join(absent)}" if absent else f"image {desired.image}",
                 remedy="set the inventory back and run the playbook edgeml.fleet.site",
             )
+        if check_mode:
+            return result
         told = reason or "an operator went back from it"
         way_back = {"left": active["id"], "to": release_id, "by": by, "reason": told} if active else None
         with self.installed.lock():

@@ -14,6 +14,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.installed im
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.transaction import Release
 from ansible_collections.edgeml.fleet.tests.unit.plugins.module_utils._release.memory_engine import (
     ACTIVE,
+    MODEL,
     PREVIOUS,
     MemoryEngine,
     desired,
@@ -135,3 +136,25 @@ def test_a_way_back_that_fails_leaves_nothing(twice: Release, monkeypatch: pytes
     assert not (twice.installed.root / WAY_BACK_FILE).exists()
     assert twice.roll_back("", check_mode=False)["changed"]
     assert not (twice.installed.root / WAY_BACK_FILE).exists()
+
+
+@pytest.mark.parametrize("check_mode", [True, False])
+@pytest.mark.parametrize("lost", ["image", "model"])
+def test_check_mode_tells_what_the_way_back_lacks(
+    twice: Release, engine: MemoryEngine, check_mode: bool, lost: str
+) -> None:
+    if lost == "image":
+        engine.images.clear()
+    else:
+        (twice.installed.models / MODEL.directory_name).rmdir()
+    with pytest.raises(FleetError, match="no longer has what the release to go back to needs"):
+        twice.roll_back("", check_mode)
+    assert not twice.roll_back(SECOND, check_mode)["changed"], "what serves is no way back, and needs none of it"
+
+
+@pytest.mark.parametrize("by", ["guard", "operator"])
+def test_the_history_tells_what_was_left_before_what_serves(twice: Release, by: str) -> None:
+    """Readers look for an entry `rolled_back`, wherever it is; the last one is of what serves."""
+    before = outcomes(twice)
+    twice.roll_back("", check_mode=False, by=by)
+    assert outcomes(twice)[len(before) :] == [("rolled_back", SECOND, by), ("active", FIRST, by)]
