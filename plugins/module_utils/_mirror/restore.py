@@ -13,6 +13,7 @@ from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.disk import FULL_DISK
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import file_digest
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.bundle import EXPORT_AGAIN, Bundle
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.content import INDEXES, Blob, blobs_of
@@ -60,7 +61,7 @@ def restore(root: Path, store: Registry, *, write: bool) -> dict[str, Any]:
                 if write:
                     store.push_blob(repository, config, blob.digest)
             elif write and not (known and store.mount_blob(repository, blob.digest, known)):
-                with _whole(bundle.blob(blob.digest)) as file:
+                with _whole(bundle.blob(blob.digest), blob.size) as file:
                     _check(file, blob, bundle.blob(blob.digest))
                     store.push_blob(repository, file, blob.digest)
         if write:
@@ -122,15 +123,27 @@ def _check_complete(bundle: Bundle, store: Registry, manifests: Mapping[tuple[st
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[Path]:
+def _whole(path: Path, size: int) -> Iterator[Path]:
     """Give a blob as one file, which parts are put together to."""
     if not path.is_dir():
         yield path
         return
-    with open_whole(path) as parts, tempfile.NamedTemporaryFile() as file:
-        shutil.copyfileobj(parts, file)
-        file.flush()
-        yield Path(file.name)
+    with tempfile.TemporaryDirectory() as directory:  # not beside the parts: files end too early there
+        file = Path(directory) / path.name
+        try:
+            with open_whole(path) as parts, file.open("wb") as target:
+                shutil.copyfileobj(parts, target)
+        except OSError as error:
+            full = error.errno in FULL_DISK
+            raise FleetError(
+                "There is no room to put the parts of a blob together"
+                if full
+                else "The parts of a blob cannot be read",
+                where=tempfile.gettempdir() if full else str(path),
+                seen=f"{error.strerror or error}, {size} bytes needed",
+                remedy="free disk space there, or set TMPDIR to a directory that has room" if full else EXPORT_AGAIN,
+            ) from error
+        yield file
 
 
 def _check(path: Path, blob: Blob, told: Path) -> None:

@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -237,3 +239,21 @@ def test_a_damaged_backup_is_refused(signed: Signed, stick: Path, new_store: New
     (stick / "blobs/sha256" / blob_of(signed.lock).partition(":")[2]).write_bytes(b"damaged")
     with pytest.raises(FleetError, match="The bundle is damaged"):
         restore(stick, new_store().registry(), write=True)
+
+
+def test_a_full_disk_is_named_where_parts_come_together(
+    signed: Signed, stick: Path, new_store: NewStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    export(stick, signed.store.registry(), signed.lock, ARCHITECTURES, write=True, part_bytes=5000)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    there = new_store().registry()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
+    try:
+        with pytest.raises(FleetError, match="no room") as caught:
+            restore(stick, there, write=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.where == str(tmp_path)
+    assert "TMPDIR" in caught.value.remedy
+    assert restore(stick, there, write=True)["changed"]
