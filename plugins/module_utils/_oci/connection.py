@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from email.message import Message
 from pathlib import Path
 from types import TracebackType
-from urllib.parse import SplitResult
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.failures import (
@@ -26,6 +26,25 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._oci.failures import 
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.proxy import proxy_for
 
 SEND_BLOCK = 1 << 20  # bytes
+
+
+def led_to(base: str, reference: str, header: str, *, absolute: bool = False) -> str:
+    """Return the URL that `reference` in a header of the answer at `base` means; raise FleetError if it is none."""
+    try:
+        url = reference if absolute else urljoin(base, reference)
+        parts = urlsplit(url)
+        host = (parts.hostname or "").encode("idna")
+        usable = bool(host) and parts.port != 0 and re.fullmatch("[!-~]+", url) is not None
+    except ValueError:  # UnicodeError is one
+        usable = False
+    if not usable:
+        raise FleetError(
+            "The registry refers to what is not a valid address",
+            where=f"{urlsplit(base).netloc}, header {header}",
+            seen=repr(reference.partition("?")[0][:200]),  # a query may hold a secret
+            remedy="correct the address that the registry, or the proxy before it, gives its clients",
+        )
+    return url
 
 
 class Response:

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlencode, urljoin, urlsplit
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci.connection import Connections, Response
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.connection import Connections, Response, led_to
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.failures import answer_failure, repeat
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
     IMAGE_INDEX,
@@ -241,7 +241,7 @@ class Registry:
         query = urlencode({"mount": digest, "from": from_repository})
         status, headers, _data = self._call("POST", f"{path}?{query}", repository, write=True, expect={201, 202})
         if status == 202:  # an upload was opened instead
-            upload = urljoin(self._url(path), headers.get("Location") or "")
+            upload = led_to(self._url(path), headers.get("Location") or "", "Location")
             self._call("DELETE", upload, repository, write=True, expect={200, 202, 204, 404, 405})
         return status == 201
 
@@ -257,7 +257,7 @@ class Registry:
             answer = response.read_all(MAX_ANSWER)
             if response.status != 202:
                 raise self._failure(response.status, answer, response.url)
-        location = urljoin(self._url(path), response.headers.get("Location") or "")
+        location = led_to(self._url(path), response.headers.get("Location") or "", "Location")
         location += ("&" if urlsplit(location).query else "?") + urlencode({"digest": digest})
         headers = {"Content-Type": "application/octet-stream"}
         with self._exchange("PUT", location, repository, write=True, headers=headers, body=source) as response:
@@ -317,7 +317,7 @@ class Registry:
             if response.status in REDIRECT_STATUS and method in ("GET", "HEAD") and redirects < MAX_REDIRECTS:
                 redirects += 1
                 _discard(response)
-                url = urljoin(url, response.headers.get("Location") or "")
+                url = led_to(url, response.headers.get("Location") or "", "Location")
                 continue
             return response
 
@@ -339,7 +339,7 @@ class Registry:
         """Ask the registry's token service for a Bearer token (distribution, "Token authentication")."""
         query = [("service", challenge["service"])] if "service" in challenge else []
         query += [("scope", scope) for scope in challenge.get("scope", "").split()]
-        realm = urlsplit(challenge.get("realm", ""))
+        realm = urlsplit(led_to(self._url("/"), challenge.get("realm", ""), "WWW-Authenticate", absolute=True))
         realm = realm._replace(query="&".join(filter(None, (realm.query, urlencode(query)))))
         headers = {}
         if self._username:

@@ -88,6 +88,56 @@ def test_an_address_without_tls_is_refused(serve: Serve) -> None:
     assert "secret" not in str(caught.value)
 
 
+NO_ADDRESSES = [
+    f"https://{rest}?secret=1"
+    for rest in (
+        "[::1/x",
+        "h:abc/x",
+        "h:99999/x",
+        "h:0/x",
+        "h a/x",
+        "ä.example/x",
+        "a..b/x",
+        f"{'a' * 64}/x",
+        "h/x y",
+        "h/ä",
+    )
+]
+
+
+@pytest.mark.parametrize("address", NO_ADDRESSES)
+def test_a_redirect_to_what_is_no_address(serve: Serve, address: str) -> None:
+    server = serve(lambda _: Answer(307, headers={"Location": address}))
+    with pytest.raises(FleetError, match="Location") as opened:
+        server.registry().open_blob("edgeml/a", DIGEST)
+    with pytest.raises(FleetError, match="Location"):
+        server.registry().ping()
+    assert opened.value.where == f"{server.address}, header Location"
+    assert "secret" not in str(opened.value)
+
+
+@pytest.mark.parametrize("address", [*NO_ADDRESSES, "", "token", "https:///token"])
+def test_a_token_service_at_what_is_no_address(serve: Serve, address: str) -> None:
+    server = serve(lambda _: Answer(401, headers={"WWW-Authenticate": f'Bearer realm="{address}"'}))
+    with pytest.raises(FleetError, match="WWW-Authenticate") as caught:
+        server.registry().ping()
+    assert server.address in caught.value.where
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", NO_ADDRESSES)
+def test_an_upload_to_what_is_no_address(serve: Serve, address: str) -> None:
+    def answer(request: Request) -> Answer:
+        return Answer(404) if request.method == "HEAD" else Answer(202, headers={"Location": address})
+
+    registry = serve(answer).registry()
+    with pytest.raises(FleetError, match="Location") as pushed:
+        registry.push_blob("edgeml/a", BLOB, DIGEST)
+    with pytest.raises(FleetError, match="Location") as mounted:
+        registry.mount_blob("edgeml/a", DIGEST, "edgeml/b")
+    assert pushed.value.where == mounted.value.where == f"{registry.address}, header Location"
+
+
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_a_failing_server_is_asked_again(serve: Serve, status: int) -> None:
     answers = iter([Answer(status), Answer(status), Answer(200)])
