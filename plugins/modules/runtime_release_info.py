@@ -63,7 +63,8 @@ runtimes:
     - C(running) is what a transaction does at this moment, empty if none runs.
     - C(refused) are the releases that are not tried again until they change or are forced.
     - C(history) are the last tries, the newest last. C(outcome) is C(active), C(refused) (by a gate), C(failed)
-      (anything else) or C(rolled_back); C(by) is C(controller), C(operator) or C(guard).
+      (anything else) or C(rolled_back); C(by) is C(controller), C(operator) or C(guard). A way back adds C(rolled_back)
+      for the release that it left, then C(active) for the one that serves.
   returned: success
   type: list
   elements: dict

@@ -33,6 +33,9 @@ class History:
     An entry is a mapping with ``time`` (UTC, ISO 8601), ``runtime``, ``release``, ``attempt`` (Desired.attempt_id),
     ``outcome`` (``active``, ``refused``, ``failed``, ``rolled_back``), ``reason``, ``by`` (``controller``, ``guard``,
     ``operator``), ``image``, ``models`` and ``gates``.
+
+    A way back adds two entries with the same ``by``: ``rolled_back`` for the release that it left, and after that
+    ``active`` for the one that serves. So the last entry alone does not tell that a release was given up.
     """
 
     def __init__(self, path: Path, runtime: str) -> None:
