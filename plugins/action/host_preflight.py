@@ -14,7 +14,6 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem imp
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.demand import prepare, with_demand
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.role_variables import variable_problems
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.unexamined import (
-    Finding,
     not_examined,
     result_without_module,
     unreachable,
@@ -37,7 +36,7 @@ class ActionModule(ActionBase):
         if set(self._task.args) - {"refuse"} and (wrong := self._wrong_variables(task_vars or {})):
             known = arguments.get("problems") or []
             arguments["problems"] = [*known, *(problem for problem in wrong if problem not in known)]
-            return self._result(None, arguments)
+            return _judged(result_without_module(None, arguments), arguments)
         try:
             result: dict[str, Any] = self._execute_module(module_args=arguments, task_vars=task_vars)
         except AnsibleConnectionFailure as error:
@@ -48,7 +47,7 @@ class ActionModule(ActionBase):
             if "findings" in result or "Unsupported parameters" in result.get("msg", ""):
                 return result
             finding = not_examined(result)
-        return self._result(finding, arguments)
+        return _judged(result_without_module(finding, arguments), arguments)
 
     def _wrong_variables(self, variables: dict[str, Any]) -> list[dict[str, str]]:
         """Return what is wrong with the host's variables, with which nothing can be asked of it."""
@@ -58,6 +57,6 @@ class ActionModule(ActionBase):
             return []
         return [error.as_mapping() for error in InventoryError.of(variable_problems(hosts[name])).errors]
 
-    def _result(self, finding: Finding | None, arguments: dict[str, Any]) -> dict[str, Any]:
-        result = result_without_module(finding, arguments)
-        return {**result, "failed": bool(result["msg"]) and boolean(arguments.get("refuse", True))}
+
+def _judged(result: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    return {**result, "failed": bool(result["msg"]) and boolean(arguments.get("refuse", True))}
