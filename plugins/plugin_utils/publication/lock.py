@@ -16,12 +16,14 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem imp
     InventoryError,
     Problem,
     read_positions,
+    shown,
 )
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema import validate
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.catalogue import DEFAULT_VARIANT, group_name
 
 #: Stands in the predicted lock for what is known only after something was built.
 UNKNOWN = "(known when it is built)"
+KEYS = frozenset({"serial", "registry", "images", "models"})
 
 
 def read_lock(path: str) -> dict[str, Any] | None:
@@ -36,14 +38,18 @@ def read_lock(path: str) -> dict[str, Any] | None:
 
 
 def published_lock(path: str) -> Any:
-    """Return what the lock in a file says, not held against its schema; raise InventoryError if there is none."""
+    """Return what the lock in a file says, not held against its whole schema; raise InventoryError if it is none."""
     if not Path(path).exists():
         remedy = (
             "run the playbook edgeml.fleet.publish, or set edgeml_lock_file to the lock that it wrote (where a program "
             "made the inventory: edgeml_inventory_directory to the directory of its sources)"
         )
         raise InventoryError.of([Problem("Nothing has been published", (), "no lock", remedy, file=path)])
-    return _load_lock(path)[1]
+    lock = _load_lock(path)[1]
+    if not isinstance(lock, Mapping) or not lock.keys() >= KEYS:
+        seen = f"no {', '.join(sorted(KEYS - lock.keys()))}" if isinstance(lock, Mapping) else shown(lock)
+        raise _unreadable(path, seen)
+    return lock
 
 
 def _load_lock(path: str) -> tuple[str, Any]:
@@ -51,9 +57,13 @@ def _load_lock(path: str) -> tuple[str, Any]:
     try:
         status = Path(path).stat()
         return _parse_lock(os.path.realpath(path), status.st_ino, status.st_mtime_ns, status.st_size)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        remedy = "restore it from version control; publish writes it, nobody edits it"
-        raise InventoryError.of([Problem("The lock cannot be read", (), str(error), remedy, file=path)]) from error
+    except (OSError, ValueError, yaml.YAMLError) as error:  # such as one of a date that does not exist
+        raise _unreadable(path, str(error)) from error
+
+
+def _unreadable(path: str, seen: str) -> InventoryError:
+    remedy = "restore it from version control; publish writes it, nobody edits it"
+    return InventoryError.of([Problem("The lock cannot be read", (), seen, remedy, file=path)])
 
 
 @functools.lru_cache(maxsize=8)

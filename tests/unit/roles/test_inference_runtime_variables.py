@@ -127,6 +127,17 @@ def test_preflight_resolves_the_models_of_a_host_once(templar: Templar, resolved
     assert [entry["port"] for entry in joined["ports"]] == [8000, 8001, 8002]
 
 
+def test_a_lock_that_cannot_be_read_is_told_before_the_models_that_it_would_place(
+    templar: Templar, tmp_path: Path
+) -> None:
+    variables = dict(templar.available_variables)
+    del variables["edgeml_models"]
+    (tmp_path / "fleet.lock.yml").write_text("")
+    alone = Templar(loader=DataLoader(), variables=variables)
+    with pytest.raises(AnsibleError, match="The lock cannot be read at .*fleet.lock.yml"):
+        alone.template(trust_as_template("{{ __inference_runtime_demand }}"))
+
+
 def test_what_a_task_says_stands_behind_its_demand() -> None:
     joined = with_demand({"demand": {"content": [1], "memory_mb": {"a": 1}}, "content": [2], "root": "/"})
     assert joined == {"content": [1, 2], "memory_mb": {"a": 1}, "root": "/"}

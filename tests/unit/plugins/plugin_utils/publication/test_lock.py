@@ -96,14 +96,38 @@ def test_a_lock_is_parsed_once_until_it_changes(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(lock_room, "yaml_load", counting)
     path = tmp_path / "fleet.lock.yml"
-    path.write_text("serial: 1\n")
+    rest = "registry: x\nimages: {}\nmodels: {}\n"
+    path.write_text("serial: 1\n" + rest)
     for name in (path, tmp_path / "." / "fleet.lock.yml", tmp_path / ".." / tmp_path.name / "fleet.lock.yml"):
-        assert published_lock(str(name)) == {"serial": 1}
-    assert parsed == ["serial: 1\n"]
+        assert published_lock(str(name))["serial"] == 1
+    assert parsed == ["serial: 1\n" + rest]
     renewed = tmp_path / "renewed"  # publish replaces the file, here by one of the same size
-    renewed.write_text("serial: 2\n")
+    renewed.write_text("serial: 2\n" + rest)
     renewed.replace(path)
-    assert published_lock(str(path)) == {"serial": 2}
+    assert published_lock(str(path))["serial"] == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "seen"),
+    [
+        (b"", "None (nothing)"),
+        (b"- a\n", "['a'] (list)"),
+        (b"text\n", "'text'"),
+        (b"serial: [", "while parsing"),
+        (b"serial: 2024-13-45\n", "month must be in 1..12"),
+        (b"\xff\xfe\xff", "codec"),
+        (b"serial: 1\nregistry: x\n", "no images, models"),
+    ],
+)
+def test_what_is_no_lock_is_refused_by_its_name(tmp_path: Path, content: bytes, seen: str) -> None:
+    path = tmp_path / "fleet.lock.yml"
+    path.write_bytes(content)
+    with pytest.raises(InventoryError) as caught:
+        published_lock(str(path))
+    text = str(caught.value)
+    assert f"The lock cannot be read at {path}" in text
+    assert seen in text
+    assert "restore it from version control" in text
 
 
 def test_without_a_lock_the_next_step_is_said(tmp_path: Path) -> None:
