@@ -265,9 +265,9 @@ def converge(module: AnsibleModule) -> dict[str, Any]:
             forget(root)
         return result
     transaction = Transaction(root, runtime)
-    earlier = "" if module.check_mode else transaction.what_became_of_it()
-    result = _converge(module, options, engine, transaction)
-    return {**result, "warnings": [earlier, *result.get("warnings", ())]} if earlier else result
+    if not module.check_mode and (earlier := transaction.what_became_of_it()):
+        module.warn(earlier)  # also if this run fails: it is told once
+    return _converge(module, options, engine, transaction)
 
 
 def _converge(

@@ -56,6 +56,7 @@ try:
             check_mode=False,
             get_bin_path=lambda name, **options: shutil.which(name),
             run_command=run_program,
+            warn=lambda text: print(text, file=sys.stderr),
         )
         result = converge(module)
 except FleetError as error:
