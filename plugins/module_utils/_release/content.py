@@ -20,6 +20,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import che
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.store import fetch_blob, holds
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import Model
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.installed import PULLING
 
 
 def check_release_space(engine: DockerEngine, root: Path, image_size: int, models: Sequence[Model]) -> None:
@@ -37,7 +38,7 @@ def check_release_space(engine: DockerEngine, root: Path, image_size: int, model
 
 def stage_image(engine: DockerEngine, staging: Path, image: str) -> None:
     """Pull and make it durable. A marker that outlives a power cut tells that the pull must be done again."""
-    marker = staging / f"pulling-{image.rpartition(':')[2]}"
+    marker = staging / f"{PULLING}{image.rpartition(':')[2]}"
     if marker.exists():
         engine.remove_image(image)
     elif engine.has_image(image):

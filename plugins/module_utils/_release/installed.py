@@ -40,7 +40,9 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.kept import 
 #: All that makes a release, below releases/<id>/.
 RECORD_FILE = "release.json"
 #: What a scrub has found to be damaged of a release, beside its record; the converge that heals it removes it.
-DAMAGE_FILE = "damage.json"
+DAMAGE_FILE = "damage.json"  #: Begins the names of files in staging/ that are there while an image is pulled.
+PULLING = "pulling-"
+
 #: The way back that is under way: the release that it leaves (``left``), to which it goes (``to``), ``by``, ``reason``.
 WAY_BACK_FILE = "way_back.json"
 
@@ -251,6 +253,10 @@ class InstalledRuntime:
             for path in directory.iterdir() if directory.is_dir() else ():
                 if path.name not in names:
                     shutil.rmtree(path)
+        for path in self.staging.iterdir() if self.staging.is_dir() else ():
+            # The mark of a pull that a power cut has interrupted holds nothing, and says that the image may not be whole.
+            if path.name.partition(".")[0] not in models and not path.name.startswith(PULLING):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         images = {release["image"] for release in kept}
         for image in self._images(images | ({tried} if tried else set())) - images:
             self.engine.remove_image(image)

@@ -691,3 +691,20 @@ def test_removal_leaves_what_is_not_its_own(release: Release, engine: MemoryEngi
     assert engine.images == set()
     assert [path.name for path in release.installed.root.iterdir()] == ["packages"]
     assert not release.remove(check_mode=False, has_engine=True)["changed"]
+
+
+def test_staging_keeps_nothing_that_is_not_wanted_any_more(release: Release) -> None:
+    """What an interrupted fetch has left of a model is worth keeping for the next run alone, and for a kept model."""
+    release.converge(desired(1), check_mode=False)
+    staging = release.installed.staging
+    staging.mkdir(exist_ok=True)
+    gone = "c" * 64
+    for name in (f"{gone}.part", f"{gone}.tar", f"{MODEL.directory_name}.part", "pulling-" + "d" * 64):
+        (staging / name).touch()
+    (staging / f"{gone}.unpacked").mkdir()
+    assert not release.converge(desired(1), check_mode=False)["changed"]
+    assert len(list(staging.iterdir())) == 5, "what changes nothing tidies nothing"
+    release.converge(desired(2), check_mode=False)
+    assert sorted(path.name for path in staging.iterdir()) == sorted(
+        [f"{MODEL.directory_name}.part", "pulling-" + "d" * 64]
+    )
