@@ -254,7 +254,7 @@ class InstalledRuntime:
                 if path.name not in names:
                     shutil.rmtree(path)
         for path in self.staging.iterdir() if self.staging.is_dir() else ():
-            # The mark of a pull that a power cut has interrupted holds nothing, and says that the image may not be whole.
+            # The mark of an interrupted pull holds nothing, and says that the image may not be whole.
             if path.name.partition(".")[0] not in models and not path.name.startswith(PULLING):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         images = {release["image"] for release in kept}
