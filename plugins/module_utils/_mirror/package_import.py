@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
@@ -41,8 +42,9 @@ class Package:
 def import_packages(bundle: Path, root: Path, key: str, run: RunCommand, *, write: bool) -> bool:
     """Make `root` hold the repositories below `bundle`, each verified by `key`; return whether anything changes.
 
-    What hosts can read stays whole throughout: packages come first, then the index, and what neither the new nor the
-    old index names goes last. Raises FleetError if apt refuses an index or a package is not what it says.
+    What hosts can read stays whole throughout: a repository is a link, which moves to another directory when all is
+    there that the new index names, and what the old one named. Raises FleetError if apt refuses an index or a package
+    is not what it says.
     """
     if not bundle.is_dir():
         return False
@@ -55,22 +57,44 @@ def _import(source: Path, target: Path, key: str, run: RunCommand, write: bool) 
     release, index = (source / RELEASE).read_bytes(), (source / PACKAGES).read_bytes()
     _verify(source, release, index, key, run)
     wanted = _read(index, source / PACKAGES)
-    missing = [package for package in wanted if not _is_there(target, package)]
     stale = _content(target / RELEASE) != release or _content(target / PACKAGES) != index
+    # "@" is in no suite's name.
+    place = target.with_name(f".{target.name}@{sha256(release + index).hexdigest()[:16]}") if stale else target
+    at_hand = [package for package in wanted if _is_there(target, package)]
+    missing = [package for package in wanted if package not in at_hand and not _is_there(place, package)]
     if not write or not (missing or stale):
         return bool(missing or stale)
     before = _read(_content(target / PACKAGES), target / PACKAGES)
-    make_directory(target / POOL)
-    check_space(target, sum(package.size for package in missing))
+    make_directory(place / POOL)
+    check_space(place, sum(package.size for package in missing))
     for package in missing:
-        _copy(source, target, package)
-    sync_directory(target / POOL)
-    replace_file(target / PACKAGES, index)
-    replace_file(target / RELEASE, release)
-    kept = {target / package.path for package in (*wanted, *before)}
-    for path in set((target / POOL).iterdir()) - kept:
+        _copy(source, place, package)
+    for package in (*at_hand, *before):
+        if not (place / package.path).exists() and (target / package.path).is_file():
+            os.link(target / package.path, place / package.path)
+    kept = {place / package.path for package in (*wanted, *before)}
+    for path in set((place / POOL).iterdir()) - kept:
         path.unlink()
+    sync_directory(place / POOL)
+    if stale:
+        replace_file(place / PACKAGES, index)
+        replace_file(place / RELEASE, release)
+        _serve(target, place)
     return True
+
+
+def _serve(target: Path, place: Path) -> None:
+    """Let `target` lead to `place` from one moment to the next, and remove where it led before."""
+    link = target.with_name(f".{target.name}.new")
+    link.unlink(missing_ok=True)
+    link.symlink_to(place.name)
+    if target.is_dir() and not target.is_symlink():  # as earlier versions made it
+        target.rename(target.with_name(f".{target.name}@before"))
+    link.replace(target)
+    sync_directory(target.parent)
+    for path in target.parent.glob(f".{target.name}@*"):
+        if path != place:
+            shutil.rmtree(path)
 
 
 def _verify(source: Path, release: bytes, index: bytes, key: str, run: RunCommand) -> None:
