@@ -42,6 +42,7 @@ WRONG: dict[str, dict[str, Any]] = {
     "mirror_architectures": {"edgeml_architectures": []},
     "mirror_architecture": {"edgeml_architectures": ["x86_64"]},
     "mirror_engine": {"docker_engine_configuration": "x"},
+    "mirror_uncertified": {"site_mirror_bundle": ""},
 }
 
 
@@ -86,6 +87,9 @@ def test_each_wrong_variable_is_named(run: tuple[str, list[dict[str, str]]], hos
     found = [entry for entry in run[1] if entry["host"] == host]
     refused = [entry for entry in found if entry["severity"] == "refuse"]
     assert all(entry["name"] in ("inventory", "certificate", "name_resolution") for entry in refused), refused
+    if host == "mirror_uncertified":
+        assert any("edgeml.fleet.certificates" in entry["remedy"] for entry in refused), found
+        return
     for name in WRONG[host]:
         assert any(name in entry["value"] and "Seen: " in entry["value"] for entry in refused), found
     assert not any("of type" in entry["value"] or "argument " in entry["value"] for entry in found), found

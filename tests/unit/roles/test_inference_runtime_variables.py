@@ -134,7 +134,7 @@ def test_a_lock_that_cannot_be_read_is_told_before_the_models_that_it_would_plac
     del variables["edgeml_models"]
     (tmp_path / "fleet.lock.yml").write_text("")
     alone = Templar(loader=DataLoader(), variables=variables)
-    with pytest.raises(AnsibleError, match="The lock cannot be read at .*fleet.lock.yml"):
+    with pytest.raises(AnsibleError, match="The lock cannot be read"):
         alone.template(trust_as_template("{{ __inference_runtime_demand }}"))
 
 
