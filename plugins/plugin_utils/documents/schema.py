@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path as FilePath
 from typing import Any
@@ -67,7 +68,8 @@ def validate(
         The document's path in what it is a part of.
     """
     positions = positions or Positions()
-    found = [problem.located(positions, prefix) for problem in _vaulted(document)]
+    own = [*_vaulted(document), *_not_comparable(document)]
+    found = [problem.located(positions, prefix) for problem in own]
     found += [
         problem.located(positions, prefix)
         for error in _validator(schema_name, part).iter_errors(native(document, vaulted=VAULTED))
@@ -85,6 +87,15 @@ def _vaulted(value: Any, path: Path = ()) -> Iterator[Problem]:
         for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
             if key not in _MAY_BE_VAULTED:
                 yield from _vaulted(item, (*path, key))
+
+
+def _not_comparable(value: Any, path: Path = ()) -> Iterator[Problem]:
+    """Yield numbers that YAML knows and that no limit of a schema excludes: .nan and .inf."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield Problem("Not a number that can be compared", path, shown(value), "give a finite number")
+    elif isinstance(value, (Mapping, list)):
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _not_comparable(item, (*path, key))
 
 
 def native(value: Any, vaulted: str | None = None) -> Any:
