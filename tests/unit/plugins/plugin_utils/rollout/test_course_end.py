@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout import course
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.course import JUDGED
@@ -90,6 +92,6 @@ def test_a_wave_that_lost_all_its_hosts_has_the_others_go_back() -> None:
 def test_a_wave_that_was_not_approved_has_nobody_go_back() -> None:
     """Nothing went wrong: one failure was tolerated, and the next wave did not begin."""
     refused = {"stop": True, "reason": "Wave 3 of 3: it is not approved", "red": True}
-    hosts = {"a": {**DONE, **OPEN}, "b": {**REFUSED, **OPEN}, "c": {**DONE, **OPEN}, "d": {OPENED: refused}}
-    step = run(hosts, max_failed=1, rollback=True).sum_up()
+    hosts: dict[str, dict[str, Any]] = {"a": {**DONE, **OPEN}, "b": {**REFUSED, **OPEN}, "d": {OPENED: refused}}
+    step = run({**hosts, "c": {**DONE, **OPEN}}, max_failed=1, rollback=True).sum_up()
     assert (step.result["red"], step.result["roll_back"]) == (True, {})
