@@ -56,6 +56,7 @@ MISSED = ("refused", "rolled_back", "failed")
 KEPT_EVENTS = 50
 #: What host_state says where the inventory, not the host, has changed.
 _OTHER_DOCUMENT = "the inventory, the lock or the collection says something else"
+_UNCOMPARED = "it cannot be compared"
 _NEVER = "no converge has been recorded on this host"
 
 
@@ -151,6 +152,8 @@ def _state(
             return "unreachable", line.partition(": ")[2] or line, []
     if answer.get("unreachable") or not comparison:
         return "unreachable", unframed(answer.get("msg") or "it was not asked"), []
+    if uncompared := next((line for line in unasked if line.startswith(_UNCOMPARED)), ""):
+        return "failed", uncompared, drift
     if expectation.get("failed"):
         return "failed", f"The inventory does not say what runs here: {unframed(expectation.get('msg'))}", drift
     if answer.get("failed"):
@@ -234,6 +237,8 @@ def _mirror(name: str, variables: Mapping[str, Any], now: datetime) -> dict[str,
         state, reason = "unreachable", message
     elif expectation.get("failed"):
         state, reason = "failed", f"The inventory does not say what it serves: {unframed(expectation.get('msg'))}"
+    elif uncompared := [line for line in reasons.get("host", ()) if line.startswith(_UNCOMPARED)]:
+        state, reason = "failed", uncompared[0]
     elif generation.get("failed"):
         state, reason = "failed", f"It cannot tell what it serves: {unframed(generation.get('msg'))}"
     elif serial is None:

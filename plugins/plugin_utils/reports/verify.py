@@ -42,7 +42,7 @@ def collect(hostvars: Mapping[str, Mapping[str, Any]], hosts: Sequence[str]) -> 
 
 def _host(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
     comparison, releases = as_mapping(variables.get(COMPARISON)), as_mapping(variables.get(RELEASES))
-    host: dict[str, Any] = {"name": name, "site": site_of(variables), "models": [], "findings": []}
+    host: dict[str, Any] = {"name": name, "site": site_of(variables), "models": [], "findings": [], "unasked": []}
     findings: list[dict[str, str]] = host["findings"]
 
     def find(check: str, text: object) -> None:
@@ -51,10 +51,15 @@ def _host(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
             findings.append(finding)
 
     lines = {section: list(map(str, texts)) for section, texts in as_mapping(comparison.get("reasons")).items()}
-    unreached = [text for text in lines.pop("host", []) if text.startswith(_UNREACHED)]
+    of_host = lines.pop("host", [])
+    unreached = [text for text in of_host if text.startswith(_UNREACHED)]
     if unreached or releases.get("unreachable"):
         find("reachable", unreached[0] if unreached else f"{_UNREACHED}: {unframed(releases.get('msg'))}")
         return {**host, "passed": False}
+    if of_host:  # it was asked nothing else
+        find("drift", of_host[0])
+        return {**host, "unasked": [check for check in CHECKS if check not in ("reachable", "drift")], "passed": False}
+    host["unasked"] = list(_unasked(variables))
     expectation = as_mapping(variables.get(EXPECTATION))
     if expectation.get("failed"):
         find("digests", f"the inventory does not say what runs here: {unframed(expectation.get('msg'))}")
@@ -77,6 +82,14 @@ def _host(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
             find("drift", f"{runtime['name']}: {text}")
     host["models"] = _models(variables.get(HEALTH), variables.get(LATENCY))
     return {**host, "passed": not findings}
+
+
+def _unasked(variables: Mapping[str, Any]) -> Iterable[str]:
+    """Yield the checks that were not made, as in check mode, or on a host that is to serve nothing."""
+    if not _answers(variables.get(HEALTH)):
+        yield from ("health", "answers")
+    if not _answers(variables.get(LATENCY)):
+        yield "latency"
 
 
 def _of_health(result: Any) -> Iterable[tuple[str, str]]:
@@ -164,7 +177,8 @@ def table(report: Mapping[str, Any]) -> str:
     rows: list[tuple[object, ...]] = [("host", *CHECKS, "p95")]
     for host in report["hosts"]:
         missed = {finding["check"] for finding in host["findings"]}
-        words = ["no" if check in missed else "-" if "reachable" in missed else "ok" for check in CHECKS]
+        unasked = {*CHECKS} if "reachable" in missed else {*host["unasked"]}
+        words = ["no" if check in missed else "-" if check in unasked else "ok" for check in CHECKS]
         rows.append((host["name"], *words, _slowest(host["models"])))
     lines = [
         f"Verified {len(report['hosts'])} devices: {report['totals']['passed']} passed, "

@@ -160,6 +160,15 @@ def test_host_that_cannot_be_asked_says_why(variable: str, answer: dict[str, Any
     assert host["problems"][0]["next"]
 
 
+def test_host_that_cannot_be_compared_has_failed() -> None:
+    line = "it cannot be compared: The module interpreter '/usr/bin/python4' was not found"
+    comparison = {"unchanged": False, "reasons": {"host": [line]}}
+    host = only(device("berlin") | {"edgeml_devices_comparison": comparison})
+    assert (host["state"], host["reason"]) == ("failed", line)
+    (site,) = report({"m": mirror("berlin") | {"edgeml_mirrors_comparison": comparison}})["sites"]
+    assert (site["mirrors"][0]["state"], site["mirrors"][0]["reason"]) == ("failed", line)
+
+
 def test_host_that_an_earlier_play_lost_is_shown() -> None:
     assert only({"edgeml_site": "berlin"})["state"] == "unreachable"
 

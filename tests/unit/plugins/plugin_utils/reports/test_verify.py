@@ -97,6 +97,21 @@ def test_each_fault_fails_its_check_and_no_other(changes: dict[str, Any], checks
     assert f"  {checks[0]}: a: " in table(report)
 
 
+def test_a_host_that_cannot_be_compared_does_not_pass() -> None:
+    line = "it cannot be compared: The module interpreter '/usr/bin/python4' was not found"
+    unasked = {"edgeml_verify_releases": {"skipped": True}, "inference_runtime_health": {"results": []}}
+    report = collect({"a": device(**reasons(host=[line]), **unasked, edgeml_verify_expected={"runtimes": []})}, ["a"])
+    assert (report["passed"], why(report["hosts"][0])) == (False, line)
+    assert table(report).splitlines()[2].split()[:7] == ["a", "ok", "-", "-", "-", "-", "no"]
+
+
+def test_what_nobody_asked_is_not_said_to_be_well() -> None:
+    """As in check mode, which sends no load."""
+    skipped = {"results": [{"skipped": True}]}
+    report = collect({"a": device(inference_runtime_health=skipped, inference_runtime_latency=skipped)}, ["a"])
+    assert table(report).splitlines()[2].split()[:7] == ["a", "ok", "-", "-", "ok", "-", "ok"]
+
+
 def test_what_the_inventory_has_changed_since_is_no_drift() -> None:
     """That another setting is to come is for plan to tell; what is served is what verify judges."""
     changed = reasons(inference_runtime=["the inventory, the lock or the collection says something else"])
