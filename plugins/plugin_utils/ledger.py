@@ -107,7 +107,7 @@ def read(path: str) -> list[Line]:
 
 
 def _parsed(text: str) -> Iterator[Line]:
-    for one in text.splitlines():
+    for one in text.split("\n"):  # JSON may hold other separators of lines
         try:
             entry = json.loads(one)
         except ValueError:

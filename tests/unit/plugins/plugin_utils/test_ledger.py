@@ -47,6 +47,13 @@ def test_text_that_is_not_utf_8_is_written_escaped(tmp_path: Path) -> None:
     assert ledger.read(str(file))[0]["reason"] == "\\udcfc"
 
 
+@pytest.mark.parametrize("separator", ["\u2028", "\x85", "\x0c"])
+def test_a_line_ends_at_its_newline_alone(tmp_path: Path, separator: str) -> None:
+    file = str(tmp_path / "ledger")
+    ledger.append(file, [entry(1, reason=f"no{separator}route")])
+    assert [line["reason"] for line in ledger.read(file)] == [f"no{separator}route"]
+
+
 def test_what_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
     warnings: list[str] = []
     assert ledger.note(str(tmp_path / "ledger"), [{**entry(1), "reason": "\udcfc"}], warnings.append) == 0
