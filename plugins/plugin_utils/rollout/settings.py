@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import report, shown
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import Problem, report, shown
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema import native, origins, validate
 
 VARIABLE = "edgeml_rollout"
@@ -59,6 +59,10 @@ def read_settings(value: Any) -> Settings:
         return Settings()
     known = {VARIABLE: value}
     problems = validate(value, "rollout", prefix=(VARIABLE,))
+    for key, remedy in (("growth", "give 1 or more"), ("pause_seconds", "give 0 or more")):
+        number = value.get(key) if isinstance(value, Mapping) else None
+        if isinstance(number, float) and not math.isfinite(number):
+            problems.append(Problem("A number must be finite", (VARIABLE, key), shown(number), remedy))
     problems = [
         replace(problem.located(origins(known, problem.path)), seen=_ADDRESS.sub(_KEPT, problem.seen))
         for problem in problems

@@ -47,7 +47,7 @@ def plan_waves(
     first = [host for host in hosts if host in canaries]
     rest = [host for host in hosts if host not in canaries]
     waves = [("canary", taken) for taken in _parts(first, sites, settings.per_site, itertools.repeat(len(first)))]
-    sizes = _sizes(settings.first_size(len(rest) + done), settings.growth)
+    sizes = _sizes(settings.first_size(len(rest) + done), settings.growth, len(rest) + done)
     while done > 0:
         size = next(sizes)
         if size > done:  # the wave in which that run ended
@@ -57,12 +57,12 @@ def plan_waves(
     return [Wave(number, name, tuple(taken)) for number, (name, taken) in enumerate(waves, finished + 1)]
 
 
-def _sizes(first: int, growth: float) -> Iterator[int]:
-    """Yield the sizes of waves, without end."""
+def _sizes(first: int, growth: float, hosts: int) -> Iterator[int]:
+    """Yield the sizes of waves, without end, none larger than `hosts`."""
     size = float(first)
     while True:
         yield round(size)
-        size *= growth
+        size = min(size * growth, hosts)
 
 
 def _parts(hosts: Sequence[str], sites: Mapping[str, str], per_site: int, sizes: Iterator[int]) -> Iterator[list[str]]:

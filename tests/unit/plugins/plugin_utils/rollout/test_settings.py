@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -44,6 +45,9 @@ def test_all_that_can_be_set() -> None:
     [
         ({"grow": 3}, ["Unknown key at edgeml_rollout.grow", "did you mean growth"]),
         ({"growth": 0.5}, ["edgeml_rollout.growth", "0.5", "1 or more"]),
+        ({"growth": math.inf}, ["edgeml_rollout.growth", "inf", "1 or more"]),
+        ({"growth": math.nan}, ["edgeml_rollout.growth", "nan", "1 or more"]),
+        ({"pause_seconds": math.inf}, ["edgeml_rollout.pause_seconds", "inf", "0 or more"]),
         ({"first": 0}, ["edgeml_rollout.first", "0 (number)", "minimum is 1"]),
         ({"first": "ten"}, ["edgeml_rollout.first", "'ten'", "percent, such as 10%"]),
         ({"first": "200%"}, ["edgeml_rollout.first", "'200%'", "such as 10%"]),

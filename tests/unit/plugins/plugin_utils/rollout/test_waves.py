@@ -106,3 +106,9 @@ def test_every_host_is_in_one_wave_whatever_is_set() -> None:
 )
 def test_tolerated_failures_are_never_all_of_a_wave(max_failed: int | str, hosts: int, expected: int) -> None:
     assert Settings(max_failed=max_failed).tolerated(hosts) == expected
+
+
+def test_a_large_site_has_many_waves() -> None:
+    hosts = [f"h{number}" for number in range(700)]
+    waves = plan_waves(hosts, Settings(per_site=1), sites=dict.fromkeys(hosts, "berlin"))
+    assert [len(wave.hosts) for wave in waves] == [1] * 700
