@@ -29,6 +29,8 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._preflight.host impor
     Wanted,
 )
 
+LAST_PORT = 65535
+
 
 def ports(host: Host, engine: Engine, wanted: Wanted) -> Iterator[Finding]:
     ours = _our_ports(host, engine)
@@ -40,6 +42,10 @@ def ports(host: Host, engine: Engine, wanted: Wanted) -> Iterator[Finding]:
                 "port", REFUSE, f"{port.port} is given twice", "one port for each", f"change one of {variables}"
             )
             uses[port.port] = 0
+        if not 1 <= port.port <= LAST_PORT:
+            need = f"a port from 1 to {LAST_PORT}"
+            yield Finding("port", REFUSE, f"{port.port} is not a TCP port", need, f"change {port.variable}")
+            continue
         address = port.address.strip("[]")
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -47,13 +53,13 @@ def ports(host: Host, engine: Engine, wanted: Wanted) -> Iterator[Finding]:
             try:
                 # A port that we hold passes on with the release; its new address has to be the host's all the same.
                 probe.bind((address, 0 if port.port in ours else port.port))
-            except OSError as error:
+            except (OSError, UnicodeError) as error:  # the latter of what can be no name
                 where = f"{port.address}:{port.port}"
-                if error.errno == errno.EADDRINUSE:
+                if getattr(error, "errno", 0) == errno.EADDRINUSE:
                     value = f"{where} is held by {_listener(host, port.port) or 'another program'}"
                     need, remedy = "a free port", f"stop that program, or change {port.variable}"
                 else:
-                    value = f"{where}: {error.strerror or error}"
+                    value = f"{where}: {getattr(error, 'strerror', '') or error}"
                     need, remedy = "an address of this host", f"correct the address that goes with {port.variable}"
                 yield Finding("port", REFUSE, value, need, remedy)
 

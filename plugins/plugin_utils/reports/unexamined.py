@@ -40,7 +40,7 @@ BECOME_REMEDIES = {
 def not_examined(result: Mapping[str, Any]) -> Finding:
     """Return the finding for a host on which the module failed before it found anything."""
     said = result.get("module_stderr") or result.get("module_stdout")
-    seen = _line(result.get("msg") or said or repr(result))
+    seen = _line(result.get("msg") or said or _raised(result.get("exception")))
     if "deserialization" in seen and said:  # something else answered in the module's place
         seen = _line(said)
     if "SyntaxError" in result.get("module_stderr", ""):
@@ -69,6 +69,13 @@ def result_without_module(finding: Finding | None, options: Mapping[str, Any]) -
     ignore = options.get("ignore")
     findings = judge([finding, *problems] if finding else problems, ignore if isinstance(ignore, (list, str)) else ())
     return {**result_of(findings), "changed": False}
+
+
+def _raised(exception: object) -> str:
+    """Return the message of what a module raised: Ansible gives an object, and gave the text of a traceback before."""
+    event = getattr(exception, "event", None)
+    lines = [event.msg] if event else str(exception or "").strip().splitlines()
+    return lines[-1] if lines else "the module ended without a message"
 
 
 def _line(text: str) -> str:

@@ -35,7 +35,7 @@ def run(directory: Path, tasks: list[dict[str, Any]], *options: str) -> str:
 
 
 SITE_MIRROR = {"name": "edgeml.fleet.site_mirror", "tasks_from": "variables", "rolespec_validate": False}
-SHOW_MIRROR = [
+SHOW_MIRROR: list[dict[str, Any]] = [
     {"ansible.builtin.import_role": SITE_MIRROR},
     {"ansible.builtin.debug": {"msg": "password <{{ __site_mirror_preflight_registry.password }}>"}},
 ]

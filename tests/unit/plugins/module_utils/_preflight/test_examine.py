@@ -507,6 +507,19 @@ def test_port_of_another_program(machine: Machine, listener: socket.socket) -> N
     assert "inference_runtime_rest_port" in finding.remedy
 
 
+@pytest.mark.parametrize("port", [-1, 0, 65536, 70000])
+def test_a_number_that_is_not_a_port(machine: Machine, port: int) -> None:
+    finding = machine.findings(replace(DEVICE, ports=[Port("127.0.0.1", port, "site_mirror_port")]))["port"]
+    assert str(port) in finding.value
+    assert "1 to 65535" in finding.need
+    assert "site_mirror_port" in finding.remedy
+
+
+def test_an_address_that_cannot_be_a_name(machine: Machine) -> None:
+    finding = machine.findings(replace(DEVICE, ports=[Port("a" * 70, 8000, "site_mirror_port")]))["port"]
+    assert finding.need == "an address of this host"
+
+
 def test_port_that_our_container_publishes(machine: Machine, listener: socket.socket) -> None:
     port = listener.getsockname()[1]
     published: dict[str, Any] = {"5443/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(port)}], "9/tcp": None}
@@ -546,7 +559,9 @@ def test_address_of_another_host(machine: Machine) -> None:
 
 
 def test_one_port_for_two(machine: Machine) -> None:
-    wanted = replace(DEVICE, ports=[Port("127.0.0.1", 0, "rest"), Port("127.0.0.1", 0, "grpc")])
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    wanted = replace(DEVICE, ports=[Port("127.0.0.1", port, "rest"), Port("127.0.0.1", port, "grpc")])
     assert machine.findings(wanted)["port"].remedy == "change one of grpc, rest"
 
 

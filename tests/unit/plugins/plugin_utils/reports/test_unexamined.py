@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.unexamined import (
     not_examined,
@@ -45,6 +47,21 @@ def test_what_keeps_a_module_from_root_names_the_variable(failed: dict[str, obje
     finding = not_examined(failed)
     assert (finding.name, finding.severity, finding.value) == ("examination", "refuse", seen)
     assert variable in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("failed", "seen"),
+    [
+        (
+            {"exception": SimpleNamespace(event=SimpleNamespace(msg="port must be 0-65535."))},
+            "port must be 0-65535.",
+        ),
+        ({"exception": "Traceback:\n  File x\nOverflowError: no port\n"}, "OverflowError: no port"),
+        ({"failed": True, "_ansible_parsed": True}, "the module ended without a message"),
+    ],
+)
+def test_a_message_and_never_a_mapping_is_shown(failed: dict[str, object], seen: str) -> None:
+    assert not_examined(failed).value == seen
 
 
 def test_a_host_that_is_away_does_not_hold_up_the_others() -> None:
