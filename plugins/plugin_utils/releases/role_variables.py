@@ -8,7 +8,6 @@ import functools
 import math
 import re
 from collections.abc import Mapping
-from ipaddress import ip_address
 from typing import Any
 
 import yaml
@@ -16,6 +15,7 @@ from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.errors import ArgumentValueError
 from ansible.parsing.vault import EncryptedString
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.addresses import address_host, address_port, is_ip_address
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.converged import COLLECTION
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import Problem, choices, shown
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema import native, origins
@@ -45,6 +45,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "_drain_seconds": (0, 3600),
 }
 NOT_NEGATIVE = (0, math.inf)
+LISTEN_REMEDY = "give an IP address of the host, such as 127.0.0.1, or 0.0.0.0 for all of them"
 _KINDS = {
     "bool": "true or false",
     "dict": "a mapping",
@@ -126,16 +127,16 @@ def _not_allowed(name: str, option: Mapping[str, Any], value: Any) -> str:
         return "give an absolute path on the host"
     if name.endswith("_architectures") and not value:
         return "name at least one architecture"
-    if name.endswith(("_listen_address", "_ip_address")) and not _is_address(value, name):
-        return "give an IP address" if value else "give an IP address to listen on"
+    if name.endswith("_listen_address") and not is_address(value):
+        return LISTEN_REMEDY
+    if name.endswith("_ip_address") and value and not is_ip_address(value.strip("[]")):
+        return "give an IP address, or nothing where a name service knows the name"
     return ""
 
 
-def _is_address(text: str, name: str) -> bool:
-    try:
-        ip_address(text.strip("[]"))
-    except ValueError:
-        if name.endswith("_ip_address"):
-            return not text
-        return bool(_HOST_NAME.fullmatch(text))
-    return True
+def is_address(text: str) -> bool:
+    """Return whether a text is an IP address or a host name, with or without a port."""
+    host = address_host(text)
+    if is_ip_address(host):
+        return True
+    return bool(_HOST_NAME.fullmatch(host)) and (":" not in text or address_port(text) is not None)

@@ -14,7 +14,9 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.addresses import addr
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import Problem, choices
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema import SECRETS, native, origins, validate
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.role_variables import (
+    LISTEN_REMEDY,
     NOT_SHOWN,
+    is_address,
     is_secret,
     role_options,
     variable_problems,
@@ -61,7 +63,7 @@ def option_problems(options: Mapping[str, Any], variables: Mapping[str, Any]) ->
         for file, line in [origins(options, problem.path).find(problem.path)]
     ]
     if not problems:
-        problems += _broker_in_clear(document.get(f"{PREFIX}mqtt") or {})
+        problems += _broker(document.get(f"{PREFIX}mqtt") or {})
         problems += _clients({name.removeprefix(PREFIX): value for name, value in document.items()})
     known = {*known_variables(), *(PREFIX + name for name in REGISTERED)}
     unknown = sorted({str(name) for name in variables if str(name).startswith(PREFIX)} - known)
@@ -78,9 +80,13 @@ def _clients(options: Mapping[str, Any]) -> Iterator[Problem]:
     access = options.get("access") or []
     by_certificate = any("certificate_name" in grant for grant in access)
     has_tls = options.get("tls_certificate_file")
-    listen = address_host(str(options.get("listen_address", "localhost")))
+    address = str(options.get("listen_address", "localhost"))
+    listen = address_host(address)
     pair = f"set {PREFIX}tls_certificate_file and {PREFIX}tls_key_file"
-    if not _is_loopback(listen) and not (has_tls and (token or authority)):
+    if not is_address(address):
+        path = (f"{PREFIX}listen_address",)
+        yield Problem("The runtime cannot listen at what is no address", path, repr(address), LISTEN_REMEDY)
+    elif not _is_loopback(listen) and not (has_tls and (token or authority)):
         yield Problem(
             "The runtime would listen in clear or without a check of its clients",
             (f"{PREFIX}listen_address",),
@@ -111,8 +117,15 @@ def _clients(options: Mapping[str, Any]) -> Iterator[Problem]:
         )
 
 
-def _broker_in_clear(mqtt: Mapping[str, Any]) -> Iterator[Problem]:
-    if mqtt and not mqtt.get("ca_certificate_file") and not _is_loopback(str(mqtt["host"])):
+def _broker(mqtt: Mapping[str, Any]) -> Iterator[Problem]:
+    if mqtt and not is_address(str(mqtt["host"])):
+        yield Problem(
+            "The broker's host is neither a name nor an IP address",
+            (f"{PREFIX}mqtt", "host"),
+            NOT_SHOWN,
+            "give the name or address alone; user, password and port have keys of their own",
+        )
+    elif mqtt and not mqtt.get("ca_certificate_file") and not _is_loopback(str(mqtt["host"])):
         yield Problem(
             "Requests would reach the broker in clear",
             (f"{PREFIX}mqtt", "host"),

@@ -52,6 +52,10 @@ ROOT = Path(__file__).parents[5]
         ("site_mirror_port", "abc", "give a whole number"),
         ("site_mirror_port", 99999, "at most 65535"),
         ("docker_engine_configuration", "x", "give a mapping"),
+        ("inference_runtime_listen_address", "127.0.0.300", "give an IP address of the host"),
+        ("inference_runtime_listen_address", None, "give text"),
+        ("site_mirror_listen_address", "", "give an IP address of the host"),
+        ("edgeml_mirror_ip_address", "mirror.example", "give an IP address"),
     ],
 )
 def test_a_wrong_value_names_the_variable_and_what_is_allowed(name: str, value: Any, words: str) -> None:
@@ -69,6 +73,11 @@ def test_a_wrong_value_names_the_variable_and_what_is_allowed(name: str, value: 
         {"edgeml_preflight_ignore": "clock,memory", "docker_engine_packages": "docker.io"},
         {"inference_runtime_runtimes": None, "site_mirror_pinned": [{"name": "digits"}]},
         {"edgeml_registry": "registry:5443", "edgeml_store": 5, "edgeml_mirror_ip_address": ""},
+        {
+            "site_mirror_listen_address": "[::]",
+            "model_store_listen_address": "localhost",
+            "edgeml_store_ip_address": "::1",
+        },
         {"edgeml_own": None, "ansible_host": "x", "inventory_hostname": "a"},
     ],
 )

@@ -51,6 +51,22 @@ def test_what_the_runtime_would_refuse_is_refused_before(options: dict[str, Any]
     assert f"inference_runtime_{next(iter(options))}" in problem or "inference_runtime_tls_client_ca_file" in problem
 
 
+@pytest.mark.parametrize("address", ["127.0.0.300", "", "http://0.0.0.0", "a b", "10.0.0"])
+def test_what_is_no_address_is_not_told_to_use_tls(address: str) -> None:
+    (problem,) = problems(listen_address=address)
+    assert "no address at inference_runtime_listen_address" in problem
+    assert "give an IP address" in problem
+    assert "tls" not in problem
+
+
+@pytest.mark.parametrize("host", ["mqtt://broker", "10.0.0.300", "u:S3CRETxyz@broker"])
+def test_a_broker_is_named_alone(host: str) -> None:
+    for mqtt in ({"host": host}, {**BROKER, "host": host}):
+        (problem,) = problems(mqtt=mqtt)
+        assert "neither a name nor an IP address at inference_runtime_mqtt.host" in problem
+        assert host not in problem
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2", "::1", "[::1]", "localhost"])
 def test_loopback_needs_no_protection(address: str) -> None:
     assert problems(listen_address=address) == []
