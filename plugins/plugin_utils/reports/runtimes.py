@@ -101,7 +101,7 @@ def taken_back(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def last_known(ledger: Sequence[Mapping[str, Any]], wanted: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return what the ledger knows of the runtimes of a host that does not answer."""
-    last = {str(line.get("runtime")): line for line in ledger if line.get("outcome") == "active"}
+    last = {str(line.get("runtime")): line for line in ledger if line.get("outcome") in ("active", "removed")}
     return [
         {
             **runtime_of(
@@ -111,7 +111,7 @@ def last_known(ledger: Sequence[Mapping[str, Any]], wanted: Sequence[Mapping[str
             ),
             "serving": None,
         }
-        for name, line in last.items()
+        for name, line in last.items() if line["outcome"] == "active"
     ]  # fmt: skip
 
 

@@ -186,6 +186,13 @@ def test_unreachable_host_is_known_from_the_ledger() -> None:
     assert hosts["lyon-camera-2"]["pending_since"] is None
 
 
+def test_unreachable_host_has_nothing_that_was_removed() -> None:
+    had = next(line for line in ledger() if line["host"] == "lyon-camera-1" and line["outcome"] == "active")
+    removed = {**had, "outcome": "removed", "time": "2026-11-27T06:00:00Z"}
+    host = only(device("lyon", "unreachable"), [{**had, "host": "host"}, {**removed, "host": "host"}])
+    assert (host["state"], host["runtimes"]) == ("unreachable", [])
+
+
 def test_objective_is_judged_by_its_own_protocol() -> None:
     variables = device("berlin", models=("digits",))
     rows = variables["edgeml_report_expected"]["measured"]["latency"]
