@@ -40,15 +40,21 @@ def seconds_left(window: Mapping[str, Any], now: datetime) -> float:
 
 
 def _openings(window: Mapping[str, Any], now: datetime) -> list[tuple[datetime, datetime]]:
-    """Return the openings from yesterday to the same day of the next week."""
+    """Return the openings from yesterday to the same day of the next week.
+
+    Each time is converted by itself, since the controller's clock may change between two of them.
+    """
+    is_utc = window.get("utc", True)
+    today = (now.astimezone(UTC) if is_utc else now.astimezone()).replace(tzinfo=None)
     found = []
     for days in range(-1, 8):
-        day = now + timedelta(days=days)
+        day = today + timedelta(days=days)
         if DAYS[day.weekday()] not in window.get("days", DAYS):
             continue
         opens, closes = (_at(day, window[key]) for key in ("from", "to"))
-        found.append((opens, closes if closes > opens else closes + timedelta(days=1)))
-    return found
+        times = opens, closes if closes > opens else closes + timedelta(days=1)
+        found.append(tuple(time.replace(tzinfo=UTC) if is_utc else time.astimezone() for time in times))
+    return [(opens, closes) for opens, closes in found]
 
 
 def _at(day: datetime, time: str) -> datetime:

@@ -7,7 +7,13 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.window import is_open, local_time, next_opening
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.window import (
+    is_open,
+    local_time,
+    next_closing,
+    next_opening,
+    seconds_left,
+)
 
 NIGHT = {"from": "22:00", "to": "05:00"}
 WEEKDAY_NIGHTS = {"days": ["mon", "tue", "wed", "thu", "fri"], **NIGHT}
@@ -75,3 +81,15 @@ def test_times_are_utc_unless_said_otherwise(new_york: None) -> None:
     local = {**NIGHT, "utc": False}
     assert not is_open(local, local_time(local, moment))
     assert next_opening(local, local_time(local, moment)).astimezone(UTC).hour == 3
+
+
+@pytest.mark.parametrize(
+    ("night", "hours"),
+    [("2026-03-07 23:00", 5), ("2026-03-09 23:00", 6), ("2026-10-31 23:00", 7)],
+)
+def test_window_closes_by_the_clock_of_its_morning(new_york: None, night: str, hours: int) -> None:
+    """Clocks change in the first and the last of these nights."""
+    local = {**NIGHT, "utc": False}
+    now = local_time(local, datetime.fromisoformat(night).astimezone())
+    assert seconds_left(local, now) == hours * 3600
+    assert next_closing(local, now).strftime("%H:%M") == "05:00"
