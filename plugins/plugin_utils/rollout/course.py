@@ -143,7 +143,8 @@ class Course:
         counts = self._counts(outcomes)
         is_last = wave["number"] == self.last
         pause = 0.0 if watched or verdict.stop or is_last else self.settings.pause_seconds
-        lines = [text for outcome in outcomes for text in self._lines(outcome)]
+        told = {(one.host, one.reason) for one in self._outcomes(wave)} if watched else set()
+        lines = [text for one in outcomes for text in self._lines(one, (one.host, one.reason) in told)]
         lines.append(ledger.line("", events.WAVE, reason=f"{title}: {counts}", wave=wave["number"], **self.common))
         text = f"{title} after the pause" if watched else title
         text = table(f"{text}: {counts}", outcomes)
@@ -169,14 +170,17 @@ class Course:
         states = [outcome.state for outcome in outcomes]
         return ", ".join(f"{states.count(state)} {state}" for state in ("done", "failed", "pending") if state in states)
 
-    def _lines(self, outcome: HostOutcome) -> list[dict[str, Any]]:
-        """Return what the ledger learns of a host: its history, and why it lacks its release if that is silent."""
+    def _lines(self, outcome: HostOutcome, is_told: bool) -> list[dict[str, Any]]:
+        """Return what the ledger learns of a host: its history, and why it lacks its release if that is silent.
+
+        `is_told` is whether that was told before the pause.
+        """
         site = self.plan["sites"][outcome.host]
         lines = ledger.lines_of_history(outcome.host, site, outcome.runtimes)
         new = [entry for entry in lines if (entry["time"], entry["release"]) not in outcome.known]
         for entry in new:
             entry.update(self.common)
-        if outcome.state == "pending" or (outcome.state == "failed" and not _says_why(new)):
+        if not is_told and (outcome.state == "pending" or (outcome.state == "failed" and not _says_why(new))):
             lines.append(ledger.line(outcome.host, outcome.state, site=site, reason=outcome.reason, **self.common))
         return lines
 

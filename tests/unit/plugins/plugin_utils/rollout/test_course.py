@@ -162,6 +162,14 @@ def test_a_release_that_the_guard_takes_back_in_the_pause_fails() -> None:
     assert not rollout.judge(wave).result["stop"]
 
 
+def test_what_was_told_before_the_pause_is_not_told_again() -> None:
+    failed = {BEFORE: told("o", OLD), FAILURE: {"task": "x", "result": {"msg": "no space left"}}}
+    rollout = run({"b": LOST, "c": failed}, pause_seconds=30)
+    told_before, told_after = (rollout.judge(rollout.wave("b"), watched=watched).lines for watched in (False, True))
+    assert [line["outcome"] for line in told_before if line["rollout"] and line["host"]] == ["pending", "failed"]
+    assert [line["outcome"] for line in told_after if line["rollout"] and line["host"]] == []
+
+
 def test_a_host_that_failed_before_its_turn_is_not_done() -> None:
     """A machine that is mirror and device, and whose mirror failed, takes no part in the play."""
     rollout = run({"b": {}, "c": {**DONE, **OPEN}})
