@@ -12,7 +12,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.edgeml.fleet.plugins.plugin_utils import ledger
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.preflight import collect, waiting
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout import events
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.plan import make_plan, table
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.plan import check_canary, make_plan, table
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.settings import check_agreement, read_settings
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.told import told_lines
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.window import local_time
@@ -37,6 +37,9 @@ class ActionModule(ActionBase):
             settings = read_settings(options.get("settings"))
             if options.get("state") == "checked":
                 check_agreement(options.get("settings"), hostvars, hosts)
+                # The slice of a job in AWX may lack them.
+                if "awx_job_id" not in variables:
+                    check_canary(settings.canary, variables["groups"])
                 return {**result, "changed": False}
             serial, path = int(options["serial"]), str(options["ledger"])
             known = ledger.read(path)

@@ -4,15 +4,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from fnmatch import fnmatch
 from typing import Any
 
-from ansible.inventory.manager import InventoryManager
+from ansible.errors import AnsibleError
+from ansible.inventory.manager import InventoryManager, split_host_pattern
 from ansible.parsing.dataloader import DataLoader
+from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.text import aligned, encodable, listed, site_of
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.events import Progress
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.settings import Settings
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.settings import VARIABLE, Settings
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.waves import plan_waves
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.window import is_open
 
@@ -20,6 +24,7 @@ DEVICES = "edgeml_devices_comparison"
 MIRRORS = "edgeml_mirrors_comparison"
 _UNREACHED = "it cannot be reached"
 _NAMED = 8
+_SLICE = re.compile(r"\[[-0-9:]*\]$")
 
 
 def matching(pattern: str, groups: Mapping[str, Sequence[str]]) -> frozenset[str]:
@@ -32,6 +37,28 @@ def matching(pattern: str, groups: Mapping[str, Sequence[str]]) -> frozenset[str
         for host in hosts:
             inventory.add_host(host, group=group)
     return frozenset(host.name for host in inventory.get_hosts(pattern))
+
+
+def check_canary(pattern: str, groups: Mapping[str, Sequence[str]]) -> None:
+    """Raise FleetError for a pattern that Ansible cannot read, or that names no group and no host of the inventory."""
+    names = {*groups, *(host for hosts in groups.values() for host in hosts)}
+    known = f"the groups there are: {', '.join(sorted({*groups} - {'all', 'ungrouped'})) or 'none'}"
+    where = f"{VARIABLE}.canary"
+    try:
+        matching(pattern, groups)
+    except AnsibleError as error:
+        remedy = f"correct the pattern; {known}"
+        raise FleetError(
+            f"Ansible cannot read this pattern: {error}", where=where, seen=pattern, remedy=remedy
+        ) from error
+    terms = [term.lstrip("&!") for term in split_host_pattern(pattern)]
+    finds = [
+        term for term in terms if term.startswith("~") or any(fnmatch(name, _SLICE.sub("", term)) for name in names)
+    ]
+    if terms and not finds:
+        raise FleetError(
+            "No group and no host has this name", where=where, seen=pattern, remedy=f"name those that go first; {known}"
+        )
 
 
 def make_plan(

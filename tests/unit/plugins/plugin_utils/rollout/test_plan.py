@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.events import Progress
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.plan import make_plan, matching, table
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.plan import check_canary, make_plan, matching, table
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.settings import Settings
 
 GROUPS = {"devices": ["a", "b", "c"], "canary": ["b", "c"], "site_berlin": ["a", "b"], "all": ["a", "b", "c"]}
@@ -27,6 +28,21 @@ GONE = compared(host=["it cannot be reached: Task failed: Connection timed out"]
 )
 def test_patterns_are_those_of_ansible(pattern: str, expected: str) -> None:
     assert matching(pattern, GROUPS) == frozenset(expected)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["", "canary", "a", "~can.*", "can*", "canary[0]", "canary[0:1]", "gone:a", "all:!canary"]
+)
+def test_canaries_that_may_be(pattern: str) -> None:
+    check_canary(pattern, GROUPS)
+
+
+@pytest.mark.parametrize("pattern", ["canry", "~cam(", "canry:&other", "canry[0]"])
+def test_canaries_that_cannot_be_are_refused(pattern: str) -> None:
+    with pytest.raises(FleetError) as refused:
+        check_canary(pattern, GROUPS)
+    words = ["edgeml_rollout.canary", f"Seen: {pattern}", "the groups there are: canary, devices, site_berlin"]
+    assert [word for word in words if word not in str(refused.value)] == [], str(refused.value)
 
 
 def test_plan_of_a_fleet() -> None:
