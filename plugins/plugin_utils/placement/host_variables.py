@@ -41,17 +41,23 @@ class HostVariables:
         self.names = None if names is None else frozenset(names)
         self._by_groups: dict[tuple[str, ...], Mapping[str, Any]] = {}
         self._by_group: dict[str, Mapping[str, Any]] = {}
+        self._by_host: dict[str, Mapping[str, Any]] = {}
         self._facts = cache_loader.get(C.config.get_config_value("CACHE_PLUGIN"))
 
-    def of(self, host: Host) -> Mapping[str, Any]:
-        """Return a host's variables, in Ansible's order of precedence. Equal results may be one object."""
-        groups = host.get_groups()
+    def of(self, host: Host, joined: Sequence[Group] = ()) -> Mapping[str, Any]:
+        """Return a host's variables, in Ansible's order of precedence. Equal results may be one object.
+
+        `joined` are groups that the host is not in yet, and whose variables count already.
+        """
+        groups = [*host.get_groups(), *joined]
         key = tuple(group.name for group in groups)
         shared = self._by_groups.get(key)
         if shared is None:
             shared = self._by_groups[key] = self._of_groups(groups)
         own = self._only(host.vars)
-        files = self._files(host)
+        if host.name not in self._by_host:
+            self._by_host[host.name] = self._files(host)
+        files = self._by_host[host.name]
         if not own and not files:
             return shared
         return dict(combine_vars(combine_vars(shared, own), files))
@@ -71,10 +77,17 @@ class HostVariables:
                 merged = combine_vars(merged, self._only(group.vars))
         for some in all_first:
             for group in some:
-                if group.name not in self._by_group:
-                    self._by_group[group.name] = self._files(group)
-                merged = combine_vars(merged, self._by_group[group.name])
+                merged = combine_vars(merged, self._files_of_group(group))
         return merged
+
+    def of_group(self, group: Group) -> Mapping[str, Any]:
+        """Return a group's own variables, without those of the groups above it."""
+        return dict(combine_vars(self._only(group.vars), self._files_of_group(group)))
+
+    def _files_of_group(self, group: Group) -> Mapping[str, Any]:
+        if group.name not in self._by_group:
+            self._by_group[group.name] = self._files(group)
+        return self._by_group[group.name]
 
     def _files(self, entity: Host | Group) -> Mapping[str, Any]:
         if not self.directories:

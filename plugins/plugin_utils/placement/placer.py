@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import re
@@ -24,17 +23,16 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.catalogue i
 )
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.groups import (
     ARCHITECTURE_GROUPS,
-    groups_joined,
     is_site,
     unknown_groups,
 )
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.host_variables import HostVariables
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.hosts import (
     Host,
-    describe_host,
     is_unknown,
     without_templates,
 )
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.joined_groups import JoinedGroups
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.measured import Row
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.resolver import (
     SETTINGS,
@@ -170,17 +168,12 @@ class Placer:
         self, inventory: InventoryData, reader: HostVariables, rules_of: Mapping[str, list[int]]
     ) -> dict[str, _Look]:
         """Return what there is to know of each host."""
-        asks_groups = "groups" in self.catalogue.conditions
+        joining = JoinedGroups(inventory, reader, self.catalogue)
+        self.problems += joining.too_late(model for model in self._models if model)
         looks = {}
         for name, host in inventory.hosts.items():
-            variables = reader.of(host)
-            groups = [group.name for group in host.get_groups()] if asks_groups else ()
-            described, problems = describe_host(
-                name, groups, variables, functools.partial(reader.facts, name), self.catalogue
-            )
-            site = variables.get("edgeml_site")
-            problems += _check_site(site)
-            joined = groups_joined(described.architecture, site)
+            described, variables, joined, problems = joining.describe(host)
+            problems += _check_site(variables.get("edgeml_site"))
             overrides = self._overrides_of(variables.get("edgeml_model_overrides"))
             if overrides is not None:
                 overrides.hosts.append(name)

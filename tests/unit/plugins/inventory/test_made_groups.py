@@ -45,3 +45,61 @@ def test_a_group_that_does_not_exist_is_refused(inventory: Inventory, group: str
         f"did you mean {meant}",
     ]
     assert [word for word in words if word not in problem] == []
+
+
+def test_variables_of_a_site_s_group_count(inventory: Inventory) -> None:
+    inventory.write("host_vars/board.yml", "edgeml_site: hall-7\n")
+    inventory.write("host_vars/server.yml", "edgeml_site: hall-7\nedgeml_model_overrides: {}\n")
+    inventory.write(
+        "group_vars/site_hall_7.yml",
+        "edgeml_architecture: arm64\nline: fast\nedgeml_model_overrides: {digits: {enabled: false}}\n",
+    )
+    inventory.change("{architecture: arm64}", "{architecture: arm64, variables: {line: fast}}")
+    manager = inventory.parse()
+    assert models(manager, "board") == {}
+    assert models(manager, "server")["digits"]["variant"] == "int8", "the host's own variable goes before its group's"
+    assert models(manager, "camera")["digits"]["variant"] == "fp32"
+    assert [host.name for host in manager.groups["arch_arm64"].hosts] == ["board", "camera", "server"]
+
+
+def test_variables_of_an_architecture_s_group_count(inventory: Inventory) -> None:
+    inventory.write("group_vars/arch_arm64.yml", "edgeml_memory_mb: 512\n")
+    inventory.change("{architecture: arm64}", "{max_memory_mb: 512}")
+    assert variant(inventory, "board") == "int8"
+    assert variant(inventory, "server") is None
+
+
+def test_groups_above_a_site_s_group_count(inventory: Inventory) -> None:
+    hosts = inventory.directory / "10-hosts.yml"
+    hosts.write_text(hosts.read_text() + "    north: {children: {site_oslo: {}}}\n")
+    inventory.write("host_vars/board.yml", "edgeml_site: oslo\n")
+    inventory.write("group_vars/north.yml", "edgeml_model_overrides: {digits: {slo: {p95_ms: 7}}}\n")
+    inventory.change("{architecture: arm64}", "{groups: [north]}")
+    board, camera = (models(inventory.parse(), host)["digits"] for host in ("board", "camera"))
+    assert (board["variant"], board["slo"]) == ("int8", {"p95_ms": 7})
+    assert (camera["variant"], camera["slo"]) == ("fp32", {"p95_ms": 25})
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("site_hall_7", "edgeml_site: hall-8\n"),
+        ("arch_arm64", "edgeml_site: hall-8\n"),
+        ("arch_arm64", "edgeml_architecture: amd64\n"),
+    ],
+)
+def test_what_decides_on_a_group_does_not_come_from_it(inventory: Inventory, file: str, text: str) -> None:
+    hosts = "devices: {hosts: {board: {}}, vars: {edgeml_site: hall-7, edgeml_architecture: arm64}}\n"
+    inventory.write("10-hosts.yml", hosts + "kinds: {children: {arch_arm64: {}, site_hall_7: {}}}\n")
+    inventory.change('"site_berlin:&cameras"', "devices")
+    inventory.write(f"group_vars/{file}.yml", text)
+    (problem,) = inventory.errors()
+    variable = text.partition(":")[0]
+    assert f"{variable} decides on groups" in problem and f"group_vars/{file}.yml:1" in problem
+
+
+@pytest.mark.parametrize("group", ["model_digits", "variant_digits_int8"])
+def test_variables_of_a_model_s_group_come_too_late(inventory: Inventory, group: str) -> None:
+    inventory.write(f"group_vars/{group}.yml", "other: 1\nedgeml_model_overrides: {digits: {enabled: false}}\n")
+    (problem,) = inventory.errors()
+    assert f"group_vars/{group}.yml:2" in problem and f"hosts join the group {group} only afterwards" in problem
