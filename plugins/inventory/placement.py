@@ -300,9 +300,15 @@ def _of_site(hosts: Sequence[str], placed: Mapping[str, Placed]) -> list[dict[st
 
 
 def _message(problems: Sequence[Problem], path: Path) -> str:
-    """Return all problems, those of the file at `path` with their lines, in the file's order."""
+    """Return all problems, those of the file at `path` with their lines, in the file's order.
+
+    A variable whose file is not known, since Ansible tells none of true, false and null, has no file then.
+    """
     positions = read_positions(path.read_text(encoding="utf-8"), str(path))
-    located = [problem if problem.file else problem.located(positions) for problem in problems]
+    located = [
+        problem if problem.file or problem.path[:1] not in ((), *positions.places) else problem.located(positions)
+        for problem in problems
+    ]
     return report(sorted(located, key=lambda problem: (problem.file != str(path), problem.file, problem.line or 0)))
 
 

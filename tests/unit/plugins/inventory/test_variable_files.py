@@ -33,3 +33,17 @@ def test_a_key_that_stands_twice_where_ansible_refuses_that(inventory: Inventory
     inventory.environment["ANSIBLE_DUPLICATE_YAML_DICT_KEY"] = "error"
     done = inventory.run("--list")
     assert f"Variables cannot be read at {inventory.directory}/group_vars/all.yml:2. Seen: " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("edgeml_site: no\n", "Not the name of a site at edgeml_site, host board."),
+        ("edgeml_models: null\n", "edgeml_models would go before what the plugin places at edgeml_models, host board."),
+        ("edgeml_model_overrides: no\n", "Wrong type at edgeml_model_overrides, host board."),
+    ],
+)
+def test_a_value_whose_file_ansible_does_not_tell_names_no_file(inventory: Inventory, text: str, where: str) -> None:
+    inventory.write("host_vars/board.yml", text)
+    (problem,) = inventory.errors()
+    assert problem.startswith(where)
