@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +20,8 @@ def write_reports(texts: Mapping[Path, str], variable: str) -> list[str]:
     """
     for path, text in texts.items():
         try:
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             path.parent.mkdir(parents=True, exist_ok=True)
             new = path.with_name(f".{path.name}.new")
             new.write_text(text, encoding="utf-8", errors="backslashreplace")
@@ -25,7 +29,7 @@ def write_reports(texts: Mapping[Path, str], variable: str) -> list[str]:
         except OSError as error:
             raise FleetError(
                 "The report cannot be written",
-                where=error.filename or str(path),
+                where=str(path),
                 seen=error.strerror or str(error),
                 remedy=f"set {variable} to a path that can be written on the controller",
             ) from error

@@ -27,3 +27,12 @@ def test_what_cannot_be_written_names_the_variable(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(FleetError, match=r"set edgeml_preflight_report to a path that can be written"):
         write_reports({tmp_path / "file" / "report.json": "{}"}, "edgeml_preflight_report")
+
+
+def test_a_directory_in_place_of_the_file_is_named_as_it_was_given(tmp_path: Path) -> None:
+    given = tmp_path / "reports"
+    given.mkdir()
+    with pytest.raises(FleetError) as caught:
+        write_reports({given: "{}"}, "edgeml_preflight_report")
+    assert (caught.value.where, caught.value.seen) == (str(given), "Is a directory")
+    assert [path.name for path in tmp_path.iterdir()] == ["reports"]
