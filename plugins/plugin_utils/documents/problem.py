@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -131,20 +132,22 @@ def read_positions(text: str, file: str) -> Positions:
 
 def shown(value: Any) -> str:
     """Return a value as it may stand in a message: short, and with the type that YAML made of it."""
-    text = repr(value)
+    text = str(value) if isinstance(value, datetime.date) else repr(value)
     return (text if len(text) <= 80 else text[:77] + "...") + ("" if isinstance(value, str) else f" ({_kind(value)})")
 
 
 def _kind(value: Any) -> str:
+    """Return what a value is, also where Ansible has a class of its own for it."""
     kinds = {
-        bool: "true or false",
+        bool: "true or false",  # before numbers, which Python takes it for
         int: "number",
         float: "number",
-        dict: "mapping",
+        Mapping: "mapping",
         list: "list",
+        datetime.date: "date",
         type(None): "nothing",
     }
-    return kinds.get(type(value), type(value).__name__)
+    return next((name for kind, name in kinds.items() if isinstance(value, kind)), type(value).__name__)
 
 
 def _listed(names: Sequence[str]) -> str:
