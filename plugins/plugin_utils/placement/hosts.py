@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host import names as _names
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import Problem, choices, shown
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema import native
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.catalogue import Catalogue
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.groups import groups_joined
 
@@ -99,7 +101,7 @@ def describe_host(
         None if features is None else frozenset(features),
         accelerator,
         frozenset(groups),
-        {key: value for key, value in seen.items() if not is_unknown(value)},
+        {key: native(value) for key, value in seen.items() if not is_unknown(value)},  # dates as text, as in catalogues
         frozenset(key for key, value in seen.items() if is_unknown(value)),
     ), problems
 
@@ -142,7 +144,7 @@ def is_template(value: object) -> bool:
 
 def is_unknown(value: object) -> bool:
     """Return whether a variable's value is not known here: a template, or something encrypted."""
-    return is_template(value) or not isinstance(value, (str, int, float, list, Mapping, type(None)))
+    return is_template(value) or not isinstance(value, (str, int, float, list, Mapping, datetime.date, type(None)))
 
 
 def without_templates(value: Any) -> Any:

@@ -47,7 +47,7 @@ def _holds(when: Mapping[str, Any], host: Host) -> tuple[bool, list[str]]:
             for name, value in wanted.items():
                 if name in host.unknown:
                     unknown.append(name)
-                elif host.variables.get(name) not in (value if isinstance(value, list) else [value]):
+                elif not _is_one_of(host.variables.get(name), value if isinstance(value, list) else [value]):
                     return False, []
             continue
         elif key == "architecture":
@@ -65,6 +65,11 @@ def _holds(when: Mapping[str, Any], host: Host) -> tuple[bool, list[str]]:
         elif not fits:
             return False, []
     return True, unknown
+
+
+def _is_one_of(value: Any, wanted: list[Any]) -> bool:
+    """Return whether a value equals one of these by YAML's types: true is not 1, which it is for Python."""
+    return any(value == one and isinstance(value, bool) is isinstance(one, bool) for one in wanted)
 
 
 def no_variant(model: Mapping[str, Any], host: Host, missing: list[str], path: Path) -> Problem:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import pytest
 
 from .conftest import Inventory
+from .test_placement_plugin import models
 
 ENCRYPTED = "$ANSIBLE_VAULT;1.1;AES256\n6162\n"
 
@@ -47,3 +48,11 @@ def test_a_value_whose_file_ansible_does_not_tell_names_no_file(inventory: Inven
     inventory.write("host_vars/board.yml", text)
     (problem,) = inventory.errors()
     assert problem.startswith(where)
+
+
+@pytest.mark.parametrize("seen", ["2024-01-02", "2024-01-03", "{{ day }}"])
+def test_a_variant_may_ask_for_a_date(inventory: Inventory, seen: str) -> None:
+    inventory.write("group_vars/all.yml", f"installed: {seen}\n" if seen[0] == "2" else f'installed: "{seen}"\n')
+    inventory.change("{architecture: arm64}", "{variables: {installed: 2024-01-02}}")
+    variant = models(inventory.parse(), "board")["digits"].get("variant")
+    assert variant == {"2024-01-02": "int8", "2024-01-03": "fp32"}.get(seen)

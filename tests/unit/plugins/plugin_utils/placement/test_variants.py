@@ -48,3 +48,21 @@ def test_each_condition(when: dict[str, Any], fits: bool) -> None:
     host = Host("h", "arm64", 1024, frozenset({"asimd", "sve"}), "hailo8", frozenset({"cameras"}), {"line": 3})
     model = {"variants": [{"name": "one", "when": when}]}
     assert choose_variant(model, host) == ("one" if fits else None, [])
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted", "fits"),
+    [
+        (3, 3.0, True),
+        (3, "3", False),
+        (1, True, False),
+        (True, 1, False),
+        (0, [False, 2], False),
+        (True, [1, True], True),
+        (None, False, False),
+    ],
+)
+def test_variables_are_compared_by_their_types(value: Any, wanted: Any, fits: bool) -> None:
+    host = Host("h", variables={"line": value})
+    model = {"variants": [{"name": "one", "when": {"variables": {"line": wanted}}}]}
+    assert choose_variant(model, host) == ("one" if fits else None, [])
