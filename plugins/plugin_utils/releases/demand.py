@@ -15,17 +15,15 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem imp
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema import read_schema
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.models import host_models
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.releases import host_releases, required_gpus
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.runtime_options import (
-    known_variables,
-    option_problems,
-)
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.role_variables import known_names
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.releases.runtime_options import option_problems
 
 
 def prepare() -> None:
     """Read what each demand is held against; who does so before Ansible forks its workers does it for all of them."""
     with contextlib.suppress(FleetError):  # a library is missing: told where it is used
         read_schema("variables")
-        known_variables()
+        known_names()
 
 
 def runtime_demand(

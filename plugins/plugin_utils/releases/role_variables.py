@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import yaml
@@ -55,6 +56,8 @@ _KINDS = {
     "path": "a path",
     "str": "text",
 }
+ROOMS = ("meta/schemas/*.json", "playbooks/**/*.yml", "plugins/**/*.py", "roles/**/*.yml")
+ALIKE = 0.85  # share of the letters, behind the prefix, that a mistyped name has in common with the right one
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_.-]*[A-Za-z][A-Za-z0-9-]*\.?")
 
 
@@ -75,12 +78,40 @@ def role_options() -> dict[str, dict[str, Any]]:
     return options
 
 
+@functools.cache
+def prefixes() -> tuple[str, ...]:
+    """Return how the names of the roles' variables begin; those of the role defaults begin like the collection's."""
+    roles = (path.name for path in (COLLECTION / "roles").iterdir() if (path / "meta" / "argument_specs.yml").exists())
+    return tuple(sorted("edgeml_" if role == "defaults" else f"{role}_" for role in roles))
+
+
+@functools.cache
+def known_names() -> frozenset[str]:
+    """Return all names with these prefixes that the collection itself uses, in whatever file."""
+    pattern = re.compile(rf"\b(?:{'|'.join(prefixes())})[a-z0-9_]+")
+    files = [file for room in ROOMS for file in COLLECTION.glob(room)]
+    return frozenset(name for file in files for name in pattern.findall(file.read_text(encoding="utf-8")))
+
+
+def mistyped_variables(names: Iterable[str]) -> list[Problem]:
+    """Return the variables that nothing of the collection knows, and whose name is nearly one that it does."""
+    problems = []
+    for name in sorted({*names} - known_names()):
+        prefix = next((prefix for prefix in prefixes() if name.startswith(prefix)), "")
+        alike = {known.removeprefix(prefix) for known in known_names() if prefix and known.startswith(prefix)}
+        near = difflib.get_close_matches(name.removeprefix(prefix), alike, n=1, cutoff=ALIKE) if prefix else []
+        if near:
+            remedy = f"did you mean {prefix}{near[0]}; give a variable of your own a name that resembles none of these"
+            problems.append(Problem("The collection has no such variable", (name,), "", remedy))
+    return problems
+
+
 def variable_problems(variables: Mapping[str, Any]) -> list[Problem]:
-    """Return which of a host's variables have a value that their role cannot take.
+    """Return which of a host's variables have a value that their role cannot take, or a mistyped name.
 
     What cannot be computed here, since it needs the defaults of a role, is left to that role; so is a secret text.
     """
-    problems = []
+    problems = mistyped_variables(str(name) for name in variables if not str(name).startswith("inference_runtime_"))
     for name in sorted(role_options().keys() & set(variables)):
         option = role_options()[name]
         is_text = option.get("type", "str") == "str" and not name.endswith("_file")

@@ -91,6 +91,31 @@ def test_every_default_is_allowed() -> None:
     assert variable_problems(defaults) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("edgeml_model_override", "edgeml_model_overrides"),
+        ("edgeml_sit", "edgeml_site"),
+        ("edgeml_mirror_ip_adress", "edgeml_mirror_ip_address"),
+        ("edgeml_preflight_ignor", "edgeml_preflight_ignore"),
+        ("edgeml_rolout", "edgeml_rollout"),
+        ("site_mirror_listen_adress", "site_mirror_listen_address"),
+        ("docker_engine_package", "docker_engine_packages"),
+        ("model_store_listen_adress", "model_store_listen_address"),
+    ],
+)
+def test_a_mistyped_name_is_told_with_the_right_one(name: str, meant: str) -> None:
+    (problem,) = variable_problems({name: "x"})
+    assert problem.path == (name,)
+    assert f"did you mean {meant}" in problem.remedy
+
+
+def test_other_names_are_left_alone() -> None:
+    own = ["edgeml_foo", "edgeml_city", "edgeml_forge", "site_name", "my_edgeml_sit", "model_storage", "edgemlsite"]
+    used = ["edgeml_host", "edgeml_placed_models", "edgeml_preflight_judged", "site_mirror_preflight", "edgeml_force"]
+    assert variable_problems(dict.fromkeys([*own, *used], "x")) == []
+
+
 class Hostvars(Mapping[str, Any]):
     """What Ansible computes when it is read."""
 
