@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path as FilePath
 from typing import Any
@@ -148,11 +149,17 @@ def _validator(name: str, part: str) -> Draft202012Validator:
     if _without_jsonschema:
         raise missing_library(_without_jsonschema)
     registry: Registry[Any] = Registry().with_resources(
-        (file.name, Resource.from_contents(json.loads(file.read_text(encoding="utf-8"))))
+        (file.name, Resource.from_contents(json.loads(file.read_text(encoding="utf-8"), object_hook=_strict_pattern)))
         for file in SCHEMAS.glob("*.schema.json")
     )
     reference = f"{name}.schema.json" + (f"#/$defs/{part}" if part else "")
     return Draft202012Validator({"$ref": reference}, registry=registry)
+
+
+def _strict_pattern(schema: dict[str, Any]) -> dict[str, Any]:
+    """Let the $ at the end of a pattern mean the end alone, as in JSON Schema; Python's allows a line's end there."""
+    pattern = schema.get("pattern")
+    return {**schema, "pattern": re.sub(r"\$$", r"\\Z", pattern)} if isinstance(pattern, str) else schema
 
 
 def _problems(error: ValidationError) -> Iterator[Problem]:
