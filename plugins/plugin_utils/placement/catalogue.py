@@ -61,6 +61,12 @@ def check_catalogue(
         if other != name:
             what = f"Models {other} and {name} would share a group"
             problems.append(Problem(what, (*path, "name"), group, "rename one of them"))
+        for number, variant in enumerate(model.get("variants", ())):
+            group, own = group_name("variant", name, variant["name"]), f"{variant['name']} of model {name}"
+            other = groups.setdefault(group, own)
+            if other != own:
+                what = f"Variants {other} and {own} would share a group"
+                problems.append(Problem(what, (*path, "variants", number, "name"), group, "rename one of them"))
         runtime = model.get("runtime", DEFAULT_RUNTIME)
         if names is not None and runtime not in names:
             what = f"Model {name} names a runtime that does not exist"

@@ -20,6 +20,7 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema impo
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.catalogue import (
     Catalogue,
     check_catalogue,
+    group_name,
 )
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.groups import (
     ARCHITECTURE_GROUPS,
@@ -171,9 +172,10 @@ class Placer:
         joining = JoinedGroups(inventory, reader, self.catalogue)
         self.problems += joining.too_late(model for model in self._models if model)
         looks = {}
+        sites: dict[str, str] = {}
         for name, host in inventory.hosts.items():
             described, variables, joined, problems = joining.describe(host)
-            problems += _check_site(variables.get("edgeml_site"))
+            problems += _check_site(variables.get("edgeml_site"), sites)
             overrides = self._overrides_of(variables.get("edgeml_model_overrides"))
             if overrides is not None:
                 overrides.hosts.append(name)
@@ -345,8 +347,15 @@ def _unpacked(cached: Mapping[str, Any]) -> dict[str, Placed]:
     }
 
 
-def _check_site(site: Any) -> Iterator[Problem]:
-    if site is not None and not is_unknown(site) and not is_site(site):
+def _check_site(site: Any, sites: dict[str, str]) -> Iterator[Problem]:
+    """Yield what is wrong with a host's site; `sites` are those before it, by their groups."""
+    if is_site(site):
+        group = group_name("site", site)
+        other = sites.setdefault(group, site)
+        if other != site:
+            what = f"Sites {other} and {site} would share a group"
+            yield Problem(what, ("edgeml_site",), group, "rename one of them")
+    elif site is not None and not is_unknown(site):
         remedy = "use letters, digits, dashes and underscores"
         yield Problem("Not the name of a site", ("edgeml_site",), shown(site), remedy)
 

@@ -103,3 +103,22 @@ def test_variables_of_a_model_s_group_come_too_late(inventory: Inventory, group:
     inventory.write(f"group_vars/{group}.yml", "other: 1\nedgeml_model_overrides: {digits: {enabled: false}}\n")
     (problem,) = inventory.errors()
     assert f"group_vars/{group}.yml:2" in problem and f"hosts join the group {group} only afterwards" in problem
+
+
+def test_two_sites_of_one_group_are_refused(inventory: Inventory) -> None:
+    inventory.write("host_vars/board.yml", "edgeml_site: hall-7\n")
+    inventory.write("host_vars/server.yml", "edgeml_site: hall_7\n")
+    (problem,) = inventory.errors()
+    words = ["Sites hall-7 and hall_7 would share a group", "host_vars/server.yml:1", "site_hall_7", "rename one"]
+    assert [word for word in words if word not in problem] == []
+
+
+def test_two_variants_of_one_group_are_refused(inventory: Inventory) -> None:
+    inventory.change("{name: int8,", "{name: int8-new,")
+    variants = "[{name: new, file: a, when: {architecture: arm64}}, {name: other, file: b}]"
+    line = inventory.change("name: sound-events", f"name: digits-int8\n    variants: {variants}")
+    inventory.change("models: [sound-events]", "models: [digits-int8]")
+    (problem,) = inventory.errors()
+    words = [f"20-placement.yml:{line + 1}, catalogue[1].variants[0].name", "variant_digits_int8_new"]
+    assert [word for word in words if word not in problem] == []
+    assert "Variants int8-new of model digits and new of model digits-int8 would share a group" in problem
