@@ -71,6 +71,9 @@ def check_catalogue(
         if names is not None and runtime not in names:
             what = f"Model {name} names a runtime that does not exist"
             problems.append(Problem(what, (*path, "runtime"), shown(runtime), choices(sorted(names), runtime)))
+        if isinstance(model["source"], str) and "://" in model["source"]:
+            what, remedy = f"The source of model {name} is an address, not a directory", "give {url, sha256}, or {oci}"
+            problems.append(Problem(what, (*path, "source"), shown(model["source"]), remedy))
         problems += check_objective(name, model, (*path, "slo", "protocol"))
         problems += _check_variants(model, path)
     return problems

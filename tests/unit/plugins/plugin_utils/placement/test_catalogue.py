@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import pytest
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import report
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.catalogue import (
     Catalogue,
@@ -39,3 +40,10 @@ def test_two_runtimes_of_a_host_need_their_own_ports() -> None:
     assert port_collisions(["runtime", "vision"], catalogue) == []
     (problem,) = port_collisions(["runtime", "other"], catalogue)
     assert [w for w in ("port 8001", "runtime (grpc) and other (rest)") if w not in str(problem)] == []
+
+
+@pytest.mark.parametrize("address", ["https://x/y.onnx", "oci://x/y@sha256:0"])
+def test_a_source_that_is_an_address(address: str) -> None:
+    (problem,) = check_catalogue([DIGITS, {**PLAIN, "source": address}], RUNTIMES)
+    words = ["sound is an address", "catalogue[1].source", repr(address), "give {url, sha256}"]
+    assert [word for word in words if word not in str(problem)] == []
