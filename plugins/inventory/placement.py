@@ -122,6 +122,7 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.paths impor
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import (
     InventoryError,
     Problem,
+    endless,
     read_positions,
     report,
 )
@@ -159,7 +160,10 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
     def parse(self, inventory: InventoryData, loader: DataLoader, path: str, cache: bool = True) -> None:
         """Place the models of the file at `path` on the inventory's hosts; raise AnsibleParserError if it is wrong."""
         super().parse(inventory, loader, path, cache=cache)
-        document = native(loader.load_from_file(path, cache="none"))
+        try:
+            document = native(loader.load_from_file(path, cache="none"))
+        except RecursionError:
+            raise AnsibleParserError(str(endless((), path))) from None
         problems = validate(document, "placement")
         file = Path(path)
         try:

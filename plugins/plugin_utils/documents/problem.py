@@ -103,6 +103,13 @@ def choices(allowed: Iterable[object], seen: object = None) -> str:
     return f"use one of {_listed(names)}" + (f"; did you mean {near[0]}" if near else "")
 
 
+def endless(path: Path, file: str = "") -> Problem:
+    """Return the problem of a document that holds itself, which YAML's anchors allow."""
+    return Problem(
+        "An anchor refers to itself", path, remedy="remove the alias (*) inside its own anchor (&)", file=file
+    )
+
+
 def path_text(path: Path) -> str:
     """Return a path as people write it: ``catalogue[1].slo.p95_ms``."""
     text = ""

@@ -15,7 +15,7 @@ from ansible.errors import AnsibleError
 from ansible.inventory.data import InventoryData
 from ansible.inventory.manager import InventoryManager, split_host_pattern
 from ansible.parsing.dataloader import DataLoader
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import Problem, choices, shown
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import Problem, choices, endless, shown
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema import native, origins, validate
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.catalogue import (
     Catalogue,
@@ -263,8 +263,11 @@ class Placer:
             return None
         known = self._overrides.get(id(raw))
         if known is None:
-            usable = native(without_templates(raw))
-            problems = validate(usable, "variables", part="overrides", prefix=("edgeml_model_overrides",))
+            try:
+                usable = native(without_templates(raw))
+                problems = validate(usable, "variables", part="overrides", prefix=("edgeml_model_overrides",))
+            except RecursionError:
+                problems = [endless(("edgeml_model_overrides",))]
             if problems:
                 usable = {}
             else:

@@ -56,3 +56,17 @@ def test_a_variant_may_ask_for_a_date(inventory: Inventory, seen: str) -> None:
     inventory.change("{architecture: arm64}", "{variables: {installed: 2024-01-02}}")
     variant = models(inventory.parse(), "board")["digits"].get("variant")
     assert variant == {"2024-01-02": "int8", "2024-01-03": "fp32"}.get(seen)
+
+
+def test_an_anchor_that_refers_to_itself(inventory: Inventory) -> None:
+    inventory.change("slo: {p95_ms: 25}", "options: &all {again: *all}")
+    (problem,) = inventory.errors()
+    assert problem.startswith("An anchor refers to itself at 20-placement.yml.")
+
+
+def test_an_anchor_in_overrides_that_refers_to_itself(inventory: Inventory) -> None:
+    inventory.write("host_vars/board.yml", "line: 3\nedgeml_model_overrides: {digits: &all {options: *all}}\n")
+    (problem,) = inventory.errors()
+    assert problem.startswith(
+        "An anchor refers to itself at host_vars/board.yml:2, edgeml_model_overrides, host board."
+    )
