@@ -65,7 +65,11 @@ class GrpcPeers:
         self._wire = Wire()
         self._wire.loop.run_until_complete(self._make())
         self._pool = ThreadPoolExecutor(1)
-        options = [("grpc.max_receive_message_length", config().limits.body_bytes), ("grpc.so_reuseport", 0)]
+        options = [
+            ("grpc.max_receive_message_length", config().limits.body_bytes),
+            ("grpc.so_reuseport", 0),
+            ("grpc.http2.max_ping_strikes", 0),  # it would end a connection after three pings
+        ]
         self._server = grpc.server(self._pool, handlers=[_Echo()], options=options)
         self._port = self._server.add_insecure_port("127.0.0.1:0")
         self._server.start()
