@@ -27,6 +27,10 @@ Line = dict[str, Any]
 
 #: What makes two lines the same event, however it was learned.
 _IDENTITY = ("time", "host", "runtime", "release", "outcome", "wave")
+_EMPTY: Line = {
+    "site": "", "runtime": "", "release": "", "outcome": "", "reason": "", "by": "controller", "image": "",
+    "models": [], "serial": None, "rollout": "",
+}  # fmt: skip
 _KEYS = ("time", "host", "site", "runtime", "release", "outcome", "reason", "by", "image", "models", "serial",
          "rollout")  # fmt: skip
 
@@ -38,11 +42,7 @@ def now() -> str:
 
 def line(host: str, outcome: str, **known: Any) -> Line:
     """Return a line with all its keys; those that are not given are empty."""
-    empty: Line = {
-        "time": now(), "site": "", "runtime": "", "release": "", "reason": "", "by": "controller", "image": "",
-        "models": [], "serial": None, "rollout": "",
-    }  # fmt: skip
-    return {**empty, **_encodable(known), "host": host, "outcome": encodable(outcome)}
+    return {**_EMPTY, "models": [], "time": now(), **_encodable(known), "host": host, "outcome": encodable(outcome)}
 
 
 def _encodable(value: Any) -> Any:
@@ -96,7 +96,10 @@ def _rank(entry: Mapping[str, Any]) -> tuple[int, bytes]:
 
 
 def read(path: str) -> list[Line]:
-    """Return the lines of a file, merged. A missing file is empty; torn lines and marks of a merge are left out."""
+    """Return the lines of a file, merged. A missing file is empty; what is no line of a ledger is left out.
+
+    That may be a torn line, a mark of a merge, or what an editor has made of one.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -109,11 +112,25 @@ def read(path: str) -> list[Line]:
 def _parsed(text: str) -> Iterator[Line]:
     for one in text.split("\n"):  # JSON may hold other separators of lines
         try:
-            entry = json.loads(one)
-        except ValueError:
+            entry = json.loads(one, parse_constant=_refuse)
+        except (ValueError, RecursionError):
             continue
-        if isinstance(entry, dict) and isinstance(entry.get("time"), str) and isinstance(entry.get("host"), str):
+        if isinstance(entry, dict) and _is_line(entry := {**_EMPTY, **entry}):
             yield _encodable(entry) if "\\ud" in one.lower() else entry
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _is_line(entry: Mapping[str, Any]) -> bool:
+    """Return whether all has the type that readers count on."""
+    return (
+        all(isinstance(entry.get(key), str) for key in ("time", "host"))
+        and all(isinstance(entry[key], type(empty)) for key, empty in _EMPTY.items() if empty is not None)
+        and all(isinstance(model, dict) and isinstance(model.get("name"), str) for model in entry["models"])
+        and (entry["serial"] is None or type(entry["serial"]) is int)
+    )
 
 
 def append(path: str, lines: Sequence[Mapping[str, Any]]) -> int:

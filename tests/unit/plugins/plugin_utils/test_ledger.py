@@ -192,3 +192,25 @@ def test_a_ledger_that_cannot_be_written_is_a_warning_where_devices_know_all_of_
     assert len(warnings) == 1
     assert ledger.note(str(tmp_path / "ledger.jsonl"), lines, warnings.append) == 1
     assert len(warnings) == 1
+
+
+@pytest.mark.parametrize(
+    ("odd", "known"),
+    [
+        ('{"host": "b", "time": "2026-01-01T00:00:00Z"}', {"site": "", "models": [], "outcome": ""}),
+        ('{"host": "b", "time": "2026-01-01T00:00:00Z", "models": "digits"}', None),
+        ('{"host": "b", "time": "2026-01-01T00:00:00Z", "models": [{}]}', None),
+        ('{"host": "b", "time": "2026-01-01T00:00:00Z", "serial": NaN}', None),
+        ('{"host": "b", "time": "2026-01-01T00:00:00Z", "reason": null}', None),
+        ("[" * 100_000, None),
+    ],
+)
+def test_a_line_that_somebody_has_edited(tmp_path: Path, odd: str, known: dict[str, Any] | None) -> None:
+    """It has all that readers count on, or is left out; the others stay."""
+    file = tmp_path / "ledger.jsonl"
+    ledger.append(str(file), [ledger.line("a", "active", time="2026-01-02T00:00:00Z")])
+    file.write_text(f"{odd}\n{file.read_text()}")
+    *edited, whole = ledger.read(str(file))
+    assert whole["host"] == "a"
+    assert [known.items() <= one.items() for one in edited if known] == [True] * bool(known)
+    assert len(edited) == bool(known)
