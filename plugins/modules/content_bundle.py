@@ -16,9 +16,10 @@ description:
   - The directory is an OCI image layout, which other tools such as skopeo and oras read as well. It has no links, and
     names that any file system takes. Where files end at 4 GiB (FAT32), larger ones come in parts, which those other
     tools do not read.
-  - An interrupted run is continued by the next one. What is there already is not fetched again.
+  - An interrupted run is continued by the next one. What is there already is not fetched again, unless it
+    is damaged.
   - The same directory is a backup of what the lock names. With O(state=restored) it goes to O(store), an empty one or
-    any other OCI registry, as it was, signatures and tags included.
+    any other OCI registry, as it was, signatures and tags of model versions included. What the store has since is kept.
 author: edgeml.fleet contributors (@edgeml)
 requirements:
   - Python 3.8 or newer
@@ -66,7 +67,9 @@ options:
     type: int
     default: 0
   architectures:
-    description: Architectures of the site's hosts, named as in OCI.
+    description:
+      - Architectures of the site's hosts, named as in OCI. They bound what is written with O(needed) or O(held); a backup
+        has all architectures.
     type: list
     elements: str
     choices: [amd64, arm64]

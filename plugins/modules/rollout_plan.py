@@ -116,6 +116,16 @@ done:
   returned: when planned
   type: int
   sample: 0
+finished:
+  description: The last wave that earlier runs of this rollout have finished, 0 for none.
+  returned: when planned
+  type: int
+  sample: 0
+elsewhere:
+  description: How many devices of this rollout are neither done nor among the hosts of this run.
+  returned: when planned
+  type: int
+  sample: 0
 mirrors:
   description: The mirrors that are to be brought up to date first.
   returned: when planned
@@ -123,7 +133,7 @@ mirrors:
   elements: str
   sample: [berlin-mirror]
 mirror_batch:
-  description: These mirrors and their keeper, empty if there are none.
+  description: These mirrors and their keeper, empty if there are none or the window is closed.
   returned: when planned
   type: list
   elements: str
