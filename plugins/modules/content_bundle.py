@@ -68,8 +68,8 @@ options:
     default: 0
   architectures:
     description:
-      - Architectures of the site's hosts, named as in OCI. They bound what is written with O(needed) or O(held); a backup
-        has all architectures.
+      - Architectures of the site's hosts, named as in OCI. They bound what is written with O(needed) or O(held).
+      - A backup has all architectures.
     type: list
     elements: str
     choices: [amd64, arm64]

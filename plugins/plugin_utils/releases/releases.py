@@ -153,7 +153,7 @@ def _environment(placed: Sequence[Mapping[str, Any]], runtime: str, host: str) -
                     FleetError(
                         f"Two models of runtime {runtime} want another value of the environment variable {variable}",
                         where=f"host {host}",
-                        seen=f"the models {owners[variable]} and {model['name']}; values may be secret and are not shown",
+                        seen=f"the models {owners[variable]} and {model['name']} (values are not shown)",
                         remedy="agree on one value, or give one of the models a runtime of its own",
                     )
                 )

@@ -20,6 +20,7 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.addresses import addr
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.converged import COLLECTION
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import Problem, choices, shown
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema import native, origins
+from jinja2.exceptions import UndefinedError
 
 # No value below a variable whose name holds one of these words is in a message: a secret may stand in a wrong place.
 SECRET_WORDS = (
@@ -120,7 +121,7 @@ def variable_problems(variables: Mapping[str, Any]) -> list[Problem]:
         try:
             value = variables[name]
             found = None if isinstance(value, EncryptedString) else _problem(name, option, native(value, vaulted=""))
-        except AnsibleError:
+        except (AnsibleError, UndefinedError):  # the latter from within a template
             continue
         if found:
             problems.append(found.located(origins({name: value}, (name,))))

@@ -13,8 +13,6 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[3]
-
 #: What each host says. One whose name begins with "mirror" is a mirror.
 WRONG: dict[str, dict[str, Any]] = {
     "level": {"inference_runtime_log_level": "verbose"},
@@ -60,7 +58,9 @@ def _run(directory: Path) -> tuple[str, list[dict[str, str]]]:
         "edgeml_signatures": "ignored",
         "edgeml_architecture": "amd64",
         "edgeml_models": [{"name": "digits"}],
-        "edgeml_lock_file": str(ROOT / "inventories" / "quickstart.lock.yml"),
+        "edgeml_lock_file": str(directory / "p.lock.yml"),
+        # What a role's own defaults make of a variable is not known here.
+        "edgeml_state_directory": "{{ edgeml_build_directory }}/state",
         "edgeml_store_password": "none",
         "inference_runtime_directory": str(directory / "data"),
         "site_mirror_directory": str(directory / "mirror"),
@@ -68,6 +68,8 @@ def _run(directory: Path) -> tuple[str, list[dict[str, str]]]:
         "docker_engine_configuration": {},
     }
     hosts = {"all": {"children": {"mirrors": {"hosts": mirrors}, "devices": {"hosts": devices}}, "vars": variables}}
+    lock = {"serial": 1, "registry": "registry.example:5443", "images": {}, "models": {}}
+    (directory / "p.lock.yml").write_text(yaml.safe_dump(lock))
     (inventory / "hosts.yml").write_text(yaml.safe_dump(hosts))
     program = Path(sys.executable).with_name("ansible-playbook")
     report = directory / "report.json"
