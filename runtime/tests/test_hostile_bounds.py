@@ -83,7 +83,8 @@ def test_what_small_bodies_become_is_bounded(server: Server) -> None:
         grown, received = peak_with(server, server.rest_port, packed_rest(), b"\r\n\r\n")
         codes = [statuses(one)[0] for one in received]
         assert 200 in codes and set(codes) <= {200, 429}  # the faster the machine, the more are refused
-        assert grown < 16 * BODY, (grown / MIB, codes)
+        # Of 40 bodies, each with its tensors, 2 at once; the first time what the process keeps from then on as well.
+        assert grown < CLIENTS / 2 * BODY, (grown / MIB, codes)
 
 
 def test_an_answer_as_large_takes_what_the_engine_takes(tmp_path: Path) -> None:
