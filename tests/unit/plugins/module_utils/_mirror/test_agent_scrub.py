@@ -157,6 +157,8 @@ def test_a_scrub_takes_away_what_is_damaged_while_hours_are_waited_for(serve: Se
     assert not blob.exists(), "no host gets what is damaged"
     running = work.running_request()
     assert running is not None and running["options"] == waiting, "it is not interrupted"
+    work.stop()  # it would wait until its hours come
+    assert not work.is_running()
 
 
 def test_what_cannot_be_taken_away_yet_is_noted(serve: Serve, tmp_path: Path) -> None:
