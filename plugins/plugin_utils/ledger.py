@@ -120,7 +120,7 @@ def _parsed(text: str) -> Iterator[Line]:
 
 
 def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"JSON has no {constant}")
 
 
 def _is_line(entry: Mapping[str, Any]) -> bool:
