@@ -204,6 +204,22 @@ class Published:
     layers: dict[str, str]
 
 
+def push_image(registry: Registry, repository: str, config: bytes, layer: bytes) -> bytes:
+    """Push an image of one platform, with one layer; return its manifest."""
+    manifest = canonical_json(
+        {
+            "schemaVersion": 2,
+            "mediaType": IMAGE_MANIFEST,
+            "config": descriptor(IMAGE_CONFIG, config),
+            "layers": [descriptor(LAYER_TAR_GZIP, layer)],
+        }
+    )
+    for blob in (layer, config):
+        assert registry.push_blob(repository, blob, sha256_digest(blob))
+    registry.push_manifest(repository, sha256_digest(manifest), manifest, IMAGE_MANIFEST)
+    return manifest
+
+
 def publish_image(store: Store, repository: str, layer_size: int = 100_000) -> Published:
     """Push an image of two architectures with new random layers."""
     registry = store.registry()
@@ -214,17 +230,7 @@ def publish_image(store: Store, repository: str, layer_size: int = 100_000) -> P
         layer = os.urandom(layer_size)
         rootfs = {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(layer).hexdigest()]}
         config = canonical_json({"architecture": architecture, "os": "linux", "rootfs": rootfs})
-        manifest = canonical_json(
-            {
-                "schemaVersion": 2,
-                "mediaType": IMAGE_MANIFEST,
-                "config": descriptor(IMAGE_CONFIG, config),
-                "layers": [descriptor(LAYER_TAR_GZIP, layer)],
-            }
-        )
-        for blob in (layer, config):
-            assert registry.push_blob(repository, blob, sha256_digest(blob))
-        registry.push_manifest(repository, sha256_digest(manifest), manifest, IMAGE_MANIFEST)
+        manifest = push_image(registry, repository, config, layer)
         size = len(manifest) + len(config) + len(layer)
         platforms[architecture] = {"digest": sha256_digest(manifest), "size": size}
         layers[architecture] = sha256_digest(layer)

@@ -18,10 +18,8 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.bundle import
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.restore import restore
 from ansible_collections.edgeml.fleet.plugins.module_utils._model.files import Model, Variant
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
-    IMAGE_CONFIG,
     IMAGE_INDEX,
     IMAGE_MANIFEST,
-    LAYER_TAR_GZIP,
     descriptor,
     sha256_digest,
 )
@@ -36,6 +34,7 @@ from ansible_collections.edgeml.fleet.tests.support.content import (
     ARCHITECTURES,
     Store,
     publish_model,
+    push_image,
     run_module,
     write_model,
 )
@@ -55,18 +54,7 @@ def add_platforms(store: Store, lock: dict[str, Any]) -> list[str]:
     index = json.loads(registry.get_manifest(repository, entry["digest"])[0])
     more = []
     for platform in ({"architecture": "arm", "os": "linux", "variant": "v7"}, {"architecture": "unknown"}):
-        layer, config = os.urandom(1000), canonical_json(platform)
-        manifest = canonical_json(
-            {
-                "schemaVersion": 2,
-                "mediaType": IMAGE_MANIFEST,
-                "config": descriptor(IMAGE_CONFIG, config),
-                "layers": [descriptor(LAYER_TAR_GZIP, layer)],
-            }
-        )
-        for blob in (layer, config):
-            registry.push_blob(repository, blob, sha256_digest(blob))
-        registry.push_manifest(repository, sha256_digest(manifest), manifest, IMAGE_MANIFEST)
+        manifest = push_image(registry, repository, canonical_json(platform), os.urandom(1000))
         index["manifests"].append(descriptor(IMAGE_MANIFEST, manifest, platform=platform))
         more.append(sha256_digest(manifest))
     data = canonical_json(index)

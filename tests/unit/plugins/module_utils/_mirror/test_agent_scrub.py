@@ -50,9 +50,7 @@ def test_a_scrub_heals_what_is_damaged_as_soon_as_the_store_answers(serve: Serve
     assert oct(work.last_file.stat().st_mode & 0o777) == "0o600"
     assert work.scrub() == []
     layer = sha256_digest(b"a")
-    blob = tmp_path / "cas" / "sha256" / layer.partition(":")[2]
-    blob.chmod(0o644)
-    blob.write_bytes(b"b")
+    blob = damage(tmp_path, b"a")
     answers[0] = lambda _: Answer(503)
     told = work.scrub()
     assert told[0] == layer
