@@ -123,7 +123,7 @@ def benchmark(lab: Lab, sizes: Sequence[int], repeats: int, plain_limit: int) ->
     """Return the figures of each size, medians of runs in turns; the plain playbook runs up to `plain_limit` hosts."""
     results = []
     for size in sizes:
-        devices = write_names(lab, size, "many", OURS, {})
+        devices = write_names(lab, size, "many", OURS, {"inference_runtime_server_name": OURS})
         # The placement of the lab is for its group of devices.
         devices.write_text(devices.read_text() + yaml.safe_dump({"devices": {"children": {"many": {}}}}))
         plain = write_names(lab, size, "plain", PLAIN, plain_variables(lab))
