@@ -7,12 +7,14 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import ClassVar
 
 import onnxruntime
 import pytest
 from edgeml_runtime.config_file import read_config
+from edgeml_runtime.engine import onnx_providers
 from edgeml_runtime.engine.onnx_model import OnnxModel
 from edgeml_runtime.errors import ConfigurationError, StartError
 from edgeml_runtime.serving import EngineOptions
@@ -93,6 +95,28 @@ def test_what_tensorrt_leaves_cuda_computes(
     assert kept.is_dir() and kept.parent == cache / "tensorrt"
     OnnxModel(file, EngineOptions(providers=NVIDIA, cache=False), cache)
     assert machine_with_gpu.opened[-1][0] == ("TensorrtExecutionProvider", {})
+
+
+def test_engines_used_least_go_when_there_are_too_many_bytes(
+    machine_with_gpu: type[_Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if TensorRT had built them: no machine with its libraries is at hand."""
+    monkeypatch.setattr(machine_with_gpu, "loading", ("TensorrtExecutionProvider",))
+    monkeypatch.setattr(onnx_providers, "LARGEST_TOTAL_BYTES", 100)
+    file = perceptron(tmp_path).path / "model.onnx"
+    kept = tmp_path / "cache" / "tensorrt"
+    now = time.time()
+    for name, size, age in (("old", 60, 9e4), ("older", 10, 9.9e4), ("recent", 60, 8e4), ("building", 90, 60)):
+        (kept / name).mkdir(parents=True)
+        (kept / name / "engine").write_bytes(bytes(size))
+        os.utime(kept / name, (now - age, now - age))
+    OnnxModel(file, EngineOptions(providers=NVIDIA), tmp_path / "cache")
+    own = {path.name for path in kept.iterdir()} - {"old", "older", "recent", "building"}
+    assert len(own) == 1 and {path.name for path in kept.iterdir()} == {*own, "building"}
+    (kept / "building" / "engine").write_bytes(bytes(9))
+    os.utime(kept / own.pop(), (now - 9e4, now - 9e4))
+    OnnxModel(file, EngineOptions(providers=NVIDIA), tmp_path / "cache")
+    assert len(list(kept.iterdir())) == 2, "what fits stays, however old"
 
 
 def test_without_tensorrt_cuda_computes(

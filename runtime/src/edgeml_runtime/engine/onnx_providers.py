@@ -3,11 +3,15 @@
 """Execution providers of ONNX Runtime: their full names, and what each is told."""
 
 import logging
+import os
+import shutil
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import onnxruntime
 
-from edgeml_runtime.engine.onnx_cache import cache_key
+from edgeml_runtime.engine.onnx_cache import FORGOTTEN_SECONDS, LARGEST_TOTAL_BYTES, cache_key
 from edgeml_runtime.serving import CPU, CUDA, OPENVINO, TENSORRT, EngineOptions
 
 FULL_NAMES = {
@@ -65,4 +69,21 @@ def _engine_cache(file: Path, engine: EngineOptions, cache_directory: Path) -> d
         return {}
     directory = cache_directory / "tensorrt" / key
     directory.mkdir(parents=True, exist_ok=True)
+    os.utime(directory)  # used lately
+    _evict(directory.parent)
     return {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(directory)}
+
+
+def _evict(kept: Path) -> None:
+    """Remove the engines used least when there are too many bytes: a session that has loaded one does not need it."""
+    found = []
+    for directory in kept.iterdir():
+        with suppress(FileNotFoundError):  # another process removes them as well
+            size = sum(file.stat().st_size for file in directory.iterdir())
+            found.append((directory.stat().st_mtime, size, directory))
+    total = 0
+    for used, size, directory in sorted(found, reverse=True):
+        total += size
+        # Another process may be building in one that was used lately.
+        if total > LARGEST_TOTAL_BYTES and time.time() - used > FORGOTTEN_SECONDS:
+            shutil.rmtree(directory, ignore_errors=True)
