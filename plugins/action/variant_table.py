@@ -15,7 +15,7 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.ledger import now
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.measuring.plan import plan_measuring
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.measuring.results import measured_rows, still_published
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.measuring.settings import VARIABLE, read_settings
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.measured import as_text, read_table
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.measured import as_text, read_table, with_accuracy
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.files import write_reports
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.variants import markdown, pictures, table
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.window import local_time, next_opening
@@ -65,13 +65,14 @@ class ActionModule(ActionBase):
         asked = native(options["plan"]["hosts"])
         new, notes = measured_rows(variables["hostvars"], asked, now())
         rows = still_published([*read_table(path), *new], lock)
+        shown = with_accuracy(rows, lock)
         directory = str(options.get("directory") or "")
         texts = {path: as_text(rows)} if new else {}
         changed = bool(new) and not variables.get("ansible_check_mode")
         files = write_reports(texts, "edgeml_measurements_file") if changed else []
         if directory:
-            reports = {Path(directory) / "measurements.md": markdown(rows), **pictures(Path(directory), rows)}
+            reports = {Path(directory) / "measurements.md": markdown(shown), **pictures(Path(directory), shown)}
             files += write_reports(reports, "edgeml_measure_report")
-        Display().display("\n" + "\n".join([*table(rows), *notes]) + "\n")
+        Display().display("\n" + "\n".join([*table(shown), *notes]) + "\n")
         failed = {"failed": True, "msg": "Not all was measured: " + "; ".join(notes)} if notes else {}
         return {"changed": changed, "files": files, "rows": len(new), **failed}

@@ -129,7 +129,7 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem imp
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema import native, validate
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.catalogue import group_name
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.host_variables import HostVariables
-from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.measured import blobs_of, current, read_table
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.measured import current, read_table
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.placer import Placed, Placer
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.short_form import shorten
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.lock import published_lock
@@ -203,7 +203,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         """Return what was measured of the variants in the lock."""
         name = self._option("measurements_file") or f"../{path.parent.name}.measurements.jsonl"
         try:
-            return current(read_table(path.parent / name), blobs_of(lock))
+            return current(read_table(path.parent / name), lock)
         except InventoryError as error:
             raise AnsibleParserError(str(error)) from error
 

@@ -3,17 +3,16 @@
 """What smaller variants of three real models gain and lose on this machine: `make bench-minify`.
 
 The product does the work: publish makes and judges the variants, edgeml.fleet.measure runs each beside a real engine,
-and its table and pictures are the report. Accuracy is what publish found on the labelled examples of a model.
+and its table and pictures are the report.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,34 +60,6 @@ def entries() -> Iterator[dict[str, Any]]:
         }  # fmt: skip
 
 
-def judged(build: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the name of a model and what publish found of one of its variants, the original first."""
-    for name in MODELS:
-        seen = set()
-        for row in (row for path in sorted((build / "models").glob(f"{name}-*.report")) for row in _rows(path)):
-            if row["model"] not in seen:
-                seen.add(row["model"])
-                yield name, row
-
-
-def _rows(report: Path) -> list[dict[str, Any]]:
-    found = json.loads(report.read_text().splitlines()[-1])
-    return found if isinstance(found, list) else []
-
-
-def losses(build: Path) -> str:
-    """Return what publish found, as a Markdown table."""
-    lines = [
-        "| model | variant | bytes | largest deviation | golden cases | accuracy |",
-        "|---|---|---:|---:|---:|---:|",
-    ]
-    for name, row in judged(build):
-        accuracy = "" if row["accuracy"] is None else f"{row['accuracy']:.4f}"
-        lines.append(f"| {name} | {row['model']} | {row['bytes']:,} | {row['max_deviation']:.3g} | {row['golden']} "
-                     f"| {accuracy} |")  # fmt: skip
-    return "\n".join(lines) + "\n"
-
-
 def main() -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     programs = unpacked("content-programs", PACKAGES)
@@ -112,11 +83,9 @@ def main() -> None:
                 if run.code:
                     sys.exit(run.output)
                 shutil.copytree(fleet.report, RESULTS, dirs_exist_ok=True)
-            told = f"\n## What publish found on the controller\n\n{losses(project.root / 'build')}"
     finally:
         shutil.rmtree(root)
     report = RESULTS / "measurements.md"
-    report.write_text(report.read_text() + told)
     print(report.read_text())
     print(f"{report.relative_to(REPOSITORY_ROOT)}, with a picture of each model beside it")
 

@@ -76,6 +76,7 @@ def test_lock_holds_both_versions_and_both_variants(berlin: Fleet) -> None:
     for name in ("text_direction", "voice"):
         made = lock["models"][name]["1.0.0"]["variants"]
         assert set(made) == {"int8", "fp32"} and made["int8"]["blob"]["size"] < made["fp32"]["blob"]["size"]
+        assert 0.95 < made["int8"]["accuracy"] <= made["fp32"]["accuracy"] <= 1
 
 
 def test_plan_tells_what_comes(berlin: Fleet, tmp_path: Path) -> None:

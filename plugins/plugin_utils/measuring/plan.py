@@ -14,7 +14,6 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.catalogue i
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.hosts import describe_host
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.measured import (
     Row,
-    blobs_of,
     candidates,
     current,
     kind_of,
@@ -46,7 +45,7 @@ def plan_measuring(
     A variant is left out if a row of `rows` says what the content in the lock does on that kind.
     """
     plan = MeasuringPlan()
-    known = {(row["model"], row["version"], row["kind"], row["variant"]) for row in current(rows, blobs_of(lock))}
+    known = {(row["model"], row["version"], row["kind"], row["variant"]) for row in current(rows, lock)}
     taken = set()
     for host in hosts:
         variables = hostvars[host]

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import InventoryError, Problem
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.hosts import Host
@@ -25,13 +25,25 @@ FEATURES = (
     "amx_int8", "asimddp", "asimdhp", "avx", "avx2", "avx512_bf16", "avx512_vnni", "avx512f", "avx_vnni", "bf16",
     "f16c", "fma", "i8mm", "sve", "sve2",
 )  # fmt: skip
-#: By what can go first: the figure that is to be least, and how it is told.
+
+
+class _Figure(NamedTuple):
+    """What can decide: its name in a row, how it is told, and which one wins."""
+
+    key: str
+    words: str
+    wins: Literal["least", "highest"] = "least"
+
+
+#: By what can go first.
 OBJECTIVES = {
-    "latency": ("p95_ms", "p95 {:.3g} ms"),
-    "memory": ("memory_mb", "memory {:.1f} MiB"),
-    "bytes": ("bytes", "{:,} bytes"),
-    "accuracy": ("deviation", "deviation {:.3g}"),
+    "latency": _Figure("p95_ms", "p95 {:.3g} ms"),
+    "memory": _Figure("memory_mb", "memory {:.1f} MiB"),
+    "bytes": _Figure("bytes", "{:,} bytes"),
+    "accuracy": _Figure("deviation", "deviation {:.3g}"),
 }
+#: Goes before deviation where all have it: the share of labelled examples that publish saw answered rightly.
+LABELLED = _Figure("accuracy", "accuracy {:.4f}", "highest")
 _LIMITS = ("p50_ms", "p95_ms", "p99_ms")
 _KEY = ("model", "version", "variant", "kind")
 
@@ -74,7 +86,8 @@ def choose_best(
 
     A variant whose ``when`` the host fits goes first. Of the others, which have no ``when``, those count that were
     measured on hosts of its kind, answered their golden cases there and kept to the objective; the least figure wins,
-    by ``slo.first``. Where none counts, it is the last of them. Unless `final`, a host of unknown kind has to wait.
+    by ``slo.first``, or the highest accuracy. Where none counts, it is the last of them. Unless `final`, a host of
+    unknown kind has to wait.
     """
     variants = candidates(model)
     conditional = [variant for variant in model["variants"] if variant.get("when")]
@@ -103,12 +116,14 @@ def choose_best(
     if not fit:
         reasons = "; ".join(f"{row['variant']} {why_not(row, slo)}" for row in measured)
         return Choice(last, f"the last one, since none that was measured is fit: {reasons}", decided=False)
-    figure, words = OBJECTIVES[slo.get("first") or "latency"]
-    best = min(fit, key=lambda row: (_order(row[figure]), _order(row["p95_ms"]), variants.index(row["variant"])))
-    told = words.format(best[figure]) if best[figure] is not None else "not measured"
+    figure = OBJECTIVES[slo.get("first") or "latency"]
+    if figure is OBJECTIVES["accuracy"] and has_accuracy(fit):
+        figure = LABELLED
+    best = min(fit, key=lambda row: (_order(row, figure), row["p95_ms"], variants.index(row["variant"])))
+    told = figure.words.format(best[figure.key]) if best[figure.key] is not None else "not measured"
     unmeasured = [name for name in variants if name not in of_kind]
     lacking = f", without {', '.join(unmeasured)}" if unmeasured else ""
-    return Choice(best["variant"], f"{told}, the least of {len(fit)} measured on {kind}{lacking}")
+    return Choice(best["variant"], f"{told}, the {figure.wins} of {len(fit)} measured on {kind}{lacking}")
 
 
 def why_not(row: Row, slo: Mapping[str, Any]) -> str:
@@ -121,9 +136,15 @@ def why_not(row: Row, slo: Mapping[str, Any]) -> str:
     return ", ".join(f"{key[:3]} {row[key]:.3g} ms is above {slo[key]:g}" for key in over)
 
 
-def _order(figure: float | None) -> tuple[bool, float]:
-    """Put what was not measured last."""
-    return figure is None, figure or 0.0
+def has_accuracy(rows: Iterable[Row]) -> bool:
+    """Return whether publish found out how often each of these variants answers labelled examples rightly."""
+    return all(row.get(LABELLED.key) is not None for row in rows)
+
+
+def _order(row: Row, figure: _Figure) -> tuple[bool, float]:
+    """Put what wins first, and what was not measured last."""
+    value = row[figure.key]
+    return value is None, (value or 0.0) * (-1 if figure.wins == "highest" else 1)
 
 
 # -- the table ---------------------------------------------------------------------------------------------------------
@@ -183,19 +204,25 @@ def as_text(rows: Iterable[Row]) -> str:
     return "".join(json.dumps(unique[key], sort_keys=True) + "\n" for key in sorted(unique))
 
 
-def current(rows: Iterable[Row], blobs: Mapping[tuple[str, str, str], str]) -> list[dict[str, Any]]:
+def current(rows: Iterable[Row], lock: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the rows of what the lock holds: those whose content, by its digest, is what was measured."""
-    return [dict(row) for row in rows if blobs.get((row["model"], row["version"], row["variant"])) == row["digest"]]
+    return [row for row in with_accuracy(rows, lock) if _locked(row, lock)]
 
 
-def blobs_of(lock: Mapping[str, Any]) -> dict[tuple[str, str, str], str]:
-    """Return the digest of the content of each variant in the lock, by model, version and variant."""
-    return {
-        (name, version, variant): entry.get("blob", {}).get("digest", "")
-        for name, versions in lock["models"].items()
-        for version, model in versions.items()
-        for variant, entry in model["variants"].items()
-    }
+def with_accuracy(rows: Iterable[Row], lock: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows, each with the accuracy of its content that the lock has: it is no figure of a device's."""
+    found = []
+    for row in rows:
+        accuracy = _locked(row, lock).get(LABELLED.key)
+        found.append(dict(row) if accuracy is None else {**row, LABELLED.key: accuracy})
+    return found
+
+
+def _locked(row: Row, lock: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the lock's entry of the variant that was measured; empty if it has other content, or none."""
+    model: Mapping[str, Any] = lock["models"].get(row["model"], {}).get(row["version"], {})
+    entry: Mapping[str, Any] = model.get("variants", {}).get(row["variant"], {})
+    return entry if entry.get("blob", {}).get("digest") == row["digest"] else {}
 
 
 def candidates(model: Mapping[str, Any]) -> list[str]:

@@ -20,6 +20,7 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem imp
 )
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.schema import validate
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.catalogue import DEFAULT_VARIANT, group_name
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.minify import read_accuracy
 
 #: Stands in the predicted lock for what is known only after something was built.
 UNKNOWN = "(known when it is built)"
@@ -82,7 +83,8 @@ def next_lock(
     """Return the lock that follows `previous`: the same if nothing changed, else with a serial one higher.
 
     `images` and `artifacts` are the results of loops over the modules oci_image and model_artifact, whose items are
-    those of `publication`. In check mode a result may be without content, which is then UNKNOWN in the lock.
+    those of `publication`. In check mode a result may be without content, which is then UNKNOWN in the lock. A variant
+    that publish has judged by labelled examples has its accuracy on them.
     """
     unbuilt = {"digest": UNKNOWN}
     keys = ("repository", "digest", "index", "platforms", "blob", "golden_cases", "sbom")
@@ -92,7 +94,12 @@ def next_lock(
         version = models.setdefault(item["name"], {}).setdefault(
             item["version"], {"platform": item["platform"], "variants": {}}
         )
-        version["variants"][item["variant"]] = {key: result[key] for key in keys} if "blob" in result else unbuilt
+        if "blob" not in result:
+            version["variants"][item["variant"]] = unbuilt
+            continue
+        accuracy = read_accuracy(item.get("accuracy", {}))
+        known = {} if accuracy is None else {"accuracy": accuracy}
+        version["variants"][item["variant"]] = {**{key: result[key] for key in keys}, **known}
     content = {
         "registry": registry,
         "images": {result["item"]["name"]: result.get("image", unbuilt) for result in images},

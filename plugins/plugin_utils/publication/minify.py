@@ -10,12 +10,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import InventoryError, Problem
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.documents.problem import Path as Place
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.plan import Plan
 
 PLATFORM = "onnxruntime_onnx"
 PROGRAM = "minify.py"
 REQUIREMENTS = "requirements.txt"
+#: So many digits of an accuracy stand in the lock.
+ACCURACY_DIGITS = 4
 
 
 def check_variants(plan: Plan, model: Mapping[str, Any], place: Place) -> bool:
@@ -57,7 +60,7 @@ def plan_minified(
     identity : str
         What stands for the source's content.
     """
-    minify = {"from": "model.onnx", **variant["minify"]}
+    minify = {**variant["minify"], "from": _original(variant["minify"])}
     calibration, golden = (
         plan.path(text, where, directory=True) if text else None
         for text, where in (
@@ -102,6 +105,45 @@ def plan_minified(
         }
     )
     return made
+
+
+def plan_accuracy(
+    model: Mapping[str, Any], variant: Mapping[str, Any] | None, made: Mapping[str, Path]
+) -> dict[str, Any]:
+    """Return where the share of labelled examples that a variant answers rightly will be: report and row.
+
+    `made` has the directory of each variant that is made. Empty where nothing finds it out.
+    """
+    if variant is None or "evaluation" not in model:
+        return {}
+    if variant["name"] in made:
+        return {"report": f"{made[variant['name']]}.report", "row": 1}
+    for other in model["variants"]:
+        if other["name"] in made and _original(other["minify"]) == variant["file"]:
+            return {"report": f"{made[other['name']]}.report", "row": 0}
+    return {}
+
+
+def read_accuracy(planned: Mapping[str, Any]) -> float | None:
+    """Return the accuracy that a plan has as `value`, or at the place that plan_accuracy returned; None without either.
+
+    Raise InventoryError if the report is gone.
+    """
+    if "report" not in planned:
+        return planned.get("value")
+    path = planned["report"]
+    try:
+        rows = json.loads(Path(path).read_text(encoding="utf-8").splitlines()[-1])
+        return round(float(rows[planned["row"]]["accuracy"]), ACCURACY_DIGITS)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        remedy = f"remove the directory {path.removesuffix('.report')}, then publish again, which makes both"
+        problem = Problem("What publish found out of a variant cannot be read", (), repr(error), remedy, file=path)
+        raise InventoryError.of([problem]) from error
+
+
+def _original(minify: Mapping[str, Any]) -> str:
+    """Return the file of the source that a variant is made from."""
+    return str(minify.get("from", "model.onnx"))
 
 
 def files_of(source: Path) -> list[Path]:

@@ -25,6 +25,7 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.minify im
     check_variants,
     content_of,
     files_of,
+    plan_accuracy,
     plan_minified,
 )
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.publication.plan import Plan
@@ -64,17 +65,23 @@ def plan_model(plan: Plan, model: Mapping[str, Any], place: Place) -> None:
     files += [variant["minify"].get("from", "model.onnx") for variant in variants if "minify" in variant]
     files += [model["evaluation"]] if "evaluation" in model else []
     identity = "" if not any("minify" in variant for variant in variants) else _identity(model, directory)
-    for index, variant in enumerate(variants or [None]):
+    made = {
+        variant["name"]: plan_minified(plan, model, variant, directory, identity, (*place, "variants", index))
+        for index, variant in enumerate(variants)
+        if "minify" in variant
+    }
+    for variant in variants or [None]:
         others = sorted({file for file in files if variant and file != variant.get("file")})
         form = variant and {"name": variant["name"], "file": variant.get("file", ""), "others": others}
-        made = directory
-        if variant and "minify" in variant:
-            made = plan_minified(plan, model, variant, directory, identity, (*place, "variants", index))
+        own = directory
+        if variant and variant["name"] in made:
+            own = made[variant["name"]]
             form = {"name": variant["name"], "file": "", "others": []}
         for_whom = (variant or {}).get("when", {}).get("architecture", [])
         architectures = [for_whom] if isinstance(for_whom, str) else for_whom
+        accuracy = plan_accuracy(model, variant, made)
         # What minify makes has golden cases already.
-        _plan_artifact(plan, model, place, made, form, architectures, with_golden=made == directory)
+        _plan_artifact(plan, model, place, own, form, architectures, accuracy, with_golden=own == directory)
 
 
 def _plan_artifact(
@@ -84,6 +91,7 @@ def _plan_artifact(
     directory: Path,
     form: Mapping[str, Any] | None,
     architectures: Sequence[str] = (),
+    accuracy: Mapping[str, Any] | None = None,
     *,
     with_golden: bool = True,
 ) -> None:
@@ -99,6 +107,7 @@ def _plan_artifact(
             "directory": str(directory),
             "form": dict(form) if form else None,
             "golden": str(plan.path(golden, (*place, "golden"), directory=True)) if golden else None,
+            "accuracy": dict(accuracy or {}),
         }
     )
 
@@ -201,4 +210,5 @@ def _plan_locked(plan: Plan, model: Mapping[str, Any], place: Place) -> None:
         registry = plan.store if lock["registry"] == plan.registry else lock["registry"]
         directory = _plan_fetch(plan, {"oci": f"{registry}/{locked['repository']}@{locked['digest']}"})
         form = {"name": variant, "file": "", "others": []} if variant != DEFAULT_VARIANT else None
-        _plan_artifact(plan, model, place, directory, form)
+        accuracy = {"value": locked["accuracy"]} if "accuracy" in locked else None
+        _plan_artifact(plan, model, place, directory, form, accuracy=accuracy)

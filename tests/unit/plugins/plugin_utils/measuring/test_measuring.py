@@ -172,3 +172,20 @@ def test_table_markdown_and_picture_show_each_variant_and_kind(tmp_path: Path) -
     places = {(mark.get("cx"), mark.get("cy")) for mark in marks}
     assert len(places) == 3 and all(80 <= float(str(x)) <= 600 for x, _y in places)
     assert pictures(tmp_path, [failed]) == {}
+
+
+def test_table_and_picture_show_the_accuracy_where_all_have_one(tmp_path: Path) -> None:
+    rows = [row("int8", "8", accuracy=0.9583), row("fp32", "f", accuracy=0.9708), row("fp16", "6", accuracy=1.0)]
+    assert "| 8/8 | 0.01 | 0.9583 |" in markdown(rows)
+    assert "![digits 1.0.0: accuracy against p95" in markdown(rows)
+    assert "![digits 1.0.0: deviation against p95" in markdown([*rows, row("more", "1")])
+    (picture,) = pictures(tmp_path, rows).values()
+    assert "accuracy on labelled examples" in picture and "accuracy 0.9583" in picture
+    root = ElementTree.fromstring(picture)  # noqa: S314 - our own text
+    space = "{http://www.w3.org/2000/svg}"
+    upright = [text.text for text in root.iter(f"{space}text") if text.get("text-anchor") == "end"]
+    assert upright == ["1", "0.9875", "0.975", "0.9625", "0.95"]
+    heights = {str(mark[0].text).split()[0]: float(str(mark[1].get("cy"))) for mark in root.findall(f"{space}g")}
+    assert heights["fp16"] < heights["fp32"] < heights["int8"], "the most accurate is at the top"
+    (picture,) = pictures(tmp_path, [*rows, row("more", "1")]).values()
+    assert "largest deviation" in picture and "accuracy not known" in picture

@@ -16,11 +16,11 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.hosts impor
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.measured import (
     Choice,
     as_text,
-    blobs_of,
     choose_best,
     current,
     kind_of,
     read_table,
+    with_accuracy,
 )
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.placement.resolver import resolve_host
 from ansible_collections.edgeml.fleet.tests.support.catalogue import DIGITS, RUNTIMES
@@ -61,6 +61,19 @@ def best(rows: list[dict[str, Any]], host: Host = BOARD, *, final: bool = True, 
 )
 def test_what_goes_first_decides(first: str, variant: str, reason: str) -> None:
     assert best(ROWS, first=first) == Choice(variant, reason)
+
+
+def test_labelled_accuracy_goes_before_deviation_where_all_that_are_fit_have_it() -> None:
+    rows = [{**one, "accuracy": value} for one, value in zip(ROWS, (0.9708, 0.9708, 0.95), strict=True)]
+    told = f"accuracy 0.9708, the highest of 3 measured on {KIND}"
+    assert best(rows, first="accuracy") == Choice("int8", told), "of equal ones that of the least p95"
+    rows[0]["golden_passed"] = 7
+    assert best(rows, first="accuracy").variant == "fp16"
+    del rows[0]["accuracy"]
+    assert best(rows, first="accuracy").variant == "fp16", "what is not fit need not have it"
+    del rows[1]["accuracy"]
+    assert best(rows, first="accuracy") == Choice("fp32", f"deviation 0, the least of 2 measured on {KIND}")
+    assert best(rows, first="latency").variant == "fp32"
 
 
 def test_latency_goes_first_unless_told_otherwise() -> None:
@@ -190,4 +203,15 @@ def test_a_line_that_is_no_row_is_named(tmp_path: Path, line: str) -> None:
 def test_what_was_measured_of_other_content_does_not_count() -> None:
     variants = {"int8": {"blob": {"digest": "sha256:int8"}}, "fp32": {"blob": {"digest": "sha256:new"}}}
     lock = {"models": {"digits": {"1.0.0": {"variants": variants}}}}
-    assert [one["variant"] for one in current(ROWS, blobs_of(lock))] == ["int8"]
+    assert current(ROWS, lock) == ROWS[:1]
+    assert current(ROWS, {"models": {}}) == []
+
+
+def test_rows_get_the_accuracy_of_their_own_content_from_the_lock() -> None:
+    variants = {
+        "int8": {"blob": {"digest": "sha256:int8"}, "accuracy": 0.97},
+        "fp16": {"digest": "(known when it is built)"},
+        "fp32": {"blob": {"digest": "sha256:new"}, "accuracy": 0.98},
+    }
+    lock = {"models": {"digits": {"1.0.0": {"variants": variants}}}}
+    assert with_accuracy(ROWS, lock) == [{**ROWS[0], "accuracy": 0.97}, *ROWS[1:]]

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,30 @@ def test_the_lock_holds_every_variant_of_every_version() -> None:
     assert set(versions["1.0.0"]["variants"]["default"]) == {
         "repository", "digest", "index", "platforms", "blob", "golden_cases", "sbom",
     }  # fmt: skip
+
+
+def test_the_lock_has_the_accuracy_of_what_publish_judged(tmp_path: Path) -> None:
+    report = tmp_path / "digits-int8-0123.report"
+    rows = [{"model": "model.onnx", "accuracy": 233 / 240}, {"model": "int8", "accuracy": 230 / 240}]
+    report.write_text(f"| variant |\n{json.dumps(rows)}\n")
+    results = [pushed("b", variant="int8"), pushed("c", variant="fp32"), pushed("d", variant="other"), pushed("e")]
+    for result, planned in zip(
+        results, ({"report": str(report), "row": 1}, {"report": str(report), "row": 0}, {"value": 0.5}, {}), strict=True
+    ):
+        result["item"]["accuracy"] = planned
+    lock = next_lock(None, REGISTRY, [], results)
+    variants = lock["models"]["digits"]["1.0.0"]["variants"]
+    assert {name: entry.get("accuracy") for name, entry in variants.items()} == {
+        "int8": 0.9583, "fp32": 0.9708, "other": 0.5, "default": None,
+    }  # fmt: skip
+    assert "accuracy" not in variants["default"] and validate(lock, "lock") == []
+
+    unbuilt = {"item": results[0]["item"], "skipped": True, "changed": False}
+    report.unlink()
+    next_lock(None, REGISTRY, [], [unbuilt])
+    with pytest.raises(InventoryError) as caught:
+        next_lock(None, REGISTRY, [], results)
+    assert str(report) in str(caught.value) and "publish again" in str(caught.value)
 
 
 def test_the_serial_grows_with_every_change_and_with_nothing_else() -> None:

@@ -65,6 +65,24 @@ def test_a_variant_is_built_from_the_source(base: Path) -> None:
     assert fp32["form"]["others"] == ["examples.npz"], "what judges is no part of the model"
 
 
+def test_the_accuracy_of_a_variant_stands_in_the_report_of_what_was_made(base: Path) -> None:
+    found = plan(base)
+    report = f"{found['builds'][0]['directory']}.report"
+    assert [one["accuracy"] for one in found["artifacts"]] == [
+        {"report": report, "row": 1},
+        {"report": report, "row": 0},
+    ]
+    (base / "models/digits/other.onnx").write_text("weights")
+    (_int8, other) = plan(base, variants=[INT8, {"name": "other", "file": "other.onnx"}])["artifacts"]
+    assert other["accuracy"] == {}, "nothing is made from it"
+    without = {key: value for key, value in MODEL.items() if key != "evaluation"}
+    work = publication(
+        [without], [SERVER], directory=str(base), build_directory=str(base / "build"), architectures=["amd64"],
+        registry="r", store="s", minify_directory=str(base / "minify"),
+    )  # fmt: skip
+    assert [one["accuracy"] for one in work["artifacts"]] == [{}, {}]
+
+
 def test_golden_cases_elsewhere_go_into_what_is_made(base: Path) -> None:
     (base / "cases").mkdir()
     found = plan(base, golden="cases")

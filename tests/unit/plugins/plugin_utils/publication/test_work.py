@@ -157,7 +157,7 @@ def other_lock(base: Path, registry: str) -> None:
         "blob": {"digest": digest, "size": 1},
         "golden_cases": 10,
     }
-    variants = {"int8": entry, "fp32": entry}
+    variants = {"int8": {**entry, "accuracy": 0.97}, "fp32": entry}
     models = {"digits": {"1.0.0": {"platform": "onnxruntime_onnx", "variants": variants}}}
     lock = {"serial": 3, "registry": registry, "images": {}, "models": models}
     (base / "other.lock.yml").write_text(yaml.safe_dump(lock))
@@ -176,6 +176,7 @@ def test_a_model_of_another_lock(base: Path, registry: str, address: str) -> Non
     (artifact,) = found["artifacts"]
     assert artifact["form"] == {"name": "int8", "file": "", "others": []}
     assert artifact["directory"] == found["sources"][0]["directory"]
+    assert artifact["accuracy"] == {"value": 0.97}
 
 
 @pytest.mark.parametrize(
