@@ -52,7 +52,7 @@ class ActionModule(ActionBase):
                 news = json.loads(answer.get("stdout") or "")
             except ValueError:
                 continue
-            if news != progress:
+            if isinstance(news, dict) and set(news) >= set(progress) and news != progress:
                 progress, heard = news, time.monotonic()
 
 

@@ -273,6 +273,7 @@ def mirror(module: AnsibleModule) -> dict[str, Any]:
     if module.check_mode:
         return perform(options, write=False, wait=False)
     work = Synchronization(Path(options["root"]))
+    work.warn = module.warn
     return work.synchronize(options, module.params["report_after"], attach=module.params["attach"])
 
 

@@ -265,6 +265,7 @@ def converge(module: AnsibleModule) -> dict[str, Any]:
             forget(root)
         return result
     transaction = Transaction(root, runtime)
+    transaction.warn = module.warn
     if not module.check_mode and (earlier := transaction.what_became_of_it()):
         module.warn(earlier)  # also if this run fails: it is told once
     return _converge(module, options, engine, transaction)

@@ -3,7 +3,7 @@
 """Work on a host that outlives who asked for it: a lost connection, a killed controller or a killed module.
 
 It runs in a process of its own, under systemd where there is one. The next run attaches to it, or finds what became of
-it. The code is that of the module that asked, kept below ``agent/``, so that a host needs nothing else.
+it. The code is that of the module that asked (own_code.py).
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import io
 import json
-import marshal
 import os
 import signal
 import subprocess
@@ -21,7 +19,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.util import MAGIC_NUMBER, source_hash
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +26,8 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import can
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.command import run_program
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import make_directory, replace_file
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.kept import read_object, read_or_set_aside
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.own_code import keep_code
 
 POLL_SECONDS = 0.05
 #: Seconds that a process may take from its start to its lock, on a slow board, and from SIGTERM to its end.
@@ -68,6 +67,8 @@ class Work:
         self.lock_file = directory / f"{name}.lock"
         #: There from the start of the work until somebody has heard its result.
         self.untold_file = directory / f"{name}.untold"
+        #: Hears of damaged files; a module's own warnings are told to who runs it.
+        self.warn: Callable[[str], object] = _log
 
     def run(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Carry out what a module's `options` ask for, apart from this process, and return the module's result.
@@ -96,11 +97,8 @@ class Work:
 
     def running_request(self) -> dict[str, Any] | None:
         """Return the request that is carried out now, None if it has just ended."""
-        try:
-            request: dict[str, Any] = json.loads(self.request_file.read_text())
-        except (FileNotFoundError, ValueError):
-            return None
-        return request
+        request = read_object(self.request_file)
+        return request if _is_request(request) else None
 
     def is_running(self) -> bool:
         """Return whether a process works on it now."""
@@ -146,12 +144,12 @@ class Work:
             return
         with self.lock_file.open("a+b") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # whoever asks whether it runs holds it for a moment
-            if not self.request_file.exists():
+            request = self._request()
+            if request is None:
                 return
             lock.truncate(0)
             lock.write(str(os.getpid()).encode())
             lock.flush()
-            request = json.loads(self.request_file.read_text())
             self.result_file.unlink(missing_ok=True)  # that of an earlier try
             os.environ.update(request.get("environment", {}))
             done = True
@@ -169,20 +167,21 @@ class Work:
 
     def has_result(self, key: str) -> bool:
         """Return whether what was begun with this key has ended."""
-        return self.result_file.exists() and json.loads(self.result_file.read_text())["key"] == key
+        result = self._result()
+        return result is not None and result["key"] == key
 
     def untold(self) -> dict[str, Any] | None:
-        """Return the end that nobody has heard, once: {"result"} or {"error"}; None if there is none."""
+        """Return the end that nobody has heard, once: {"result"} or {"error"}; None if there is none, or it is lost."""
         if not self.untold_file.exists() or not self.result_file.exists() or self.is_running():
             return None
         self.untold_file.unlink()
-        return dict(json.loads(self.result_file.read_text()))
+        return self._result()
 
     def wait(self, key: str, look: Callable[[], object] = lambda: None) -> dict[str, Any]:
         """Return the result of what runs with this key. `look` is called meanwhile; what it raises is raised."""
         while True:
             running = self.is_running()  # asked first: a process leaves its result before it ends
-            outcome = json.loads(self.result_file.read_text()) if self.result_file.exists() else None
+            outcome = self._result()
             if outcome is not None and outcome["key"] == key:
                 with contextlib.suppress(FileNotFoundError):
                     self.untold_file.unlink()
@@ -204,7 +203,7 @@ class Work:
         make_directory(self.lock_file.parent)
         with self._starting():
             self._let_end()
-            if not self.is_running() and not self.request_file.exists():
+            if not self.is_running() and self._request() is None:
                 self._leave_request(options)
 
     @contextlib.contextmanager
@@ -218,6 +217,12 @@ class Work:
         """Wait for the end of a process that has left its result, which is not that of the next one."""
         while self.is_running() and self.result_file.exists():
             time.sleep(POLL_SECONDS)
+
+    def _request(self) -> dict[str, Any] | None:
+        return read_or_set_aside(self.request_file, _is_request, self.warn)
+
+    def _result(self) -> dict[str, Any] | None:
+        return read_or_set_aside(self.result_file, _is_result, self.warn)
 
     def _leave_request(self, options: Mapping[str, Any]) -> None:
         request = {"options": dict(options), "key": key_of(options), "environment": environment(PROXY)}
@@ -286,66 +291,35 @@ class Failure(FleetError):
         return self.result
 
 
-def environment(names: Sequence[str]) -> dict[str, str]:
-    """Return those of these variables that are set here."""
-    return {name: os.environ[name] for name in names if name in os.environ}
-
-
-def launcher(module: str) -> str:
-    """Return a program for ``python -c``: puts its first argument on the path and gives the others to a module's main.
-
-    `module` is below module_utils.
-    """
+def _is_request(content: Mapping[str, Any]) -> bool:
     return (
-        "import sys; sys.path.insert(0, sys.argv.pop(1)); "
-        f"from ansible_collections.edgeml.fleet.plugins.module_utils.{module} import main; main(sys.argv[1:])"
+        isinstance(content.get("key"), str)
+        and isinstance(content.get("options"), dict)
+        and is_environment(content.get("environment", {}))
     )
 
 
-def keep_code(home: Path) -> Path:
-    """Keep the code that runs here below `home`, and return what to put on Python's path for it.
-
-    A module's code comes to a host as an archive that is gone when the module ends.
-    """
-    archive = next((path for path in Path(__file__).parents if path.suffix == ".zip" and path.is_file()), None)
-    if archive is None:  # installed as files
-        return Path(__file__).parents[6]
-    content = archive.read_bytes()
-    directory = home / "agent"
-    kept = directory / f"{hashlib.sha256(content).hexdigest()[:16]}-{sys.implementation.cache_tag}.zip"
-    if not kept.exists():
-        make_directory(directory)
-        replace_file(kept, with_bytecode(content))
-    return kept
+def _is_result(content: Mapping[str, Any]) -> bool:
+    error = content.get("error")
+    if isinstance(error, dict):
+        told = all(isinstance(error.get(name), str) for name in ("what", "where", "seen", "remedy"))
+    else:
+        told = "error" not in content and isinstance(content.get("result"), dict)
+    return told and isinstance(content.get("key"), str)
 
 
-def with_bytecode(archive: bytes) -> bytes:
-    """Return an archive of modules with the bytecode of each beside it.
-
-    Who starts every few seconds would compile them each time: Python writes no bytecode into archives. It is that of
-    PEP 552, unchecked, for this Python; another one compiles the sources.
-    """
-    import zipfile  # which is not for every start
-
-    made = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(archive)) as sources, zipfile.ZipFile(made, "w") as kept:
-        for name in sources.namelist():
-            files = {name: sources.read(name)}
-            with contextlib.suppress(SyntaxError, ValueError):  # Ansible adds one that nobody imports
-                if name.endswith(".py"):
-                    code = marshal.dumps(compile(files[name], name, "exec", dont_inherit=True))
-                    files[f"{name}c"] = MAGIC_NUMBER + (1).to_bytes(4, "little") + source_hash(files[name]) + code
-            for path, data in files.items():
-                # With the date that is there without a clock: one before 1980 has no place in an archive.
-                kept.writestr(zipfile.ZipInfo(path), data, zipfile.ZIP_DEFLATED)
-    return made.getvalue()
+def _log(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
 
 
-def keep_only(code: Path) -> None:
-    """Remove code of other versions."""
-    for path in code.parent.glob("*.zip") if code.suffix == ".zip" else ():
-        if path != code:
-            path.unlink()
+def is_environment(variables: Any) -> bool:
+    """Return whether a process can take these for variables of its environment."""
+    return isinstance(variables, dict) and all(isinstance(value, str) for value in variables.values())
+
+
+def environment(names: Sequence[str]) -> dict[str, str]:
+    """Return those of these variables that are set here."""
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def install_units(units: Mapping[str, str]) -> None:
@@ -382,4 +356,4 @@ def key_of(options: Mapping[str, Any]) -> str:
 
 
 def _read(path: Path) -> str:
-    return path.read_text() if path.exists() else ""
+    return path.read_text(errors="replace") if path.exists() else ""

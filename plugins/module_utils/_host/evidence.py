@@ -41,6 +41,13 @@ Item = Mapping[str, Any]
 KINDS = ("file", "directory", "files", "tree", "line", "packages", "kernel", "service", "container", "ready")
 READY_SECONDS = 5.0
 ABSENT = "absent"
+#: What each kind needs besides ``kind``, as text; ``packages`` and ``kernel`` have names.
+_NEEDED = {
+    **dict.fromkeys(("file", "directory", "files", "tree"), ("path",)),
+    "line": ("path", "line"),
+    **dict.fromkeys(("service", "container"), ("name",)),
+    "ready": ("endpoint", "path"),
+}
 
 
 def observe(items: Sequence[Item], run: RunCommand) -> list[Any]:
@@ -59,6 +66,20 @@ def observe(items: Sequence[Item], run: RunCommand) -> list[Any]:
         "ready": lambda item: answers(item["endpoint"], item["path"], int(item.get("status", 200))),
     }
     return [by_kind[item["kind"]](item) for item in items]
+
+
+def is_item(item: Item) -> bool:
+    """Return whether `observe` can take an item of a known kind, which may come from a damaged file."""
+    if item["kind"] == "packages":
+        return _are_names(item.get("names"))
+    if item["kind"] == "kernel":
+        return _are_names(item.get("modules", ())) and _are_names(item.get("sysctls", ()))
+    texts = all(isinstance(item.get(key), str) for key in _NEEDED[item["kind"]])
+    return texts and str(item.get("status", 200)).isdigit()
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, (list, tuple, dict)) and all(isinstance(name, str) for name in value)
 
 
 def differences(items: Sequence[Item], before: Sequence[Any], now: Sequence[Any]) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.command import RunCommand
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import make_directory, replace_file
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.kept import read_object
 
 MODULES_FILE = "etc/modules-load.d/edgeml.conf"
 SYSCTLS_FILE = "etc/sysctl.d/90-edgeml.conf"
@@ -186,7 +187,15 @@ class KernelSettings:
             target.unlink(missing_ok=True)
 
     def _record(self) -> dict[str, Any]:
-        return {"sysctls": {}, "modules": [], **json.loads(self._text(RECORD_FILE) or "{}")}
+        """Return what was before: by parameter its value, and the modules that we have loaded."""
+        kept = read_object(self._root / RECORD_FILE)
+        sysctls, modules = kept.get("sysctls"), kept.get("modules")
+        return {
+            "sysctls": {name: value for name, value in sysctls.items() if isinstance(value, str)}
+            if isinstance(sysctls, dict)
+            else {},
+            "modules": [name for name in modules if isinstance(name, str)] if isinstance(modules, list) else [],
+        }
 
     def _save(self, record: Mapping[str, Any]) -> None:
         text = json.dumps(record, indent=2, sort_keys=True) if record["sysctls"] or record["modules"] else ""

@@ -14,6 +14,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._host.evidence import
     KINDS,
     Item,
     differences,
+    is_item,
     observe,
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import make_directory, replace_file
@@ -42,12 +43,15 @@ def compare(directory: Path, sections: Sequence[str], run: RunCommand) -> dict[s
             known = {"evidence": list(kept["evidence"]), "seen": list(kept["seen"])}
             if unknown := {item["kind"] for item in known["evidence"]} - set(KINDS):
                 raise ValueError(f"evidence of unknown kind {', '.join(sorted(unknown))}")
+            if not all(map(is_item, known["evidence"])) or len(known["evidence"]) != len(known["seen"]):
+                raise ValueError("evidence that was not recorded so")
+            note = kept["note"]
             documents[section] = str(kept["document"])
-            notes[section] = kept["note"]
+            notes[section] = note
             records[section] = known
         except FileNotFoundError:
             drift[section] = ["no converge has been recorded on this host"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             drift[section] = [f"the record of the last converge cannot be read: {error}"]
     now = observe([item for known in records.values() for item in known["evidence"]], run)
     for section, known in records.items():

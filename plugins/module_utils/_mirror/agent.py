@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -21,12 +22,16 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._host.detached import
     Work,
     environment,
     install_units,
-    keep_code,
-    keep_only,
+    is_environment,
     key_of,
-    launcher,
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import replace_file
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.kept import (
+    read_object,
+    read_or_set_aside,
+    set_aside,
+)
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.own_code import keep_code, keep_only, launcher
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.scrub_unit import scrub_units
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.bundle import Bundle, held_by
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.scrub import find_damaged, scrub, take_away
@@ -126,16 +131,13 @@ class Synchronization(Work):
 
     def status(self) -> dict[str, Any]:
         """Return what is done now (see Progress); empty if nobody knows."""
-        try:
-            status: dict[str, Any] = json.loads(self.status_file.read_text())
-        except (OSError, ValueError):
-            return {}
-        return status
+        status = read_object(self.status_file)
+        return status if set(status) >= _STATUS else {}
 
     def look(self) -> None:
         """Raise FleetError if what runs waits for the uplink's hours or bytes."""
         status = self.status()
-        if status.get("state") == "waiting" and "until" in status and self.is_running():
+        if status.get("state") == "waiting" and {"why", "until"} <= set(status) and self.is_running():
             raise FleetError(
                 "The mirror's content is on its way, but not all here yet",
                 where=str(self.status_file),
@@ -170,11 +172,11 @@ class Synchronization(Work):
             result = patient(options, START_PATIENCE if resumed else 0, waits=waits)
             replace_file(self.last_file, json.dumps(_for_later(options)).encode(), 0o600)
             while self.damaged_file.exists():
-                noted = self.damaged_file.read_text()
-                if take_away(self.root, noted.split(), LOCK_SECONDS):  # found while this went on
+                noted = self.damaged_file.read_bytes()
+                if take_away(self.root, self._noted(noted), LOCK_SECONDS):  # found while this went on
                     patient(options, START_PATIENCE, waits=waits)
                     result["changed"] = True
-                if self.damaged_file.read_text() == noted:
+                if self.damaged_file.exists() and self.damaged_file.read_bytes() == noted:
                     self.damaged_file.unlink()
             return result
 
@@ -219,13 +221,29 @@ class Synchronization(Work):
             return [*found, f"what was damaged is not here again yet: {failure}"]
         return [*found, "what was damaged is here again"]
 
+    def _noted(self, text: bytes) -> list[str]:
+        """Return the digests in `damaged_file`. Where it is damaged itself, all blobs are read anew."""
+        if _DIGESTS.fullmatch(text):
+            return text.decode().split()
+        set_aside(self.damaged_file, self.warn)
+        return find_damaged(self.root)
+
     def _last(self) -> dict[str, Any] | None:
         """Return the options of the last synchronization and take over its proxy; None if there was none."""
-        if not self.last_file.exists():
-            return None
-        options: dict[str, Any] = json.loads(self.last_file.read_text())
-        os.environ.update(options.pop("environment", {}))
+        options = read_or_set_aside(self.last_file, _is_last, self.warn)
+        if options is not None:
+            os.environ.update(options.pop("environment", {}))
         return options
+
+
+#: What `Progress` always says.
+_STATUS = {"state", "bytes_done", "bytes_total", "bytes_per_second", "seconds_left"}
+_DIGESTS = re.compile(rb"(sha256:[0-9a-f]{64}\n)+")
+
+
+def _is_last(content: Mapping[str, Any]) -> bool:
+    needed = [content.get(name) for name in ("lock", "limits", "signatures")]
+    return all(isinstance(part, dict) for part in needed) and is_environment(content.get("environment", {}))
 
 
 class _NotYetError(Exception):
@@ -318,7 +336,8 @@ def _for_later(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _serial(options: Mapping[str, Any]) -> int:
-    serial = options["lock"].get("serial")
+    lock = options.get("lock")
+    serial = lock.get("serial") if isinstance(lock, dict) else None
     return serial if isinstance(serial, int) else 0
 
 

@@ -146,7 +146,7 @@ class Account:
         #: The last day that was paid, and the day that the clock showed last.
         self._paid = self._seen = today
         self.left = bytes_per_day
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             kept = json.loads(path.read_text())
             self._paid = date.fromisoformat(kept["day"])
             self._seen = date.fromisoformat(kept.get("seen", kept["day"]))

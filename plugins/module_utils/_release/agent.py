@@ -15,12 +15,10 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._host.detached import
     Failure,
     Work,
     install_units,
-    keep_code,
-    keep_only,
-    launcher,
     remove_units,
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.own_code import keep_code, keep_only, launcher
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.scrub_unit import scrub_units
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.approval import ACCEPTED_LOCK, approve
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.installed import InstalledRuntime, in_another_hand
@@ -79,8 +77,9 @@ class Transaction(Work):
             return ""
         if "error" in untold:
             return f"An earlier run was cut off before it heard its end, which was: {Failure(untold['error'])}"
-        release = untold["result"]["release"].get("id", "")[:12]
-        return f"An earlier run was cut off before it heard its end, which was: release {release} is the active one"
+        release = untold["result"].get("release")
+        name = str(release.get("id", ""))[:12] if isinstance(release, dict) else ""
+        return f"An earlier run was cut off before it heard its end, which was: release {name} is the active one"
 
     def work(self) -> None:
         """Carry it out, and install the guard."""

@@ -60,7 +60,7 @@ def accepted_serial(root: Path) -> int:
         return int(json.loads(path.read_text())["serial"])
     except FileNotFoundError:
         return 0
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
         raise FleetError(
             "It cannot be read which lock this host has accepted",
             where=str(path),

@@ -12,10 +12,10 @@ from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import make_directory, replace_file
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.kept import read_object
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import Desired
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.gates import RefusedError, Row
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.installed import WAY_BACK_FILE, InstalledRuntime
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.kept import read_object
 
 
 @dataclass

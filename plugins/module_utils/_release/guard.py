@@ -19,6 +19,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.command import run_program
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine, SeenOnce
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import replace_file
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.kept import read_object
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.agent import (
     GUARD_SECONDS,
     Transaction,
@@ -31,8 +32,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.container im
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import SOCKET_DIRECTORY, Desired
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.installed import InstalledRuntime
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.kept import read_object
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.objectives import judge, read_metrics
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.objectives import are_whole, judge, read_metrics
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.transaction import OBJECTIVE_MINUTES, Release
 
 #: Restarts within CRASH_WINDOW seconds that make a crash loop.
@@ -198,8 +198,10 @@ class Guard:
 
     def _watch(self) -> Watch:
         kept, anew = read_object(self.watch_file), asdict(Watch())
-        is_whole = all(isinstance(kept.get(name, value), type(value)) for name, value in anew.items())
-        return Watch(**{name: kept[name] for name in anew if name in kept}) if is_whole else Watch()
+        if not all(isinstance(kept.get(name, value), type(value)) for name, value in anew.items()):
+            return Watch()
+        watch = Watch(**{name: kept[name] for name in anew if name in kept})
+        return watch if all(isinstance(look, int) for look in watch.restarted) and are_whole(watch.latency) else Watch()
 
     @staticmethod
     def _ready(seen: InstalledRuntime, desired: Desired, release_id: str) -> bool:

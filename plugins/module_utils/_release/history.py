@@ -13,7 +13,7 @@ from typing import Any, Dict
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import replace_file
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.kept import parse_object
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.kept import parse_object
 
 #: How many tries a host remembers, at least; older refusals are kept beside them, half as many at most.
 KEPT = 200
@@ -25,6 +25,8 @@ Entry = Dict[str, Any]
 
 #: What readers rely on; the other keys of an entry are younger.
 _NEEDED = {"time", "release", "outcome", "reason"}
+_TEXTS = (*_NEEDED, "runtime", "attempt", "by", "image")
+_LISTS = ("models", "gates")
 
 
 class History:
@@ -48,7 +50,7 @@ class History:
             lines = self.path.read_text(errors="replace").splitlines()
         except FileNotFoundError:
             return []
-        return [entry for entry in map(parse_object, lines) if set(entry) >= _NEEDED]
+        return [entry for entry in map(parse_object, lines) if _is_entry(entry)]
 
     def add(
         self,
@@ -108,6 +110,15 @@ class History:
                 return True
             file.seek(-1, os.SEEK_END)
             return file.read(1) == b"\n"
+
+
+def _is_entry(content: Mapping[str, Any]) -> bool:
+    return (
+        set(content) >= _NEEDED
+        and all(isinstance(content.get(key, ""), str) for key in _TEXTS)
+        and all(isinstance(content.get(key, []), list) for key in _LISTS)
+        and all(isinstance(one, dict) for key in _LISTS for one in content.get(key, ()))
+    )
 
 
 def refused_before(entry: Mapping[str, Any], where: str) -> FleetError:

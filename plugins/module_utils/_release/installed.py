@@ -15,6 +15,7 @@ from typing import Any
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import make_directory, replace_file
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.kept import read_object
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import (
     DEFAULT_RUNTIME,
     container_name,
@@ -35,7 +36,6 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired impo
     tcp_listeners,
 )
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.history import History
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.kept import read_object
 
 #: All that makes a release, below releases/<id>/.
 RECORD_FILE = "release.json"
@@ -45,6 +45,12 @@ PULLING = "pulling-"
 
 #: The way back that is under way: the release that it leaves (``left``), to which it goes (``to``), ``by``, ``reason``.
 WAY_BACK_FILE = "way_back.json"
+
+#: What the guard goes by, as far as its type decides whether it can.
+_WATCHED: dict[str, tuple[type, ...]] = {
+    "ca_file": (str,),
+    **dict.fromkeys(("start_timeout", "probation_seconds", "objective_minutes"), (int, float)),
+}
 
 #: What the runtime without a directory of its own has in the host's root.
 OWN_PATHS = ("models", "releases", "cache", "state.json", "history.jsonl", "guard.json", "scrub.json", "run",
@@ -108,15 +114,17 @@ class InstalledRuntime:
     def watch(self, release_id: str) -> dict[str, Any]:
         """Return what the guard goes by for a release; {} for one that was not recorded."""
         watch = self._record(release_id).get("watch")
-        return watch if isinstance(watch, dict) else {}
+        kept = watch if isinstance(watch, dict) else {}
+        return {key: value for key, value in kept.items() if isinstance(value, _WATCHED.get(key, (object,)))}
 
     def recorded(self, release_id: str) -> tuple[Desired, dict[str, Any]] | None:
         """Return a release that `record` has kept, and its description; None if there is none that can be read."""
         record = self._record(release_id)
         try:
-            return Desired.from_record(record["desired"]), dict(record["description"])
+            desired, description = Desired.from_record(record["desired"]), dict(record["description"])
         except (KeyError, TypeError, ValueError, AttributeError):
             return None
+        return (desired, description) if _is_description(description) else None
 
     def find(self, release: str) -> str:
         """Return the id of a kept release, of which `release` is the id or its beginning (8 characters or more)."""
@@ -138,8 +146,7 @@ class InstalledRuntime:
     def _committed(self) -> dict[str, Any] | None:
         state = read_object(self.state_file)
         kept = [state.get("active"), *([state["previous"]] if state.get("previous") else [])]
-        is_whole = all(isinstance(one, dict) and {"id", "image", "models"} <= set(one) for one in kept)
-        return state if is_whole else None
+        return state if all(map(_is_description, kept)) and isinstance(state.get("since", ""), str) else None
 
     def _rebuilt(self) -> dict[str, Any]:
         container = self.engine.container(self.active)
@@ -338,4 +345,14 @@ def in_another_hand(lock: Path, step: str = "") -> FleetError:
         where=str(lock),
         seen=step,
         remedy="wait until its run has ended, then run again",
+    )
+
+
+def _is_description(kept: Any) -> bool:
+    """Return whether what a file holds can be the description of a release."""
+    return (
+        isinstance(kept, dict)
+        and all(isinstance(kept.get(key), str) for key in ("id", "image"))
+        and isinstance(kept.get("models"), list)
+        and all(isinstance(model, dict) and isinstance(model.get("digest"), str) for model in kept["models"])
     )

@@ -74,6 +74,18 @@ def judge(models: Iterable[Model], seen: dict[str, dict[str, Any]], now: Mapping
         seen[model.name] = {"counts": counts, "missed": before["missed"] + 1 if why else 0, "why": why}
 
 
+def are_whole(seen: Mapping[str, Any]) -> bool:
+    """Return whether `judge` has made this; a file may have kept something else."""
+    return all(
+        isinstance(one, dict)
+        and isinstance(one.get("missed"), int)
+        and isinstance(one.get("why"), str)
+        and isinstance(one.get("counts"), dict)
+        and all(isinstance(count, (int, float)) for count in one["counts"].values())
+        for one in seen.values()
+    )
+
+
 def missed(model: Model, counts: Counts) -> str:
     """Return which objective these requests miss; empty if none certainly is."""
     total = counts["+Inf"]

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._canonical import canonical_json
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.kept import read_object
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import Desired
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.kept import read_object
 
 #: What a plan says of a model, in the order in which people read it.
 MODEL_KEYS = ("version", "variant", "digest", "options", "protocols")

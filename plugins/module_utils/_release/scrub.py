@@ -20,11 +20,11 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._host.command import 
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.files import replace_file
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.image_layers import damaged
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.kept import read_object
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.archive import unpacked_digest
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.agent import Transaction, release_as_recorded
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import Desired
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.installed import InstalledRuntime
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.kept import read_object
 
 #: What the last scrub has seen, below the runtime's root.
 SCRUB_FILE = "scrub.json"

@@ -18,11 +18,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._host import detached
-from ansible_collections.edgeml.fleet.plugins.module_utils._host.detached import (
-    Work,
-    key_of,
-    with_bytecode,
-)
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.detached import Work, key_of
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.own_code import with_bytecode
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.proxy import VARIABLES
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from ansible_collections.edgeml.fleet.plugins.module_utils._release.agent import Transaction
+from ansible_collections.edgeml.fleet.plugins.module_utils._release.agent import Transaction, release_as_recorded
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import Desired
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.guard import Guard
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.information import runtimes
@@ -75,6 +75,23 @@ ODD = [
     (RECORD_FILE, '{"desired": 5, "description": 5, "watch": 5}'),
     (RECORD_FILE, '{"desired": {"server": {}, "models": [5]}, "description": {}, "watch": {"start_timeout": "x"}}'),
     (DAMAGE_FILE, '{"models": 5}'),
+    (DAMAGE_FILE, '{"models": [[]], "layers": [5]}'),
+    (SCRUB_FILE, '{"time": 5, "found": "text"}'),
+    (WAY_BACK_FILE, '{"to": 5, "left": [], "by": 5, "reason": 5}'),
+    ("guard.json", '{"restarted": ["text"], "latency": {"digits": 5}, "looks": true}'),
+    ("state.json", '{"active": {"id": 5, "image": 5, "models": 5}}'),
+    ("state.json", '{"active": {"id": "5", "image": "5", "models": [5]}, "since": 5}'),
+    (
+        "state.json",
+        '{"active": {"id": "5", "image": "5", "models": []}, "previous": {"id": [], "models": 5}}',
+    ),
+]
+#: Values of another type in what was recorded with a release.
+WATCHES = [
+    5,
+    {"ca_file": 5, "start_timeout": "x"},
+    {"probation_seconds": [], "objective_minutes": {}},
+    {"start_timeout": None, "guard_repairs": "x"},
 ]
 
 
@@ -96,7 +113,51 @@ def test_a_damaged_file_stands_in_nobodys_way(
     assert serving.installed.state()["active"]["id"] == on(port, 3).release_id()
 
 
-@pytest.mark.parametrize("line", [*CONTENTS, "5", '{"active": {}}', '{"outcome": "refused"}'])
+@pytest.mark.parametrize(
+    "kept",
+    [
+        {"restarted": ["text"]},
+        {"latency": {"digits": 5}},
+        {"latency": {"digits": {"counts": {"0.1": "x"}, "missed": 0, "why": ""}}},
+        {"latency": {"digits": {"counts": {}, "missed": "text", "why": ""}}},
+    ],
+)
+def test_what_the_guard_has_seen_of_this_container(
+    serving: Release, engine: MemoryEngine, kept: dict[str, object]
+) -> None:
+    guard = Guard(engine, serving.installed.host_root, "runtime")
+    guard.look()
+    seen = json.loads(guard.watch_file.read_text())
+    guard.watch_file.write_text(json.dumps({**seen, **kept}))
+    guard.look()
+    again = json.loads(guard.watch_file.read_text())
+    assert again["looks"] == 1, "it begins anew"
+
+
+@pytest.mark.parametrize("watch", WATCHES)
+def test_a_watch_of_another_shape_is_as_if_it_were_not_there(
+    serving: Release, engine: MemoryEngine, port: int, watch: object
+) -> None:
+    path = serving.installed.releases / on(port, 2).release_id() / RECORD_FILE
+    path.write_text(json.dumps({**json.loads(path.read_text()), "watch": watch}))
+    Guard(engine, serving.installed.host_root, "runtime").look()
+    release_as_recorded(engine, serving.installed, on(port, 2).release_id())
+
+
+ODD_ENTRY = {"time": "t", "release": "r", "outcome": "refused", "reason": "", "attempt": "a", "models": [], "gates": []}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *CONTENTS,
+        '{"active": {}}',
+        '{"outcome": "refused"}',
+        *(json.dumps({**ODD_ENTRY, key: 5}) for key in ODD_ENTRY),
+        json.dumps({**ODD_ENTRY, "attempt": []}),
+        json.dumps({**ODD_ENTRY, "models": [5]}),
+    ],
+)
 def test_a_damaged_line_of_the_history_is_left_out(serving: Release, port: int, line: str) -> None:
     history = serving.installed.history
     before = history.entries()

@@ -421,7 +421,7 @@ def test_release_comes_back_whole_from_its_record(release: Release) -> None:
     server = ForeignServer(("serve",), {"A": "1"}, 8080, None, None, "/mnt/models", "1000")
     model = replace(MODEL, p99_ms=7.0, max_regression=1.3, options={"queue": 4})
     wanted = replace(desired(), models=(model,), limits=Limits(memory_mb=300), server=server, environment={"B": "2"})
-    release.installed.record(wanted, {"id": wanted.release_id()}, {})
+    release.installed.record(wanted, {"id": wanted.release_id(), "image": wanted.image, "models": []}, {})
     recorded = release.installed.recorded(wanted.release_id())
     assert recorded is not None
     assert recorded[0] == wanted
