@@ -36,6 +36,13 @@ class Fleet:
         self.state = Path(tempfile.mkdtemp(prefix="edgeml-", dir="/var/tmp"))  # the path of a socket is short
 
     def run(self, settings: dict[str, Any]) -> Run:
+        """Measure, and wait for the end."""
+        with self.start(settings) as process:
+            output = process.communicate()[0]
+        return Run(process.returncode, output)
+
+    def start(self, settings: dict[str, Any]) -> subprocess.Popen[str]:
+        """Begin to measure."""
         variables = {
             "ansible_python_interpreter": sys.executable,
             "edgeml_lock_file": str(self.lock_file),
@@ -48,9 +55,17 @@ class Fleet:
         }
         command = [str(BIN / "ansible-playbook"), "-i", str(self.root / "fleet"), "edgeml.fleet.measure"]
         command += ["--extra-vars", json.dumps(variables)]
-        environment = {**os.environ, "ANSIBLE_NOCOLOR": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-        return Run(done.returncode, done.stdout + done.stderr)
+        # A module that is not piped to its interpreter can be told by the name of its process.
+        environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "0"}
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+    def let_first(self, first: str) -> None:
+        """Let this decide which variant of each model is the best."""
+        file = self.root / "fleet/20-placement.yml"
+        placement = yaml.safe_load(file.read_text())
+        for model in placement["catalogue"]:
+            model["slo"] = {"first": first}
+        file.write_text(yaml.safe_dump(placement, sort_keys=False))
 
     def variant(self) -> str:
         """Return the variant that the inventory gives the device."""
@@ -99,6 +114,19 @@ def measuring_fleet(
         docker("container", "rm", "--force", TRIAL)
         for image in docker("image", "ls", "--quiet", f"{mirror.address}/edgeml/measured").split():
             docker("image", "rm", "--force", image)
+
+
+def module_below(parent: int, module: str) -> int | None:
+    """Return the process of a module that a playbook runs on this machine; `parent` is that of ansible-playbook."""
+    for process in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+        try:
+            program, *arguments = Path(f"/proc/{process}/cmdline").read_text().split("\0")
+            found = module_below(int(process), module)
+        except (FileNotFoundError, ProcessLookupError):  # it has ended
+            continue
+        if found or ("python" in program and any(f"AnsiballZ_{module}.py" in text for text in arguments)):
+            return found or int(process)
+    return None
 
 
 def docker(*arguments: str) -> str:
