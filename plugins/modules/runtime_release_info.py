@@ -64,7 +64,8 @@ runtimes:
     - C(refused) are the releases that are not tried again until they change or are forced.
     - C(history) are the last tries, the newest last. C(outcome) is C(active), C(refused) (by a gate), C(failed)
       (anything else) or C(rolled_back); C(by) is C(controller), C(operator) or C(guard). A way back adds C(rolled_back)
-      for the release that it left, then C(active) for the one that serves.
+      for the release that it left, then C(active) for the one that serves. C(place) is the mark of the history and the
+      number of the entry in it, by which tries have an order whatever the host's clock said.
   returned: success
   type: list
   elements: dict
@@ -80,7 +81,8 @@ runtimes:
       refused:
         - {release: 5f70bf18, reason: "The model digits 1.1.0 misses its objective", time: "2026-11-28T07:00:00Z"}
       history:
-        - time: "2026-11-28T06:00:00Z"
+        - place: 1f0c9a2e-000017
+          time: "2026-11-28T06:00:00Z"
           runtime: runtime
           release: 3b1f9c0d
           attempt: 9d01aa2c

@@ -4,6 +4,9 @@
 
 A line is an entry of a device's history, or says that a device lacks its release (``pending``, ``failed``). Lines
 without a host are the steps of a rollout. Files are merged by the union of their lines.
+
+The clock of a device may be wrong. So its lines have their ``place`` in its history, and the time at which a controller
+``heard`` of them: the former orders them, the latter tells since when if the device's clock cannot.
 """
 
 from __future__ import annotations
@@ -26,13 +29,17 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.text import e
 Line = dict[str, Any]
 
 #: What makes two lines the same event, however it was learned.
-_IDENTITY = ("time", "host", "runtime", "release", "outcome", "wave")
+_IDENTITY = ("time", "host", "runtime", "release", "outcome", "wave", "place")
 _EMPTY: Line = {
     "site": "", "runtime": "", "release": "", "outcome": "", "reason": "", "by": "controller", "image": "",
     "models": [], "serial": None, "rollout": "",
 }  # fmt: skip
 _KEYS = ("time", "host", "site", "runtime", "release", "outcome", "reason", "by", "image", "models", "serial",
          "rollout")  # fmt: skip
+#: What only lines of devices have; those of older versions lack it.
+_OF_DEVICES = ("place", "heard")
+#: No device had anything of this collection before.
+_EARLIEST = "2026-01-01T00:00:00Z"
 
 
 def now() -> str:
@@ -54,14 +61,15 @@ def _encodable(value: Any) -> Any:
     return [_encodable(item) for item in value] if isinstance(value, list) else value
 
 
-def lines_of_history(host: str, site: str, runtimes: Iterable[Mapping[str, Any]], **known: Any) -> list[Line]:
-    """Return the lines for what a host remembers, as the module runtime_release_info tells it."""
+def lines_of_history(host: str, site: str, runtimes: Iterable[Mapping[str, Any]], heard: str = "") -> list[Line]:
+    """Return the lines for what a host remembers, as the module runtime_release_info tells it (``heard`` now)."""
     return [
         line(
             host,
             str(entry.get("outcome")),
             site=site,
-            **known,
+            heard=heard or now(),
+            place=str(entry.get("place") or ""),
             **{key: entry.get(key) or "" for key in ("time", "runtime", "release", "reason", "by", "image")},
             models=[dict(model) for model in entry.get("models") or ()],
         )
@@ -71,28 +79,81 @@ def lines_of_history(host: str, site: str, runtimes: Iterable[Mapping[str, Any]]
 
 
 def merge(*groups: Iterable[Mapping[str, Any]]) -> list[Line]:
-    """Return the union of lines, sorted by time, host and runtime; of equal events the one that says most."""
+    """Return the union of lines, oldest first; of equal events the one that says most, as it was heard of first."""
     known: dict[tuple[str, ...], Line] = {}
+    heard: dict[tuple[str, ...], str] = {}
     for group in groups:
         for entry in group:
             identity = _identity(entry)
             other = known.get(identity)
             if other is None or _rank(entry) > _rank(other):
                 known[identity] = dict(entry)
-    return sorted(known.values(), key=lambda entry: (_order(entry), canonical_json(entry)))
+            if first := entry.get("heard"):
+                heard[identity] = min(str(first), heard.get(identity, str(first)))
+    for identity, first in heard.items():
+        known[identity]["heard"] = first
+    lines = list(known.values())
+    order = [(*one, canonical_json(entry)) for one, entry in zip(_order(lines), lines, strict=True)]
+    return [lines[index] for index in sorted(range(len(lines)), key=order.__getitem__)]
+
+
+def dated(lines: Sequence[Mapping[str, Any]]) -> list[Line]:
+    """Return the lines with the times at which they happened, whatever their devices' clocks said."""
+    return [{**entry, "time": order[0]} for order, entry in zip(_order(lines), lines, strict=True)]
 
 
 def _identity(entry: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(str(entry.get(key) or "") for key in _IDENTITY)
 
 
-def _order(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(str(entry.get(key) or "") for key in ("time", "host", "runtime"))
+def _order(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, bool, str, int]]:
+    """Return for each line what it is sorted by: when it happened, its host, what a controller says of that last."""
+    moments = [str(entry.get("time") or "") for entry in lines]
+    positions = [0] * len(lines)
+    by_runtime: dict[tuple[str, str], list[int]] = {}
+    for index, entry in enumerate(lines):
+        if entry.get("heard"):
+            by_runtime.setdefault((str(entry["host"]), str(entry.get("runtime"))), []).append(index)
+    for told in by_runtime.values():
+        told.sort(key=_places(lines, told).__getitem__)
+        latest, bounds = "~", []
+        for index in reversed(told):
+            latest = min(latest, str(lines[index]["heard"]))
+            bounds.append(latest)
+        earliest = _EARLIEST
+        for position, index in enumerate(told):
+            latest = bounds.pop()
+            if not earliest <= moments[index] <= latest:
+                moments[index] = latest
+            earliest, positions[index] = moments[index], position
+    return [
+        (
+            moments[index],
+            str(entry.get("host") or ""),
+            not entry.get("runtime") or entry.get("outcome") == "removed",
+            str(entry.get("runtime") or ""),
+            positions[index],
+        )
+        for index, entry in enumerate(lines)
+    ]
+
+
+def _places(lines: Sequence[Mapping[str, Any]], told: Sequence[int]) -> dict[int, tuple[str, str, str]]:
+    """Return by index the place of each line of a runtime. A host that was made anew begins another history."""
+    marks = {index: str(lines[index].get("place") or "").partition("-")[0] for index in told}
+    began = {"": ""}  # what has no place is of an older version
+    for index, mark in marks.items():
+        began[mark] = min(began.get(mark, "~"), str(lines[index]["heard"]))
+    return {
+        index: (began[mark], str(lines[index].get("place") or ""), str(lines[index].get("time") or ""))
+        for index, mark in marks.items()
+    }
 
 
 def _rank(entry: Mapping[str, Any]) -> tuple[int, bytes]:
     """Order versions of one event: what a device alone tells lacks the rollout and the lock's serial."""
-    return sum(bool(entry.get(key)) for key in _KEYS), canonical_json(entry)
+    said = {key: value for key, value in entry.items() if key != "heard"}
+    return sum(bool(entry.get(key)) for key in _KEYS), canonical_json(said)
 
 
 def read(path: str) -> list[Line]:
@@ -127,6 +188,7 @@ def _is_line(entry: Mapping[str, Any]) -> bool:
     """Return whether all has the type that readers count on."""
     return (
         all(isinstance(entry.get(key), str) for key in ("time", "host"))
+        and all(isinstance(entry.get(key, ""), str) for key in _OF_DEVICES)
         and all(isinstance(entry[key], type(empty)) for key, empty in _EMPTY.items() if empty is not None)
         and all(isinstance(model, dict) and isinstance(model.get("name"), str) for model in entry["models"])
         and (entry["serial"] is None or type(entry["serial"]) is int)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ Entry = Dict[str, Any]
 _NEEDED = {"time", "release", "outcome", "reason"}
 _TEXTS = (*_NEEDED, "runtime", "attempt", "by", "image")
 _LISTS = ("models", "gates")
+_PLACE = re.compile(r"([0-9a-f]{8})-([0-9]{6})")
 
 
 class History:
@@ -34,7 +36,8 @@ class History:
 
     An entry is a mapping with ``time`` (UTC, ISO 8601), ``runtime``, ``release``, ``attempt`` (Desired.attempt_id),
     ``outcome`` (``active``, ``refused``, ``failed``, ``rolled_back``), ``reason``, ``by`` (``controller``, ``guard``,
-    ``operator``), ``image``, ``models`` and ``gates``.
+    ``operator``), ``image``, ``models`` and ``gates``. ``place`` is MARK-NUMBER, the number of the entry in the history
+    with this mark: it orders what the clock of a host does not.
 
     A way back adds two entries with the same ``by``: ``rolled_back`` for the release that it left, and after that
     ``active`` for the one that serves. So the last entry alone does not tell that a release was given up.
@@ -64,7 +67,9 @@ class History:
     ) -> Entry:
         """Remember what became of a `release` (its description) and return the entry."""
         models = [{key: model[key] for key in ("name", "version", "variant", "digest")} for model in release["models"]]
+        entries = self.entries()
         entry: Entry = {
+            "place": _place_after(entries),
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "runtime": self.runtime,
             "release": release["id"],
@@ -76,7 +81,6 @@ class History:
             "models": models,
             "gates": list(gates),
         }
-        entries = self.entries()
         line = json.dumps(entry, sort_keys=True) + "\n"
         if len(entries) < 2 * KEPT and self.path.exists():
             with self.path.open("ab") as file:
@@ -110,6 +114,14 @@ class History:
                 return True
             file.seek(-1, os.SEEK_END)
             return file.read(1) == b"\n"
+
+
+def _place_after(entries: Sequence[Entry]) -> str:
+    """Return the place of the next entry; a history that has none yet gets its mark."""
+    last = _PLACE.fullmatch(str(entries[-1].get("place"))) if entries else None
+    if last is None:
+        return f"{os.urandom(4).hex()}-000001"
+    return f"{last.group(1)}-{int(last.group(2)) + 1:06}"
 
 
 def _is_entry(content: Mapping[str, Any]) -> bool:

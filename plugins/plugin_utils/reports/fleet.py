@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.ledger import Line, dated, lines_of_history, merge
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.libraries import missing_library
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.problems import (
     host_problems,
@@ -75,10 +76,16 @@ def collect(
     moment = (now or datetime.now(UTC)).replace(microsecond=0)
     sites: dict[str, list[dict[str, Any]]] = {}
     devices = []
-    events = [dict(line) for line in ledger if line.get("host")]
+    events = [line for line in ledger if line.get("host")]
     by_host: dict[str, list[Mapping[str, Any]]] = {}
-    for line in events:
+    for line in dated(events):
         by_host.setdefault(str(line["host"]), []).append(line)
+    # The ledger may lack what guards did since.
+    known = merge(events, *(_told(name, hostvars[name], moment) for name in hosts))
+    latest = dated(known)
+    tries: dict[str, list[tuple[Line, Line]]] = {}
+    for line, when in zip(known, latest, strict=True):
+        tries.setdefault(str(line["host"]), []).append((line, when))
     expected_serials = []
     for name in hosts:
         variables = hostvars[name]
@@ -89,8 +96,9 @@ def collect(
             expected_serials.append(as_mapping(variables.get(MIRROR_EXPECTED)).get("serial"))
         if COMPARISON in variables or MIRROR_COMPARISON not in variables:
             device = _device(name, site, variables, by_host.get(name, ()), moment)
+            for runtime in device["runtimes"]:
+                runtime["since"] = _since(runtime, tries.get(name, ()))
             devices.append(device)
-            events += _events(name, site, variables)
             expected_serials.append(as_mapping(variables.get(EXPECTED)).get("serial"))
     serial = max((one for one in expected_serials if isinstance(one, int)), default=None)
     return {
@@ -103,7 +111,7 @@ def collect(
         },
         "sites": [{"name": site, "mirrors": mirrors} for site, mirrors in sorted(sites.items())],
         "hosts": devices,
-        "ledger": _latest(events),
+        "ledger": latest[-KEPT_EVENTS:],
     }
 
 
@@ -292,22 +300,23 @@ def _end(text: str) -> str:
     return _iso(end or certificate.not_valid_after.replace(tzinfo=UTC))
 
 
-def _events(name: str, site: str, variables: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the history of a host as lines of the ledger, which may lack what its guard did since."""
-    return [
-        {**{key: entry.get(key) for key in ("time", "runtime", "release", "outcome", "reason", "by", "models")},
-         "host": name, "site": site}
-        for runtime in as_mapping(variables.get(RELEASES)).get("runtimes") or ()
-        for entry in runtime.get("history") or ()
+def _told(name: str, variables: Mapping[str, Any], now: datetime) -> list[Line]:
+    """Return the history of a host as lines of the ledger."""
+    runtimes = as_mapping(variables.get(RELEASES)).get("runtimes") or ()
+    return lines_of_history(name, site_of(variables), runtimes, heard=_iso(now))
+
+
+def _since(runtime: Mapping[str, Any], known: Iterable[tuple[Line, Line]]) -> str:
+    """Return since when a release serves: as `dated` where the clock of its host was wrong."""
+    since = str(runtime["since"])
+    tries = [
+        (str(line["time"]), str(when["time"]))
+        for line, when in known
+        if line.get("outcome") == "active" and line.get("release") == runtime["release"]
+        and line.get("runtime") == runtime["name"]
     ]  # fmt: skip
-
-
-def _latest(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    unique = {
-        tuple(str(event.get(key)) for key in ("time", "host", "runtime", "release", "outcome")): dict(event)
-        for event in reversed(list(events))
-    }
-    return sorted(unique.values(), key=lambda event: (str(event.get("time")), str(event.get("host"))))[-KEPT_EVENTS:]
+    told, moment = min((one for one in tries if one[0] >= since), default=(since, since))
+    return since if told == moment else moment
 
 
 def _iso(moment: datetime) -> str:

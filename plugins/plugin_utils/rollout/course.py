@@ -20,6 +20,7 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.rollout.judgement imp
     HostOutcome,
     failure_reason,
     judge,
+    name_of_try,
     outcome_of,
     planned,
     reasons,
@@ -177,7 +178,7 @@ class Course:
         """
         site = self.plan["sites"][outcome.host]
         lines = ledger.lines_of_history(outcome.host, site, outcome.runtimes)
-        new = [entry for entry in lines if (entry["time"], entry["release"]) not in outcome.known]
+        new = [entry for entry in lines if name_of_try(entry) not in outcome.known]
         for entry in new:
             entry.update(self.common)
         if not is_told and (outcome.state == "pending" or (outcome.state == "failed" and not _says_why(new))):

@@ -42,8 +42,8 @@ class HostOutcome:
     """Whether it is pending since it was lost in its wave."""
     runtimes: Sequence[Mapping[str, Any]] = ()
     gates: Sequence[Mapping[str, Any]] = ()
-    known: frozenset[tuple[str, str]] = field(default_factory=frozenset)
-    """Times and releases in the host's history before its turn."""
+    known: frozenset[tuple[str, ...]] = field(default_factory=frozenset)
+    """Tries in the host's history before its turn, as `name_of_try` names them."""
 
 
 def outcome_of(host: str, variables: Mapping[str, Any], watched: bool = False) -> HostOutcome:
@@ -51,9 +51,7 @@ def outcome_of(host: str, variables: Mapping[str, Any], watched: bool = False) -
     before, after = _mapping(variables.get(BEFORE)), _mapping(variables.get(AFTER))
     last = _mapping(variables.get(WATCHED)) if watched else after
     runtimes = _runtimes(last) or _runtimes(after)
-    known = frozenset(
-        (str(e.get("time")), str(e.get("release"))) for r in _runtimes(before) for e in r.get("history", ())
-    )
+    known = frozenset(name_of_try(e) for r in _runtimes(before) for e in r.get("history", ()))
     gates = [gate for answer in _answers(variables.get(RESULT)) for gate in answer.get("gates") or ()]
     failure = _mapping(variables.get(FAILURE))
     lost = next((a for a in (after, *_answers(variables.get(RESULT))) if a.get("unreachable")), None)
@@ -94,11 +92,16 @@ def failure_reason(failure: Mapping[str, Any]) -> str:
     return f"{name}: {unframed(failed.get('msg') or 'failed')}"
 
 
-def _faults(runtimes: Sequence[Mapping[str, Any]], known: frozenset[tuple[str, str]]) -> list[str]:
+def name_of_try(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what tells a try from others. By their clocks alone, a host's tries may all be at the same time."""
+    return tuple(str(entry.get(key) or "") for key in ("time", "release", "place"))
+
+
+def _faults(runtimes: Sequence[Mapping[str, Any]], known: frozenset[tuple[str, ...]]) -> list[str]:
     """Return what is wrong with what a host serves."""
     faults = []
     for runtime in runtimes:
-        new = [e for e in runtime.get("history") or () if (str(e.get("time")), str(e.get("release"))) not in known]
+        new = [entry for entry in runtime.get("history") or () if name_of_try(entry) not in known]
         if back := taken_back(new):
             faults.append(f"The release {str(back.get('release'))[:12]} was rolled back: {back.get('reason')}")
         elif runtime.get("active") and not runtime.get("serving"):

@@ -167,13 +167,15 @@ def test_history_of_a_host_becomes_lines() -> None:
     told = {
         "time": "2026-11-28T06:00:00Z", "runtime": "vision", "release": "r1", "attempt": "a", "outcome": "refused",
         "reason": "too slow", "by": "controller", "image": "store/runtime@sha256:1", "models": [model],
-        "gates": [{"gate": "p95"}],
+        "gates": [{"gate": "p95"}], "place": "1f0c9a2e-000017",
     }  # fmt: skip
-    assert ledger.lines_of_history("camera-1", "berlin", [{"name": "vision", "history": [told]}]) == [
+    runtimes = [{"name": "vision", "history": [told]}]
+    assert ledger.lines_of_history("camera-1", "berlin", runtimes, heard="2026-11-28T07:00:00Z") == [
         {
             "time": "2026-11-28T06:00:00Z", "host": "camera-1", "site": "berlin", "runtime": "vision", "release": "r1",
             "outcome": "refused", "reason": "too slow", "by": "controller", "image": "store/runtime@sha256:1",
-            "models": [model], "serial": None, "rollout": "",
+            "models": [model], "serial": None, "rollout": "", "place": "1f0c9a2e-000017",
+            "heard": "2026-11-28T07:00:00Z",
         }
     ]  # fmt: skip
 

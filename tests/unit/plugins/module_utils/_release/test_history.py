@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,26 @@ def test_a_try_that_fails_for_another_reason_allows_nothing(history: History) ->
     add(history, "active", "bad")
     assert history.refusal("bad") is None
     assert history.refused() == []
+
+
+def test_each_entry_has_its_place_in_its_history(history: History, tmp_path: Path) -> None:
+    """Clocks of boards jump: what came after what must not depend on them."""
+    for number in range(3 * KEPT):
+        add(history, "active", f"release {number}")
+    places = [entry["place"] for entry in history.entries()]
+    assert places == sorted(set(places))
+    (mark,) = {place.partition("-")[0] for place in places}
+    assert places[-1] == f"{mark}-{3 * KEPT:06}"
+    other = History(tmp_path / "other.jsonl", "runtime")
+    add(other, "active", "release")
+    assert other.entries()[0]["place"].endswith("-000001")
+    assert not other.entries()[0]["place"].startswith(mark)
+
+
+@pytest.mark.parametrize("place", [None, 5, "", "text", "aaaaaaaa-", "-000001"])
+def test_a_history_that_lacks_places_goes_on_with_them(history: History, place: object) -> None:
+    add(history, "active", "before")
+    entry = {**history.entries()[0], "place": place}
+    history.path.write_text(json.dumps({k: v for k, v in entry.items() if v is not None}) + "\n")
+    add(history, "active", "after")
+    assert history.entries()[-1]["place"].endswith("-000001")

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.ledger import lines_of_history
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.expected import expected_models
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.fleet import collect
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.reports.problems import grouped
@@ -273,6 +274,20 @@ def test_ledger_and_histories_make_one_list_of_events() -> None:
     events = report({"host": device("berlin")}, [step, line])["ledger"]
     assert [(event["host"], event["outcome"]) for event in events] == [("host", "active")]
     assert len(report({f"h{n}": device("berlin") for n in range(90)})["ledger"]) == 50
+
+
+@pytest.mark.parametrize("wrong", ["1970-01-01T00:01:00Z", "2040-05-05T05:05:05Z"])
+def test_a_device_whose_clock_is_wrong(wrong: str) -> None:
+    release = active(wanted("digits", "file_type"))
+    variables = device("berlin")
+    (runtime,) = variables["edgeml_report_releases"]["runtimes"]
+    tried = {**entry(release, "active", wrong), "place": "1f0c9a2e-000001", "runtime": runtime["name"]}
+    runtime |= {"active": release, "since": wrong, "history": [tried]}
+    heard = "2026-11-20T04:30:00Z"
+    lines = lines_of_history("host", "berlin", [runtime], heard=heard)
+    found = report({"host": variables}, lines)
+    assert [one["since"] for one in found["hosts"][0]["runtimes"]] == [heard]
+    assert [event["time"] for event in found["ledger"]] == [heard]
 
 
 def test_models_are_expected_with_their_objectives_and_nothing_secret() -> None:

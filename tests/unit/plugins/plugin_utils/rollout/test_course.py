@@ -162,6 +162,16 @@ def test_a_release_that_the_guard_takes_back_in_the_pause_fails() -> None:
     assert not rollout.judge(wave).result["stop"]
 
 
+def test_a_try_at_the_same_time_as_an_earlier_one_is_another() -> None:
+    """A device without a battery makes all of them a minute after its clock's beginning."""
+    known = {**history("rolled_back", "x", 0, "long ago"), "place": "1f0c9a2e-000001"}
+    again = {**known, "place": "1f0c9a2e-000002", "reason": "it crashed again"}
+    rollout = run({"a": {BEFORE: told("o", OLD, known), AFTER: told("o", OLD, known, again)}})
+    step = rollout.judge(rollout.wave("a"))
+    assert "it crashed again" in step.result["reason"]
+    assert [line["reason"] for line in step.lines if line["host"] and line["rollout"]] == ["it crashed again"]
+
+
 def test_what_was_told_before_the_pause_is_not_told_again() -> None:
     failed = {BEFORE: told("o", OLD), FAILURE: {"task": "x", "result": {"msg": "no space left"}}}
     rollout = run({"b": LOST, "c": failed}, pause_seconds=30)
