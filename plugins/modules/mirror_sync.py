@@ -271,7 +271,7 @@ def mirror(module: AnsibleModule) -> dict[str, Any]:
     options = {name: module.params[name] for name in ARGUMENT_SPEC if name not in ("report_after", "attach")}
     Limits.from_options(options["limits"])  # refused before anything is begun
     if module.check_mode:
-        return perform(options, write=False, wait=False)
+        return perform(options, write=False)
     work = Synchronization(Path(options["root"]))
     work.warn = module.warn
     return work.synchronize(options, module.params["report_after"], attach=module.params["attach"])

@@ -36,7 +36,6 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._host.scrub_unit impo
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.bundle import Bundle, held_by
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.scrub import find_damaged, scrub, take_away
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.sync import LOCK_SECONDS, Course, synchronize
-from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.transfer import NAP_SECONDS
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.tree import Tree
 from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.uplink import Limits, PausedError
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.failures import TransientError, UntrustedError
@@ -45,6 +44,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._signature.lock impor
 
 LAUNCHER = launcher("_mirror.agent")
 RETRY_SECONDS = 30.0
+NAP_SECONDS = 30.0  # clocks are set meanwhile: a long sleep is many short ones
 #: What a host may take after a start until its network is there, and a store to answer after hours of waiting.
 START_PATIENCE = 900
 SERVICE, TIMER = "edgeml-mirror-sync.service", "edgeml-mirror-sync.timer"
@@ -268,7 +268,7 @@ def patient(
     failing_since, furthest = None, _bytes_here(tree)
     while True:
         try:
-            return perform(options, write=True, wait=False)
+            return perform(options, write=True)
         except PausedError as pause:
             waits()
             while (left := (pause.until - now()).total_seconds()) > 0:
@@ -294,7 +294,7 @@ def _bytes_here(tree: Tree) -> int:
     return size
 
 
-def perform(options: Mapping[str, Any], *, write: bool, wait: bool) -> dict[str, Any]:
+def perform(options: Mapping[str, Any], *, write: bool) -> dict[str, Any]:
     """Do in this process what the options of the module mirror_sync ask for; return the module's result."""
     root = Path(options["root"])
     if options["bundle"]:  # it is all here: nothing crosses the uplink
@@ -313,7 +313,6 @@ def perform(options: Mapping[str, Any], *, write: bool, wait: bool) -> dict[str,
         course=Course(
             [Registry.from_options(fallback) for fallback in options["fallbacks"]],
             Limits.from_options(options["limits"]),
-            wait=wait,
             parallel=options["parallel"],
         ),
     )

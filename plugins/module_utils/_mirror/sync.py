@@ -73,15 +73,12 @@ class Course:
         Where else the same content can be read, if the store fails: a second store, the mirror of a neighbour site.
     limits : Limits
         What the uplink may be used for.
-    wait : bool
-        Whether to wait where the uplink may not be used now, instead of failing.
     parallel : int
         Transfers at a time.
     """
 
     fallbacks: Sequence[Source] = ()
     limits: Limits = field(default_factory=Limits)
-    wait: bool = False
     parallel: int = PARALLEL
 
 
@@ -179,11 +176,7 @@ def _synchronize(
             fetched = sum(blob.size for blob in at_hand)
             progress.begin(to_fetch - fetched)
             others = [blob for blob in missing if blob.digest not in content.at_hand]
-            fetched += (
-                transfer(tree, sources, others, uplink, progress, wait=course.wait, parallel=course.parallel)
-                if others
-                else 0
-            )
+            fetched += transfer(tree, sources, others, uplink, progress, parallel=course.parallel) if others else 0
             if switch:
                 tree.switch(serial, files)
     generations, blobs, leftovers = tree.garbage(serial, content, keep, in_use)

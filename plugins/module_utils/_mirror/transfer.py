@@ -24,7 +24,6 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._mirror.uplink import
 PARALLEL = 4  # transfers at a time: enough for a link with a long way, and few for a small store
 NOTE_SECONDS = 1.0
 WINDOW_SECONDS = 30.0  # over which the rate is taken
-NAP_SECONDS = 30.0  # clocks are set meanwhile: a long sleep is many short ones
 AHEAD_SECONDS = 0.25  # of the rate may come before it is read
 AHEAD_RANGE = (16 << 10, 4 << 20)
 
@@ -109,29 +108,20 @@ def transfer(
     uplink: Uplink,
     progress: Progress,
     *,
-    wait: bool,
-    sleep: Callable[[float], object] = time.sleep,
-    now: Callable[[], datetime] = datetime.now,
     parallel: int = PARALLEL,
 ) -> int:
-    """Fetch `blobs` into the tree and return the bytes that came. At a limit, `wait` for its end, or let it be raised.
+    """Fetch `blobs` into the tree and return the bytes that came. At a limit of the uplink, raise PausedError.
 
     What was begun before goes first, then the largest, so that none is left alone at the end.
     """
     order = sorted(blobs, key=lambda blob: (-tree.partial_size(blob), -blob.size))
     try:
-        while True:
-            try:
-                uplink.check()
-                _round(tree, sources, order, uplink, progress, parallel)
-                return progress.done
-            except PausedError as pause:
-                progress.note("waiting", why=pause.why, until=pause.until.isoformat(timespec="minutes"))
-                if not wait:
-                    raise
-                while (left := (pause.until - now()).total_seconds()) > 0:
-                    sleep(min(left, NAP_SECONDS))
-                progress.note("running")
+        uplink.check()
+        _round(tree, sources, order, uplink, progress, parallel)
+        return progress.done
+    except PausedError as pause:
+        progress.note("waiting", why=pause.why, until=pause.until.isoformat(timespec="minutes"))
+        raise
     except StorageError:
         for blob in blobs:  # a full disk is not kept full: others on this host need it too
             tree.partial(blob.digest).unlink(missing_ok=True)

@@ -234,9 +234,9 @@ def test_a_stick_uses_no_uplink(serve: Serve, tmp_path: Path) -> None:
     stick = tmp_path / "stick"
     export(stick, server.registry(), lock_of(1, entry), ["amd64"], write=True)
     asked = options(server, tmp_path / "mirror", 1, entry, bundle=str(stick), store=None, limits=closed_now())
-    planned = agent.perform(asked, write=False, wait=False)["plan"]["bill"]
+    planned = agent.perform(asked, write=False)["plan"]["bill"]
     assert planned == {"seconds": None, "days": None, "mbit": None, "hours": []}
-    assert agent.perform(asked, write=True, wait=False)["changed"] is True
+    assert agent.perform(asked, write=True)["changed"] is True
 
 
 def test_a_stick_asks_no_neighbour_over_the_uplink(serve: Serve, tmp_path: Path) -> None:
@@ -251,5 +251,5 @@ def test_a_stick_asks_no_neighbour_over_the_uplink(serve: Serve, tmp_path: Path)
         server, tmp_path / "mirror", 1, entry, bundle=str(stick), store=None, limits=closed_now(), fallbacks=[neighbour]
     )
     with pytest.raises(FleetError, match="The bundle does not hold"):
-        agent.perform(asked, write=True, wait=False)
+        agent.perform(asked, write=True)
     assert server.requests == []

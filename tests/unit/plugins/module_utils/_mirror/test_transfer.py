@@ -8,7 +8,7 @@ import json
 import os
 import threading
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -77,7 +77,7 @@ def test_blobs_come_side_by_side(serve: Serve, tree: Tree) -> None:
 
     sources = Sources([serve(answer).registry()])
     progress = Progress(tree.status_file, 1)
-    assert transfer(tree, sources, blobs_of(large), Uplink(Limits(), tree.account_file), progress, wait=False) == sum(
+    assert transfer(tree, sources, blobs_of(large), Uplink(Limits(), tree.account_file), progress) == sum(
         map(len, large.values())
     )
     assert held(tree) == large
@@ -90,7 +90,7 @@ def test_the_next_source_goes_on_where_one_failed(serve: Serve, tree: Tree) -> N
     neighbour = serve(ranged(BLOBS))
     sources = Sources([broken.registry(), neighbour.registry()])
     progress = Progress(tree.status_file, 1)
-    came = transfer(tree, sources, blobs_of({digest: data}), Uplink(Limits(), tree.account_file), progress, wait=False)
+    came = transfer(tree, sources, blobs_of({digest: data}), Uplink(Limits(), tree.account_file), progress)
     assert held(tree) == {digest: data}
     assert came == len(data)
     (asked,) = neighbour.requests
@@ -101,7 +101,7 @@ def test_a_source_with_wrong_content_is_passed_over(serve: Serve, tree: Tree) ->
     (digest, data), *_ = BLOBS.items()
     sources = Sources([serve(lambda _: Answer(200, data[::-1])).registry(), serve(ranged(BLOBS)).registry()])
     progress = Progress(tree.status_file, 1)
-    transfer(tree, sources, blobs_of({digest: data}), Uplink(Limits(), tree.account_file), progress, wait=False)
+    transfer(tree, sources, blobs_of({digest: data}), Uplink(Limits(), tree.account_file), progress)
     assert held(tree) == {digest: data}
 
 
@@ -133,39 +133,35 @@ def test_a_pause_ends_all_transfers_and_goes_on_where_they_were(serve: Serve, tr
 
     Each transfer ends its block when the day's bytes are used up: which day is the last depends on how they take turns.
     """
-    moment = [datetime(2026, 3, 2, 12)]
+    moments = [datetime(2026, 3, 2, 12)]
     total = sum(map(len, BLOBS.values()))
     limits = Limits(bytes_per_day=total // 3 + 1)
-    uplink = Uplink(limits, tree.account_file, now=lambda: moment[0])
     progress = Progress(tree.status_file, 7)
     progress.begin(total)
     waits: list[dict[str, str]] = []
-
-    def sleep(seconds: float) -> None:
-        if not waits or waits[-1]["until"] != json.loads(tree.status_file.read_text())["until"]:
-            waits.append(json.loads(tree.status_file.read_text()))
-        moment[0] += timedelta(seconds=seconds)
-
     sources = Sources([serve(ranged(BLOBS)).registry()])
-    came = transfer(
-        tree, sources, blobs_of(BLOBS), uplink, progress, wait=True, sleep=sleep, now=lambda: moment[0]
-    )  # fmt: skip
-    assert held(tree) == BLOBS
+    while held(tree) != BLOBS:
+        uplink = Uplink(limits, tree.account_file, now=lambda: moments[-1])
+        try:
+            came = transfer(tree, sources, blobs_of(BLOBS), uplink, progress)
+        except PausedError as pause:
+            waits.append(json.loads(tree.status_file.read_text()))
+            moments.append(pause.until)
     assert came == total
     assert waits
     assert {wait["state"] for wait in waits} == {"waiting"}
     assert waits[0]["why"] == "the day's bytes are used up"
     assert waits[0]["until"] in ("2026-03-03T00:00", "2026-03-04T00:00")
-    assert datetime(2026, 3, 3) <= moment[0] < datetime(2026, 3, 6)
+    assert datetime(2026, 3, 3) <= moments[-1] < datetime(2026, 3, 6)
     assert uplink.left is not None
     assert -PARALLEL * READ_BLOCK <= uplink.left < limits.bytes_per_day
 
 
-def test_a_pause_without_waiting_says_when_it_goes_on(serve: Serve, tree: Tree) -> None:
+def test_a_pause_says_when_it_goes_on(serve: Serve, tree: Tree) -> None:
     uplink = Uplink(Limits(bytes_per_day=1), tree.account_file, now=lambda: datetime(2026, 3, 2, 12))
     sources = Sources([serve(ranged(BLOBS)).registry()])
     with pytest.raises(PausedError, match="goes on at"):
-        transfer(tree, sources, blobs_of(BLOBS), uplink, Progress(tree.status_file, 7), wait=False)
+        transfer(tree, sources, blobs_of(BLOBS), uplink, Progress(tree.status_file, 7))
     assert json.loads(tree.status_file.read_text())["state"] == "waiting"
 
 
