@@ -15,6 +15,7 @@ DEFAULT_VARIANT = "default"
 #: Stands in the catalogue for the variant that was measured best on hosts of a host's kind.
 BEST = "best"
 PROTOCOLS = ["rest", "grpc"]
+_PATH = "give a path of the controller, relative to the inventory, or edgeml.fleet:PATH in the collection"
 PORTS = {"rest": 8000, "grpc": 8001, "metrics": 8002}
 
 
@@ -74,9 +75,25 @@ def check_catalogue(
         if isinstance(model["source"], str) and "://" in model["source"]:
             what, remedy = f"The source of model {name} is an address, not a directory", "give {url, sha256}, or {oci}"
             problems.append(Problem(what, (*path, "source"), shown(model["source"]), remedy))
+        remedy = f"{_PATH}; only source can be fetched: {{url, sha256}}, or {{oci}}"
+        for place, value in _paths_of(model):
+            problems += _check_path(f"model {name}", value, (*path, *place), remedy)
         problems += check_objective(name, model, (*path, "slo", "protocol"))
         problems += _check_variants(model, path)
     return problems
+
+
+def _paths_of(model: Mapping[str, Any]) -> Iterable[tuple[Path, Any]]:
+    """Yield place and value of what a model names by its path on the controller, but its source."""
+    yield ("golden",), model.get("golden")
+    yield ("build", "requirements"), model.get("build", {}).get("requirements")
+    for index, variant in enumerate(model.get("variants", ())):
+        yield ("variants", index, "minify", "calibration"), variant.get("minify", {}).get("calibration")
+
+
+def _check_path(owner: str, value: Any, path: Path, remedy: str) -> Iterable[Problem]:
+    if isinstance(value, str) and "://" in value:
+        yield Problem(f"The {path[-1]} of {owner} is an address, not a path", path, shown(value), remedy)
 
 
 def _check_variants(model: Mapping[str, Any], path: Path) -> list[Problem]:
@@ -117,13 +134,15 @@ def _check_variants(model: Mapping[str, Any], path: Path) -> list[Problem]:
 
 
 def _check_runtimes(runtimes: Sequence[Mapping[str, Any] | None]) -> list[Problem]:
-    problems = []
+    problems: list[Problem] = []
     places: dict[str, int] = {}
     bases: dict[str, str | None] = {}
     for index, runtime in enumerate(runtimes):
         if runtime is None:
             continue
         name = runtime["name"]
+        for key in ("recipe", "source_root", "requirements"):
+            problems += _check_path(f"runtime {name}", runtime.get(key), ("runtimes", index, key), _PATH)
         first = places.setdefault(name, index)
         bases.setdefault(name, runtime.get("extends"))
         if first != index:
