@@ -34,7 +34,10 @@ options:
         type: str
         default: ""
   environment:
-    description: Environment variables of the container.
+    description:
+      - Environment variables of the container.
+      - Ansible writes them to the host's log like all options, unless the task has C(ansible_no_target_syslog=true) among
+        its variables.
     type: dict
     default: {}
   devices:
