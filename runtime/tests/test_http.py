@@ -438,6 +438,8 @@ def test_half_closed_connection_gets_its_answer(server: Server) -> None:
     for sent, expected in (
         (request(), [200]),
         (request() + GET_LIVE, [200, 200]),
+        (6 * GET_LIVE, 6 * [200]),
+        (3 * request() + GET_LIVE[:20], [200, 200, 200, 400]),
         (request(SLOW, json.dumps(steps_request(3000)).encode()), [200]),
         (request(content_length="500"), [400]),
         (b"GET /v2 HT", [400]),

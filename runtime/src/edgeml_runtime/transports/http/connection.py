@@ -133,7 +133,7 @@ class Connection(Intake):
             self._refuse(error_answer(400, "the connection ended before the request was complete"))
         if self._answering is None and self._queue:
             self._answer_next()
-        if self._answering is None or not self._transport.can_write_eof():
+        if (self._answering is None and not self._queue) or not self._transport.can_write_eof():
             return False
         self._loop.call_later(PROBE_SECONDS, self._probe, True)
         return True
