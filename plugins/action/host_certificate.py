@@ -7,6 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.certificates import PrivateAuthority, Validity
@@ -19,7 +20,7 @@ class ActionModule(ActionBase):
 
     _supports_check_mode = True
     _requires_connection = False
-    _VALID_ARGS = frozenset(REQUIRED)
+    _VALID_ARGS = frozenset((*REQUIRED, "client"))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return {"changed", "msg"}."""
@@ -32,7 +33,11 @@ class ActionModule(ActionBase):
         try:
             authority = PrivateAuthority(Path(options["directory"]).expanduser(), options["authority"], validity)
             done = authority.certify(
-                options["host"], options["server_name"], options["names"], check_mode=bool(self._task.check_mode)
+                options["host"],
+                options["server_name"],
+                options["names"],
+                check_mode=bool(self._task.check_mode),
+                client=boolean(options.get("client", False)),
             )
         except FleetError as error:
             return {**result, "failed": True, **error.as_result()}

@@ -32,6 +32,12 @@ options:
       ip_address:
         description: Where to connect to, if no name service knows the name in C(address).
         type: str
+      client_certificate:
+        description: Text of the PEM file of a certificate to present, where the registry asks its clients for one.
+        type: str
+      client_key:
+        description: Text of the PEM file of its key.
+        type: str
 """
 
     STORE = r"""
@@ -60,6 +66,12 @@ options:
       ip_address:
         description: Where to connect to, if no name service knows the name in C(address).
         type: str
+      client_certificate:
+        description: Text of the PEM file of a certificate to present, where the registry asks its clients for one.
+        type: str
+      client_key:
+        description: Text of the PEM file of its key.
+        type: str
 """
 
     # ansible-test reads literals only.
@@ -87,5 +99,11 @@ options:
         type: str
       ip_address:
         description: Where to connect to, if no name service knows the name in C(address).
+        type: str
+      client_certificate:
+        description: Text of the PEM file of a certificate to present, where the registry asks its clients for one.
+        type: str
+      client_key:
+        description: Text of the PEM file of its key.
         type: str
 """

@@ -36,6 +36,12 @@ options:
       ip_address:
         description: Where to connect to, if no name service knows the name in C(address).
         type: str
+      client_certificate:
+        description: Text of the PEM file of a certificate to present, where the registry asks its clients for one.
+        type: str
+      client_key:
+        description: Text of the PEM file of its key.
+        type: str
   limits:
     description:
       - What the uplink may be used for. Manifests and signatures, some kB each, are read whatever the limits say.

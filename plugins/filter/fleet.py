@@ -21,6 +21,7 @@ from ansible_collections.edgeml.fleet.plugins.plugin_utils.addresses import (
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.credentials import (
     certificate,
     certificate_problems,
+    client_certificate_problems,
     htpasswd,
 )
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.measuring.plan import variant_trials
@@ -52,6 +53,7 @@ FUNCTIONS = (
     alternative_name,
     certificate,
     certificate_problems,
+    client_certificate_problems,
     digests_in_use,
     expected_models,
     host_document,

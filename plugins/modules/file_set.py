@@ -37,6 +37,15 @@ options:
     description: Mode of the files, an octal number in quotes.
     type: str
     default: "0644"
+  file_modes:
+    description: Modes of single files, by name, where they have another than O(file_mode).
+    type: dict
+    default: {}
+  absent:
+    description: Names of files that the directory is not to have.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode:
     description: Says what would change.
@@ -63,6 +72,12 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+removed:
+  description: Names of the files that were removed, or would be in check mode.
+  returned: success
+  type: list
+  elements: str
+  sample: []
 written:
   description: Names of the files that were written, or would be in check mode.
   returned: success
@@ -105,25 +120,36 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "owner": {"type": "int", "default": 0},
     "mode": {"type": "str", "default": "0755"},
     "file_mode": {"type": "str", "default": "0644"},
+    "file_modes": {"type": "dict", "default": {}},
+    "absent": {"type": "list", "elements": "str", "default": []},
 }
 
 
 def apply(module: AnsibleModule) -> dict[str, Any]:
     """Make the directory what the options say."""
     options = module.params
-    modes = []
-    for name in ("mode", "file_mode"):
-        try:
-            modes.append(int(options[name], 8))
-        except ValueError:
-            raise FleetError(
-                "Not a mode",
-                where=name,
-                seen=repr(options[name]),
-                remedy='give four octal digits in quotes, such as "0640"',
-            ) from None
-    files = {name: str(content).encode() for name, content in options["files"].items()}
-    return FileSet(Path(options["path"]), files, options["owner"], *modes).apply(check_mode=module.check_mode)
+    wanted = FileSet(
+        Path(options["path"]),
+        {name: str(content).encode() for name, content in options["files"].items()},
+        options["owner"],
+        _mode("mode", options["mode"]),
+        _mode("file_mode", options["file_mode"]),
+        {name: _mode("file_modes", mode) for name, mode in options["file_modes"].items()},
+        options["absent"],
+    )
+    return wanted.apply(check_mode=module.check_mode)
+
+
+def _mode(option: str, text: str) -> int:
+    try:
+        return int(text, 8)
+    except (TypeError, ValueError):
+        raise FleetError(
+            "Not a mode",
+            where=option,
+            seen=repr(text),
+            remedy='give four octal digits in quotes, such as "0640"',
+        ) from None
 
 
 def main() -> None:

@@ -49,6 +49,12 @@ options:
     description: End of validity in UTC.
     type: str
     required: true
+  client:
+    description:
+      - Whether the host may present its certificate to others (C(clientAuth)). One that it may not present is made anew
+        then; one that it may stays.
+    type: bool
+    default: false
 attributes:
   check_mode:
     description: Says what would be made.

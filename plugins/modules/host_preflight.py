@@ -123,6 +123,8 @@ options:
         description: The user's password.
         type: str
         default: ""
+      client_certificate: {type: str, default: "", description: PEM text to present where the registry asks for it.}
+      client_key: {type: str, default: "", description: "Its key, as PEM text."}
   root:
     description: Directory for models, releases and state.
     type: path

@@ -122,6 +122,12 @@ options:
       ip_address:
         description: Where to connect to, if no name service knows the name in O(registry.address).
         type: str
+      client_certificate:
+        description: Text of the PEM file of a certificate to present, where the registry asks its clients for one.
+        type: str
+      client_key:
+        description: Text of the PEM file of its key.
+        type: str
   repository:
     description: Repository that the image is pushed to.
     type: str

@@ -78,7 +78,9 @@ class PrivateAuthority:
     def exists(self) -> bool:
         return self._path("ca.crt").is_file() and self._path("ca.key").is_file()
 
-    def certify(self, host: str, server_name: str, names: Sequence[str], *, check_mode: bool) -> dict[str, Any]:
+    def certify(
+        self, host: str, server_name: str, names: Sequence[str], *, check_mode: bool, client: bool = False
+    ) -> dict[str, Any]:
         """Have a key and a certificate of a host, and the authority that signs it.
 
         Parameters
@@ -89,6 +91,8 @@ class PrivateAuthority:
             The certificate's common name, cut to 64 characters.
         names : sequence of str
             ``DNS:name`` or ``IP:address``, for each that clients ask for.
+        client : bool
+            Whether its host may present the certificate to others. One that may stays so.
 
         Returns
         -------
@@ -101,7 +105,7 @@ class PrivateAuthority:
             If a name, a time or a key that is there cannot be used, or a file cannot be written.
         """
         alternatives = [_alternative(name) for name in names]
-        if self.exists and self._is_current(host, names):
+        if self.exists and self._is_current(host, names, client):
             return {"changed": False, "msg": f"{self._path(f'{host}.crt')} is current"}
         made = f"the certificate {self._path(f'{host}.crt')} for {', '.join(names)}"
         if not self.exists:
@@ -112,7 +116,7 @@ class PrivateAuthority:
             with self._locked():
                 if not self.exists:
                     self._make_authority()
-                self._make_certificate(host, server_name, alternatives)
+                self._make_certificate(host, server_name, alternatives, client)
                 replace_file(self._path(f"{host}.names"), self._subject(names).encode())
         except OSError as error:
             raise FleetError(
@@ -131,10 +135,15 @@ class PrivateAuthority:
         authority = self._path("ca.crt").read_text().rstrip()
         return " ".join([hashlib.sha256(authority.encode()).hexdigest(), *sorted(names, key=str.lower)])
 
-    def _is_current(self, host: str, names: Sequence[str]) -> bool:
-        record = read_if_there(self._path(f"{host}.names"))
-        files = (self._path(f"{host}.{suffix}") for suffix in ("crt", "key"))
-        return record is not None and record.decode().rstrip() == self._subject(names) and all(map(Path.is_file, files))
+    def _is_current(self, host: str, names: Sequence[str], client: bool) -> bool:
+        record, held = (read_if_there(self._path(f"{host}.{suffix}")) for suffix in ("names", "crt"))
+        if record is None or held is None or not self._path(f"{host}.key").is_file():
+            return False
+        try:
+            fits = not client or is_for_clients(x509.load_pem_x509_certificate(held))
+        except ValueError:
+            fits = False
+        return fits and record.decode().rstrip() == self._subject(names)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -166,16 +175,20 @@ class PrivateAuthority:
         )
         self._write("ca", builder.sign(key, SHA256()))
 
-    def _make_certificate(self, host: str, server_name: str, alternatives: Sequence[Any]) -> None:
+    def _make_certificate(self, host: str, server_name: str, alternatives: Sequence[Any], client: bool) -> None:
         authority = x509.load_pem_x509_certificate(self._path("ca.crt").read_bytes())
         signing = _load_key(self._path("ca.key"))
         key = self._key(host)
         common_name = x509.NameAttribute(NameOID.COMMON_NAME, server_name[:COMMON_NAME_LENGTH])
         identifier = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+        uses = [ExtendedKeyUsageOID.SERVER_AUTH] + [ExtendedKeyUsageOID.CLIENT_AUTH] * client
         builder = (
             self._builder(x509.Name([common_name]), authority.subject, key)
             .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .add_extension(
+                x509.ExtendedKeyUsage(uses),
+                critical=False,
+            )
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False)
         )
         self._write(host, builder.sign(signing, SHA256()))
@@ -197,6 +210,15 @@ class PrivateAuthority:
 
     def _write(self, name: str, certificate: Any) -> None:
         replace_file(self._path(f"{name}.crt"), certificate.public_bytes(Encoding.PEM))
+
+
+def is_for_clients(certificate: Any) -> bool:
+    """Return whether a certificate may be presented to a server: it says so, or says nothing of its use."""
+    try:
+        uses = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        return True
+    return ExtendedKeyUsageOID.CLIENT_AUTH in uses or ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE in uses
 
 
 def _load_key(path: Path) -> Any:

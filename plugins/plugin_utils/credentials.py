@@ -69,21 +69,14 @@ def certificate_problems(path: str, key: str, name: str) -> list[dict[str, str]]
     `name` is the name or IP address that clients ask for. A certificate that cannot be read is told by `certificate`.
     """
     from cryptography import x509
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
         found = x509.load_pem_x509_certificate(Path(path).read_bytes())
     except (OSError, ValueError):
         return []
-    problems = []
-    try:
-        own = load_pem_private_key(Path(key).read_bytes(), None).public_key()
-        if own != found.public_key():
-            problems.append(_problem("The key is not that of the certificate", key, f"another key than that of {path}"))
-    except OSError as error:
-        problems.append(_problem("The certificate's key cannot be read", key, error.strerror or str(error)))
-    except (TypeError, ValueError):
-        problems.append(_problem("The certificate's key cannot be read", key, "no unencrypted private key in PEM"))
+    problems = _key_problems(
+        found, path, key, "inference_runtime_tls_certificate_file", "inference_runtime_tls_key_file"
+    )
     try:
         names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         carried = [f"DNS:{one}" for one in names.get_values_for_type(x509.DNSName)]
@@ -105,6 +98,44 @@ def certificate_problems(path: str, key: str, name: str) -> list[dict[str, str]]
     return problems
 
 
-def _problem(what: str, where: str, seen: str) -> dict[str, str]:
-    remedy = "set inference_runtime_tls_certificate_file and inference_runtime_tls_key_file to a pair of files"
-    return {"what": what, "where": where, "seen": seen, "remedy": remedy}
+def client_certificate_problems(path: str, key: str) -> list[dict[str, str]]:
+    """Return what is wrong with what a host presents to a mirror, as host_preflight takes problems.
+
+    A certificate that cannot be read is told by `certificate`.
+    """
+    from ansible_collections.edgeml.fleet.plugins.plugin_utils.certificates import is_for_clients
+    from cryptography import x509
+
+    try:
+        found = x509.load_pem_x509_certificate(Path(path).read_bytes())
+    except (OSError, ValueError):
+        return []
+    variables = ("edgeml_mirror_client_certificate_file", "edgeml_mirror_client_key_file")
+    problems = _key_problems(found, path, key, *variables)
+    if not is_for_clients(found):
+        problems.append(
+            {
+                "what": "A host may not present this certificate to its mirror",
+                "where": path,
+                "seen": "an extended key usage without clientAuth",
+                "remedy": "run the playbook edgeml.fleet.certificates, which makes its own anew, or set "
+                f"{variables[0]} to a certificate for clients",
+            }
+        )
+    return problems
+
+
+def _key_problems(found: Any, path: str, key: str, *variables: str) -> list[dict[str, str]]:
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    remedy = f"set {variables[0]} and {variables[1]} to a pair of files"
+    try:
+        own = load_pem_private_key(Path(key).read_bytes(), None).public_key()
+        if own == found.public_key():
+            return []
+        what, seen = "The key is not that of the certificate", f"another key than that of {path}"
+    except OSError as error:
+        what, seen = "The certificate's key cannot be read", error.strerror or str(error)
+    except (TypeError, ValueError):
+        what, seen = "The certificate's key cannot be read", "no unencrypted private key in PEM"
+    return [{"what": what, "where": key, "seen": seen, "remedy": remedy}]

@@ -85,7 +85,10 @@ def answer_failure(status: int, body: bytes, where: str, username: str = "") -> 
             "The registry does not allow this to the user",
             where=where,
             seen=f"{seen}, user name {username or '(none)'}",
-            remedy="give the user the right, or use another one",
+            remedy="give the user the right, or use another one"
+            if username
+            else "use a user that has the right; of a mirror that asks for certificates, set edgeml_mirror_clients for "
+            "this host too, with a certificate of the authority that the mirror trusts",
         )
     if status == 404:
         return FleetError(

@@ -9,7 +9,6 @@ import contextlib
 import copy
 import json
 import re
-import ssl
 from collections.abc import Mapping
 from email.message import Message
 from pathlib import Path
@@ -27,6 +26,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
     check_tag,
     sha256_digest,
 )
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.tls import client_context, present
 
 MAX_REDIRECTS = 5
 MAX_MANIFEST = 4 << 20  # bytes; what the specification asks registries to accept
@@ -44,8 +44,10 @@ REGISTRY_ARGUMENT: dict[str, Any] = {
         "ca_file": {"type": "path"},
         "ca_certificate": {"type": "str"},
         "ip_address": {"type": "str"},
+        "client_certificate": {"type": "str"},
+        "client_key": {"type": "str", "no_log": True},
     },
-    "required_together": [("username", "password")],
+    "required_together": [("username", "password"), ("client_certificate", "client_key")],
     "mutually_exclusive": [("ca_file", "ca_certificate")],
 }
 
@@ -67,9 +69,10 @@ class Registry:
         PEM text instead of `ca_file`.
     ip_address : str
         Where to connect to, instead of asking a name service for `address`.
-
     patient : bool
         Whether a failed call is repeated.
+    client_certificate, client_key : str
+        PEM text of what to present to a registry that asks for a certificate. Empty: nothing.
 
     Every method raises FleetError. After lost connections and answers of an overloaded or failing server a call is
     repeated with a growing pause. An instance serves one thread at a time.
@@ -85,6 +88,8 @@ class Registry:
         ca_certificate: str = "",
         ip_address: str = "",
         patient: bool = True,
+        client_certificate: str = "",
+        client_key: str = "",
     ) -> None:
         found = re.fullmatch(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?", address)
         if found is None or int(found[1] or 443) > 65535:
@@ -99,19 +104,9 @@ class Registry:
         self._patient = patient
         self._basic = ""
         self._tokens: dict[tuple[str, bool], str] = {}  # by repository and whether it may write
-        try:
-            tls = ssl.create_default_context(cafile=ca_file or None, cadata=ca_certificate or None)
-        except OSError as error:  # ssl.SSLError is one
-            raise FleetError(
-                "The trusted certificate authorities cannot be used",
-                where=ca_file or "ca_certificate",
-                seen=str(error),
-                remedy="run the playbook edgeml.fleet.certificates: each inventory, a copy too, has its own authority"
-                if isinstance(error, FileNotFoundError)
-                else "give the path of a readable PEM file, or its text",
-            ) from error
-        tls.minimum_version = ssl.TLSVersion.TLSv1_2
-        tls.verify_flags &= ~ssl.VERIFY_X509_STRICT  # Python 3.13 refuses private authorities that older ones take
+        tls = client_context(ca_file, ca_certificate)
+        if client_certificate:
+            present(tls, client_certificate, client_key)
         self._connections = Connections(address, ip_address, tls, timeout)
 
     @classmethod
@@ -125,6 +120,8 @@ class Registry:
             ca_certificate=options.get("ca_certificate") or "",
             ip_address=options.get("ip_address") or "",
             patient=patient,
+            client_certificate=options.get("client_certificate") or "",
+            client_key=options.get("client_key") or "",
         )
 
     def another(self, ahead: int = 0) -> Registry:

@@ -62,14 +62,16 @@ class Content:
 
 @dataclass(frozen=True)
 class RegistryAccess:
-    """How a registry is reached: ``host:port``, the authority's PEM text, and an IP address unless a name service
-    knows the name."""
+    """How a registry is reached: ``host:port``, an IP address unless a name service knows the name, and PEM texts of
+    the authority and of what is presented to a registry that asks for it."""
 
     address: str
     ip_address: str = ""
     ca_certificate: str = ""
     username: str = ""
     password: str = field(default="", repr=False)
+    client_certificate: str = ""
+    client_key: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)

@@ -134,6 +134,8 @@ def _lacking(access: RegistryAccess, missing: Sequence[Content]) -> list[str]:
         ca_certificate=access.ca_certificate,
         ip_address=access.ip_address,
         patient=False,
+        client_certificate=access.client_certificate,
+        client_key=access.client_key,
     )
     try:
         client.ping()
@@ -163,6 +165,8 @@ def _registry_problem(access: RegistryAccess, error: FleetError) -> Finding:
         need = "a certificate of the authority in edgeml_ca_certificate_file, for this name and time"
         remedy = "renew the registry's certificate (playbook edgeml.fleet.certificates), or set this host's clock"
     elif isinstance(error, RefusedError):
-        need, remedy = "a registry that lets this host in", "correct user name and password"
+        need = "a registry that lets this host in"
+        if access.username:
+            remedy = "correct user name and password"
     place = f"{access.address} at {access.ip_address}" if access.ip_address else access.address
     return Finding(name, REFUSE, f"{place}: {error.seen or error.what}", need, remedy)

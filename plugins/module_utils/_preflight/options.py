@@ -41,6 +41,8 @@ ARGUMENT_SPEC: dict[str, Any] = {
             "ca_certificate": _TEXT,
             "username": _TEXT,
             "password": {"type": "str", "default": "", "no_log": True},
+            "client_certificate": _TEXT,
+            "client_key": {"type": "str", "default": "", "no_log": True},
         },
     },
     "root": {"type": "path", "default": "/var/lib/edgeml"},

@@ -19,6 +19,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._host.image_layers im
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import check_digest
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.store import fetch_blob, holds
+from ansible_collections.edgeml.fleet.plugins.module_utils._oci.tls import pair_beside
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.desired import Model
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.installed import PULLING
 
@@ -34,6 +35,11 @@ def check_release_space(engine: DockerEngine, root: Path, image_size: int, model
         needs[device] = (path, needs.get(device, (path, SPARE_BYTES))[1] + size)
     for path, need in needs.values():
         check_space(path, need)
+
+
+def mirror_of(image: str, ca_file: str) -> Registry:
+    """Return the registry of an image, as the engine asks it: with the certificate that lies beside its authority."""
+    return Registry.from_options({"address": image.partition("/")[0], "ca_file": ca_file, **pair_beside(ca_file)})
 
 
 def stage_image(engine: DockerEngine, staging: Path, image: str) -> None:

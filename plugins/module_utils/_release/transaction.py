@@ -15,7 +15,6 @@ from typing import Any
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import DockerEngine, SeenOnce
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import DEFAULT_RUNTIME
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.attempt import (
     end_way_back,
     note_left,
@@ -31,6 +30,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._release.container im
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.content import (
     bytes_to_fetch,
     check_release_space,
+    mirror_of,
     restore_image,
     stage_image,
     stage_model,
@@ -329,7 +329,7 @@ class Release:
             self.engine, self.installed.root, desired.image_size if missing_image else 0, missing_models
         )
         stage_image(self.engine, self.installed.staging, desired.image)
-        registry = Registry(desired.image.split("/")[0], ca_file=self.ca_file)
+        registry = mirror_of(desired.image, self.ca_file)
         try:
             fetched = sum(
                 stage_model(registry, self.installed.staging, self.installed.models, model) for model in missing_models

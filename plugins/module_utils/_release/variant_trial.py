@@ -27,10 +27,10 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._inference.connect im
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.health import ModelCheck, check_model
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.latency import ModelObjective, measure_model
 from ansible_collections.edgeml.fleet.plugins.module_utils._inference.throughput import measure_throughput
-from ansible_collections.edgeml.fleet.plugins.module_utils._oci.registry import Registry
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.container import Container, check_devices
 from ansible_collections.edgeml.fleet.plugins.module_utils._release.content import (
     check_release_space,
+    mirror_of,
     stage_image,
     stage_model,
 )
@@ -127,7 +127,7 @@ def _largest(models: Sequence[Model]) -> list[Model]:
 
 def _measure(release: Release, desired: Desired, model: Model, effort: Effort) -> dict[str, Any]:
     root, trial = release.installed.trial_root, release.installed.trial
-    registry = Registry(desired.image.split("/")[0], ca_file=release.ca_file)
+    registry = mirror_of(desired.image, release.ca_file)
     try:
         stage_model(registry, root / "staging", root / "models", model)
     except FleetError as error:

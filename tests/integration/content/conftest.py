@@ -78,15 +78,17 @@ def store(programs: Path, authority: Authority, tmp_path_factory: pytest.TempPat
         yield found
 
 
-def lay_out_mirror(authority: Authority, directory: Path, port: int) -> Path:
+def lay_out_mirror(
+    authority: Authority, directory: Path, port: int, *, listen: str = "127.0.0.1", clients: Path | None = None
+) -> Path:
     """Write all that nginx needs for a mirror with the role's configuration, and return its empty tree.
 
-    Only the paths of its container are replaced.
+    Only the paths of its container are replaced. With `clients`, an authority, it asks for a certificate.
     """
     template = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)  # noqa: S701
     source = (REPOSITORY_ROOT / "roles/site_mirror/templates/nginx.conf.j2").read_text()
     rendered = template.from_string(source).render(
-        ansible_managed="test", site_mirror_listen_address="127.0.0.1", site_mirror_port=port
+        ansible_managed="test", site_mirror_port=port, site_mirror_clients="certificate" if clients else "any"
     )
     directory.chmod(0o755)
     scratch, tls, tree = directory / "tmp", directory / "tls", directory / "tree"
@@ -94,8 +96,10 @@ def lay_out_mirror(authority: Authority, directory: Path, port: int) -> Path:
         path.mkdir()
     shutil.copy(authority.certificate, tls / "server.crt")
     shutil.copy(authority.key, tls / "server.key")
+    if clients:
+        shutil.copy(clients, tls / "clients.crt")
     for old, new in {
-        "listen 0.0.0.0:": "listen 127.0.0.1:",
+        "listen 0.0.0.0:": f"listen {listen}:",
         "/tmp/": f"{scratch}/",  # noqa: S108
         "/etc/edgeml/tls": str(tls),
         "/srv/mirror": str(tree),

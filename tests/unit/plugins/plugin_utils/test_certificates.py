@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.plugin_utils.certificates import PrivateAuthority, Validity
+from ansible_collections.edgeml.fleet.plugins.plugin_utils.credentials import client_certificate_problems
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
@@ -28,14 +29,21 @@ def certificate(authority: PrivateAuthority, name: str) -> x509.Certificate:
     return x509.load_pem_x509_certificate((authority.directory / f"{name}.crt").read_bytes())
 
 
-def certify(authority: PrivateAuthority, host: str = "camera-1", names: list[str] = NAMES, check: bool = False) -> bool:
-    return bool(authority.certify(host, f"{host}.example.org", names, check_mode=check)["changed"])
+def certify(
+    authority: PrivateAuthority,
+    host: str = "camera-1",
+    names: list[str] = NAMES,
+    check: bool = False,
+    client: bool = False,
+) -> bool:
+    return bool(authority.certify(host, f"{host}.example.org", names, check_mode=check, client=client)["changed"])
 
 
-def test_openssl_accepts_what_is_made(authority: PrivateAuthority) -> None:
-    assert certify(authority)
+@pytest.mark.parametrize("purpose", ["sslserver", "sslclient"])
+def test_openssl_accepts_what_is_made(authority: PrivateAuthority, purpose: str) -> None:
+    assert certify(authority, client=True)
     here = str(authority.directory)
-    asked = ["-verify_hostname", "camera-1.example.org", "-purpose", "sslserver"]
+    asked = ["-verify_hostname", "camera-1.example.org", "-purpose", purpose]
     command = ["openssl", "verify", "-x509_strict", "-CAfile", f"{here}/ca.crt", *asked, f"{here}/camera-1.crt"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -53,6 +61,25 @@ def test_profile(authority: PrivateAuthority) -> None:
     modes = {path.suffix: stat.S_IMODE(path.stat().st_mode) for path in authority.directory.glob("*.*")}
     assert (modes[".key"], modes[".crt"]) == (0o600, 0o644)
     assert stat.S_IMODE(authority.directory.stat().st_mode) == 0o700
+
+
+def test_a_certificate_that_cannot_be_presented_is_made_anew_where_it_has_to_be(authority: PrivateAuthority) -> None:
+    certify(authority)
+    pair = [str(authority.directory / f"camera-1.{suffix}") for suffix in ("crt", "key")]
+    (problem,) = client_certificate_problems(*pair)
+    assert "edgeml.fleet.certificates" in problem["remedy"] and problem["where"] == pair[0]
+    assert not certify(authority)
+    assert certify(authority, check=True, client=True)
+    assert certify(authority, client=True)
+    assert not certify(authority, client=True)
+    assert not certify(authority)
+    assert client_certificate_problems(*pair) == []
+
+    certify(authority, "camera-2")
+    (problem,) = client_certificate_problems(pair[0], str(authority.directory / "camera-2.key"))
+    assert "edgeml_mirror_client_key_file" in problem["remedy"]
+    (problem,) = client_certificate_problems(pair[0], "/none")
+    assert problem["seen"] == "No such file or directory"
 
 
 def test_what_is_current_stays(authority: PrivateAuthority) -> None:

@@ -34,7 +34,7 @@ def test_directory_and_files_are_made_once(tmp_path: Path) -> None:
         "key": (b"k", 0o400),
         "token": (b"t", 0o400),
     }
-    assert wanted.apply(check_mode=False) == {"changed": False, "written": [], "diff": {}}
+    assert wanted.apply(check_mode=False) == {"changed": False, "written": [], "removed": [], "diff": {}}
 
 
 def test_only_what_differs_is_written(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_mode_of_the_directory_is_mended(tmp_path: Path) -> None:
     wanted = secrets(tmp_path / "runtime", key=b"k")
     wanted.apply(check_mode=False)
     wanted.directory.chmod(0o755)
-    assert wanted.apply(check_mode=False) == {"changed": True, "written": [], "diff": {}}
+    assert wanted.apply(check_mode=False) == {"changed": True, "written": [], "removed": [], "diff": {}}
     assert mode(wanted.directory) == 0o750
 
 
@@ -75,3 +75,24 @@ def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
     with pytest.raises(FleetError, match="where a directory has to be"):
         secrets(tmp_path / "runtime").apply(check_mode=False)
     assert (tmp_path / "runtime").read_text() == "somebody's"
+
+
+def test_one_file_has_a_mode_of_its_own_and_another_goes(tmp_path: Path) -> None:
+    directory = tmp_path / "registry"
+    files = {"ca.crt": b"ca", "client.key": b"k"}
+    wanted = FileSet(directory, files, ME, 0o755, 0o644, {"client.key": 0o600})
+    wanted.apply(check_mode=False)
+    assert {path.name: mode(path) for path in directory.iterdir()} == {"ca.crt": 0o644, "client.key": 0o600}
+    assert not wanted.apply(check_mode=False)["changed"]
+    (directory / "client.key").chmod(0o644)
+    assert wanted.apply(check_mode=False)["written"] == ["client.key"]
+
+    without = FileSet(directory, {"ca.crt": b"ca"}, ME, 0o755, 0o644, absent=["client.cert", "client.key"])
+    planned = without.apply(check_mode=True)
+    assert (planned["changed"], planned["removed"]) == (True, ["client.key"])
+    assert (directory / "client.key").exists()
+    assert without.apply(check_mode=False) == planned
+    assert [path.name for path in directory.iterdir()] == ["ca.crt"]
+    assert not without.apply(check_mode=False)["changed"]
+    with pytest.raises(FleetError, match="Not the name of a file"):
+        FileSet(directory, {}, ME, 0o755, 0o644, absent=["../ca.crt"]).apply(check_mode=False)
