@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -57,6 +58,26 @@ def in_use(berlin: Fleet) -> Fleet:
     if not all(map(berlin.converged, DEVICES)):
         berlin.playbook("edgeml.fleet.site", *BERLIN).must_succeed()
     return berlin
+
+
+STATUS_WITHOUT_AND_WITH_CERTIFICATE = """
+import ssl, urllib.error, urllib.request
+place = "/etc/docker/certs.d/registry.edgeml.internal:5443/"
+for pair in (), (place + "client.cert", place + "client.key"):
+    context = ssl.create_default_context(cafile=place + "ca.crt")
+    if pair:
+        context.load_cert_chain(*pair)
+    address = "https://registry.edgeml.internal:5443/v2/edgeml/none/manifests/sha256:" + "0" * 64
+    try:
+        urllib.request.urlopen(address, context=context)
+    except urllib.error.HTTPError as error:
+        print(error.code)
+"""
+
+
+def test_the_mirror_asks_who_its_devices_are(in_use: Fleet) -> None:
+    command = f"sudo python3 -c {shlex.quote(STATUS_WITHOUT_AND_WITH_CERTIFICATE)}"
+    assert in_use.lab.run("berlin-camera-1", command, check=True).stdout.split() == ["403", "404"]
 
 
 def releases(fleet: Fleet) -> dict[str, str]:
