@@ -7,6 +7,7 @@ Debian's own programs (mmdebstrap, dpkg-deb) stay this machine's: they only deli
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -21,7 +22,13 @@ import pytest
 from ansible_collections.edgeml.fleet.plugins.module_utils._image import python as _image_python
 from ansible_collections.edgeml.fleet.plugins.module_utils._image.layer import unpack
 from ansible_collections.edgeml.fleet.plugins.module_utils._image.python import Interpreter
-from ansible_collections.edgeml.fleet.tests.integration.image.conftest import PythonImage
+from ansible_collections.edgeml.fleet.tests.integration.image.conftest import PythonImage, run_module
+from ansible_collections.edgeml.fleet.tests.integration.publish.test_minify import (
+    PROGRAM,
+    RECIPES,
+    minify,
+    model,  # noqa: F401 - a fixture
+)
 from ansible_collections.edgeml.fleet.tests.lab.machine import prepare
 from ansible_collections.edgeml.fleet.tests.support.content import REPOSITORY_ROOT
 
@@ -82,9 +89,9 @@ def roots(python_image: PythonImage, tmp_path_factory: pytest.TempPathFactory) -
 
 def test_an_arm64_controller_makes_the_same_digests(roots: Path, tmp_path: Path) -> None:
     """Debian packages, files, bytecode made by the image's Python for the controller's architecture, a model."""
-    model = REPOSITORY_ROOT / "models" / "photo"
+    photo = REPOSITORY_ROOT / "models" / "photo"
     application = tmp_path / "source" / "application"
-    shutil.copytree(model, application)
+    shutil.copytree(photo, application)
     shutil.copy(roots / "amd64/usr/lib/python3.13/functools.py", application)
     # Without Python in the image: its standard library takes minutes to compile under emulation.
     image = {
@@ -95,7 +102,7 @@ def test_an_arm64_controller_makes_the_same_digests(roots: Path, tmp_path: Path)
     arguments = {
         architecture: [
             image,
-            *map(str, (application.parent, model, roots / architecture, tmp_path / f"{architecture}-cache")),
+            *map(str, (application.parent, photo, roots / architecture, tmp_path / f"{architecture}-cache")),
         ]
         for architecture in ("amd64", "arm64")
     }
@@ -123,3 +130,48 @@ def test_bytecode_does_not_depend_on_what_else_the_process_holds(
         (bytecode,) = module.parent.glob("__pycache__/*.pyc")
         written.append(bytecode.read_bytes())
     assert written[0] == written[1]
+
+
+@pytest.fixture(scope="module")
+def emulated(roots: Path, python_image: PythonImage, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of an arm64 Python that has the packages which make smaller variants, by the same lock."""
+    made = {**python_image.recipe, "files": []}
+    made["python"] = {**made["python"], "requirements": "requirements.txt", "exclude": {}, "remove": []}
+    path = tmp_path_factory.mktemp("tools") / "image.tar"
+    archive = {"path": str(path), "architecture": "arm64", "name": "edgeml-test/tools:built"}
+    options = {"recipe": made, "source_root": str(PROGRAM.parent), "cache": str(python_image.cache), "archive": archive}
+    (layer,) = run_module(options)["layers"]["arm64"][1:]
+    with tarfile.open(python_image.cache / "blobs" / layer["digest"].removeprefix("sha256:")) as packages:
+        unpack(packages, roots / "arm64")
+    return {
+        "QEMU_LD_PREFIX": str(roots / "arm64"),
+        "PYTHONPATH": f"{roots}/arm64{made['python']['target']}",
+        "PYTHONDONTWRITEBYTECODE": "1",  # the packages have theirs
+        # A board's: with SME, as the emulator has it by default, ONNX Runtime 1.24.4 multiplies 8 bits wrongly.
+        "QEMU_CPU": "cortex-a76",
+    }
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of an environment of this machine's Python, as publish makes it."""
+    environment = tmp_path_factory.mktemp("environment") / "tools"
+    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+    install = [environment / "bin/pip", "install", "--quiet", "--require-hashes", "--requirement"]
+    subprocess.run([*map(str, install), str(PROGRAM.parent / "requirements.txt")], check=True)
+    return environment / "bin/python"
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_an_arm64_controller_makes_the_same_variants(
+    tools: Path, roots: Path, emulated: dict[str, str], model: Path, tmp_path: Path, recipe: str  # noqa: F811
+) -> None:  # fmt: skip
+    """It folds, calibrates and quantizes with ONNX Runtime for arm64, another Python, and another NumPy."""
+    pythons = {"here": (tools, None), "there": (roots / "arm64/usr/bin/python3.13", emulated)}
+    digests = []
+    for name, (python, environment) in pythons.items():
+        done = minify(python, model, tmp_path / name, recipe, environment)
+        assert done.returncode == 0, done.stderr
+        files = [path for path in sorted((tmp_path / name).rglob("*")) if path.is_file()]
+        digests.append({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files})
+    assert "model.onnx" in digests[0] and digests[0] == digests[1]
