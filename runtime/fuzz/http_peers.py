@@ -120,6 +120,8 @@ class HttpPeers:
     def __init__(self) -> None:
         self._wire = Wire()
         self._peer_wire = Wire(_BareTransport)
+        # A task of uvicorn that failed is told of when it is collected, which may be while another input is tried.
+        self._peer_wire.loop.set_exception_handler(lambda _loop, _context: None)
         self._ours = _Ours()
         settings = config()
         self._shared = Shared(self._ours, settings.limits, self._wire.loop)
