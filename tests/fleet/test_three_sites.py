@@ -75,15 +75,6 @@ for pair in (), (place + "client.cert", place + "client.key"):
 """
 
 
-def test_the_mirror_asks_who_its_devices_are(in_use: Fleet) -> None:
-    command = f"sudo python3 -c {shlex.quote(STATUS_WITHOUT_AND_WITH_CERTIFICATE)}"
-    assert in_use.lab.run("berlin-camera-1", command, check=True).stdout.split() == ["403", "404"]
-
-
-def releases(fleet: Fleet) -> dict[str, str]:
-    return {name: fleet.release(name) for name in DEVICES}
-
-
 def test_lock_holds_both_versions_and_both_variants(berlin: Fleet) -> None:
     lock = berlin.lock()
     assert {version: set(entry["variants"]) for version, entry in lock["models"]["digits"].items()} == {
@@ -120,6 +111,15 @@ def test_site_answers_with_both_variants(in_use: Fleet) -> None:
     # The flavour with Pillow, at its own ports of the same host.
     berlin.answers("berlin-camera-1", [("photo", "1.0.0")], ports=(8010, 8011))
     berlin.answers("berlin-gateway-1", [("file_type", "1.0.0")])
+
+
+def test_the_mirror_asks_who_its_devices_are(in_use: Fleet) -> None:
+    command = f"sudo python3 -c {shlex.quote(STATUS_WITHOUT_AND_WITH_CERTIFICATE)}"
+    assert in_use.lab.run("berlin-camera-1", command, check=True).stdout.split() == ["403", "404"]
+
+
+def releases(fleet: Fleet) -> dict[str, str]:
+    return {name: fleet.release(name) for name in DEVICES}
 
 
 def test_requirements_are_met(in_use: Fleet) -> None:
