@@ -36,8 +36,8 @@ options:
   environment:
     description:
       - Environment variables of the container.
-      - Ansible writes them to the host's log like all options, unless the task has C(ansible_no_target_syslog=true) among
-        its variables.
+      - Ansible writes them to the host's log like all options, unless the task has C(ansible_no_target_syslog=true)
+        among its variables.
     type: dict
     default: {}
   devices:
