@@ -116,7 +116,7 @@ FIRST_TESTS := tests/quickstart runtime/tests
 HOST_TESTS := tests/fleet tests/faults tests/integration tests/lab tests/molecule
 LAST_TESTS := tests/contract tests/architecture tests/unit
 # What takes minutes and has its parts in the other tests.
-LONG_TESTS := tests/fleet/test_any_host.py tests/fleet/test_stick.py \
+LONG_TESTS := tests/fleet/test_any_host.py tests/fleet/test_stick.py tests/fleet/test_operations.py \
 	tests/fleet/test_fleet.py::test_a_mirror_fills_itself_after_a_power_cut \
 	tests/molecule/test_all_scenarios.py tests/molecule/test_own_role.py tests/integration/packages/test_dnf.py \
 	tests/integration/image/test_arm64_controller.py tests/integration/image/test_openvino_image.py \

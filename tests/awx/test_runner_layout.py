@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Jobs in AWX's layout: a private data directory, a generated inventory script, answers of surveys, slices, a worker.
 
-AWX itself does no more than write these files and call ansible-runner.
+A job that converges a host is in tests/fleet/test_operations.py.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ansible_collections.edgeml.fleet.tests.integration.content.conftest import 
     store,
 )
 from ansible_collections.edgeml.fleet.tests.integration.publish.conftest import Project
+from ansible_collections.edgeml.fleet.tests.support.awx_job import imported_inventory, run_job, write_job
 from ansible_collections.edgeml.fleet.tests.support.content import Authority, Store, take_built_layers
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,39 +95,12 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def imported(project: Project, directory: Path) -> dict[str, Any]:
-    """Return the inventory as an update of its source leaves it in AWX."""
-    found, errors = ansible_runner.get_inventory(
-        action="list", inventories=[str(project.root / "inventory")], response_format="json",
-        private_data_dir=str(directory), quiet=True,
-    )  # fmt: skip
-    assert isinstance(found, dict), errors
-    return found
+    return imported_inventory(project.root / "inventory", directory)
 
 
 def job(directory: Path, project: Project, inventory: dict[str, Any], hosts: set[str], variables: str) -> Path:
-    """Write the directory of a job for some of the devices; `variables` is the text of its extra variables."""
-    for name in ("inventory", "env"):
-        (directory / name).mkdir(parents=True)
-    (directory / "project").symlink_to(project.root)
-    left_out = set(DEVICES) - hosts
-    sliced: dict[str, Any] = json.loads(json.dumps(inventory))
-    for name, group in sliced.items():
-        if name == "_meta":
-            group["hostvars"] = {host: values for host, values in group["hostvars"].items() if host not in left_out}
-        elif "hosts" in group:
-            group["hosts"] = [host for host in group["hosts"] if host not in left_out]
-    script = directory / "inventory" / "hosts"
-    script.write_text(f"#!{sys.executable}\nprint({json.dumps(sliced)!r})\n")
-    script.chmod(0o700)
-    (directory / "env" / "extravars").write_text(variables)
-    return directory
-
-
-def run(directory: Path, playbook: str) -> ansible_runner.Runner:
-    return ansible_runner.run(
-        private_data_dir=str(directory), playbook=f"playbooks/{playbook}.yml",
-        inventory=str(directory / "inventory" / "hosts"), quiet=True,
-    )  # fmt: skip
+    """Write the directory of a job for some of the devices."""
+    return write_job(directory, project.root, inventory, variables, left_out=set(DEVICES) - hosts)
 
 
 @pytest.mark.parametrize("slices", [1, 2, 4])
@@ -138,7 +112,7 @@ def test_slices_plan_each_device_once(slices: int, project: Project, tmp_path: P
         report = tmp_path / f"report-{number}"
         report.mkdir()
         answers = json.dumps({"edgeml_devices": "devices", "edgeml_plan_report": str(report)})
-        done = run(job(tmp_path / f"job-{number}", project, inventory, hosts, answers), "plan")
+        done = run_job(job(tmp_path / f"job-{number}", project, inventory, hosts, answers), "plan")
         text = done.stdout.read()
         assert done.status == "successful", text[-6000:]
         for site in json.loads((report / "plan.json").read_text())["sites"]:
@@ -162,7 +136,7 @@ def test_answers_of_the_survey_reach_the_rollout(first: str, refused: str, proje
     answers = survey_answers(awx_rollout_first=first) + "edgeml_devices: device-1\n"
     directory = job(tmp_path / "job", project, inventory, {"device-1"}, answers)
     (directory / "env" / "cmdline").write_text("--check")
-    text = run(directory, "rollout").stdout.read()
+    text = run_job(directory, "rollout").stdout.read()
     if refused:
         assert "first" in text and "two" in text, text[-4000:]
     else:

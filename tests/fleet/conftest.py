@@ -60,7 +60,7 @@ class Fleet:
     """A fleet in the lab: playbooks from the controller, clients on the site's LAN.
 
     `inventories` are what -i is given, the first with the catalogue; `token` is that of the devices, kept in `state`
-    if None. `state` is the directory of certificates, secrets and lock.
+    if None. `state` is the directory of certificates, secrets and lock, `authorities` whom clients trust.
     """
 
     def __init__(
@@ -73,6 +73,7 @@ class Fleet:
         self.lab = lab
         self.inventories = inventories
         self.state = lab.state / "state"
+        self.authorities = self.state / "pki" / "ca.crt"
         self.token = token
         self.arguments = [*(f"-i{inventory}" for inventory in inventories), *arguments]
 
@@ -165,7 +166,7 @@ class Fleet:
     def client(self, host: str, scheme: str, port: int) -> Client:
         return connect(
             f"{scheme}://{address(self.address(host), port)}",
-            ca_file=str(self.state / "pki" / "ca.crt"),
+            ca_file=str(self.authorities),
             server_name=host,
             bearer_token=self.token or (self.state / "inference_token").read_text().strip(),
             timeout=600,
