@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -103,7 +104,9 @@ def test_it_converges_a_host_over_ssh(image: str, lab: Lab) -> None:
         }
     }
     (lab.state / "hosts.yml").write_text(yaml.safe_dump(inventory))
-    command = ["docker", "run", "--rm", "--network", "host", "--volume", f"{lab.state}:/lab", image]
+    # As the owner of SSH's key, which nobody else may read.
+    command = ["docker", "run", "--rm", "--user", f"{os.getuid()}:0", "--network", "host"]
+    command += ["--volume", f"{lab.state}:/lab", image]
     command += ["ansible-playbook", "-i", "/lab/hosts.yml", f"{COLLECTION}/docs/examples/docker_engine.yml"]
     assert "failed=0" in run(*command)
     assert "changed=0" in run(*command)
