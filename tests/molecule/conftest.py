@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ansible_collections.edgeml.fleet.runtime.tests.support.ports import free_port
+
 ROOT = Path(__file__).resolve().parents[2]
 SCENARIOS = ROOT / "extensions" / "molecule"
 #: The scenarios that `make test` runs; `make test-molecule` runs all.
@@ -36,4 +38,4 @@ def molecule_test(directory: Path, *arguments: str, steps: tuple[str, ...] = STE
 def run_scenario(name: str) -> None:
     """Run a scenario of this collection from nothing to nothing, with drift and cleanup where it has them."""
     own = tuple(step for step in ("side_effect", "cleanup") if (SCENARIOS / name / f"{step}.yml").exists())
-    molecule_test(ROOT, "--scenario-name", name, steps=STEPS + own)
+    molecule_test(ROOT, "--scenario-name", name, steps=STEPS + own, EDGEML_AWX_PORT=str(free_port()))
