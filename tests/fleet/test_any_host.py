@@ -1,7 +1,8 @@
 # Copyright (c) edgeml.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Devices that need SSH, Python 3.8 and an engine: one like Ubuntu, one like Raspberry Pi OS, one without a package
-manager and systemd, one as a hardening guide asks for it, one with a read-only root, one at a site without IPv4.
+manager and systemd, one as a hardening guide asks for it, one with a read-only root, one whose engine leaves images to
+containerd, one at a site without IPv4.
 
 Nothing is installed on any of them.
 """
@@ -25,7 +26,7 @@ from .conftest import PATIENCE, ROOT, Fleet, running_lab
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(3600)]
 
-DEVICES = ("any-ubuntu", "any-pi", "any-foreign", "any-hardened", "any-image", "any-six")
+DEVICES = ("any-ubuntu", "any-pi", "any-foreign", "any-hardened", "any-image", "any-containerd", "any-six")
 LOOKS = UNREADY // GUARD_SECONDS + 1
 #: The guard of a host, so many times as it looks in the minutes after which it gives up a release.
 GUARD = f"""
@@ -99,6 +100,24 @@ def test_a_hardened_host_stays_as_it_was(fleet: Fleet) -> None:
     told = str(console.exec_run(["docker", "info", "--format", "{{json .SecurityOptions}}"]).output)
     assert "name=userns" in told
     assert "seccomp.json" in told
+
+
+def test_an_engine_that_leaves_images_to_containerd(fleet: Fleet) -> None:
+    """What is lost of it is pulled again, and what it served is handed over."""
+    lab, host = fleet.lab, "any-containerd"
+    kind = "sudo docker info --format '{{json .DriverStatus}}'"
+    assert "io.containerd.snapshotter.v1" in lab.run(host, kind, check=True).stdout
+    lab.run(host, "sudo sh -c 'docker rm --force edgeml-runtime && docker image prune --all --force'", check=True)
+    assert lab.run(host, "sudo docker image ls --quiet", check=True).stdout == ""
+    fleet.playbook("edgeml.fleet.site", "--limit", host).must_succeed()
+    first = fleet.release(host)
+    with fleet.asking(host, "digits") as answered:
+        level = ("-e", "inference_runtime_log_level=warning")
+        fleet.playbook("edgeml.fleet.site", "--limit", host, *level).must_succeed()
+        assert fleet.release(host) != first
+        fleet.playbook("edgeml.fleet.rollback", "--limit", host).must_succeed()
+    assert min(answered.values()) > 0
+    assert fleet.release(host) == first
 
 
 def test_a_site_without_ipv4_has_none(fleet: Fleet) -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 
 NONE, UBUNTU, RASPBERRY_PI, FOREIGN = "", "ubuntu", "raspberry_pi", "foreign"
-HARDENED, IMAGE_BASED = "hardened", "image_based"
-GUISES = (NONE, UBUNTU, RASPBERRY_PI, FOREIGN, HARDENED, IMAGE_BASED)
+HARDENED, IMAGE_BASED, CONTAINERD = "hardened", "image_based", "containerd"
+GUISES = (NONE, UBUNTU, RASPBERRY_PI, FOREIGN, HARDENED, IMAGE_BASED, CONTAINERD)
 
 OS_RELEASE = {
     UBUNTU: 'ID=ubuntu\nID_LIKE=debian\nVERSION_ID="22.04"\nVERSION_CODENAME=jammy\nPRETTY_NAME="Ubuntu 22.04.5 LTS"\n',
@@ -75,6 +75,10 @@ HARDENED_SECCOMP = {
         }
     ],
 }
+#: Images are containerd's, as Docker's own engine has it from version 29 on.
+CONTAINERD_ENGINE = {"features": {"containerd-snapshotter": True}}
+# On the volume that a host has for its engine: what it unpacks there cannot lie on the host's own layers.
+CONTAINERD_CONFIGURATION = 'version = 2\nroot = "/var/lib/docker/containerd"\n'
 # The root is read-only. Writable is what the maker of such an image has to keep so for us, and not one place more.
 IMAGE_BASED_INIT = """#!/bin/sh
 set -e
@@ -104,6 +108,11 @@ def files(guise: str) -> list[tuple[str, bytes, int, int]]:
             ("etc/sudoers.d/edge", HARDENED_SUDOERS.encode(), 0o440, 0),
             ("etc/docker/daemon.json", json.dumps(HARDENED_ENGINE).encode(), 0o644, 0),
             ("etc/docker/seccomp.json", json.dumps(HARDENED_SECCOMP).encode(), 0o644, 0),
+        ]
+    if guise == CONTAINERD:
+        found += [
+            ("etc/docker/daemon.json", json.dumps(CONTAINERD_ENGINE).encode(), 0o644, 0),
+            ("etc/containerd/config.toml", CONTAINERD_CONFIGURATION.encode(), 0o644, 0),
         ]
     return found
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,19 @@ STOP_SECONDS = 15  # for a container to end by itself
 #: What is kept of a container's log where the engine would keep all: in files of JSON.
 LOG_OPTIONS = ("--log-opt", "max-size=10m", "--log-opt", "max-file=3")
 PULL_PAUSES = (3, 6)  # seconds before the second and the third attempt
+#: Where containerd keeps what it holds, unless it is configured otherwise.
+CONTAINERD_DIRECTORY = "/var/lib/containerd"
+
+
+def image_directory(information: Mapping[str, Any]) -> str:
+    """Return the directory that holds an engine's images, by what `docker info` says as JSON.
+
+    Engines from 29.0 on leave images to containerd, which has a directory that they do not know.
+    """
+    kind = dict(information.get("DriverStatus") or ()).get("driver-type", "")
+    if kind.startswith("io.containerd.snapshotter") and Path(CONTAINERD_DIRECTORY).is_dir():
+        return CONTAINERD_DIRECTORY
+    return str(information["DockerRootDir"])
 
 
 def loaded_name(image: str) -> str:
@@ -77,9 +90,9 @@ class DockerEngine:
         """Return what `docker image inspect` says, None if there is no such image."""
         return self._inspect("image", reference)
 
-    def root_directory(self) -> str:
+    def image_directory(self) -> str:
         """Return the directory that holds the engine's images."""
-        return self._run(["info", "--format", "{{.DockerRootDir}}"], "The Docker Engine does not answer").strip()
+        return image_directory(self.information())
 
     def container(self, name: str) -> dict[str, Any] | None:
         """Return what `docker container inspect` says, None if there is no such container."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.command import RunCommand
+from ansible_collections.edgeml.fleet.plugins.module_utils._host.engine import image_directory
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.facts import host_facts
 from ansible_collections.edgeml.fleet.plugins.module_utils._host.names import DEFAULT_RUNTIME
 
@@ -163,6 +164,7 @@ class Engine:
     answers: bool = False
     version: str = ""
     directory: str = ENGINE_DIRECTORY
+    image_directory: str = ENGINE_DIRECTORY
     driver: str = ""
     runtimes: Sequence[str] = ()
     cdi: bool = False  # whether it knows devices by names of the Container Device Interface
@@ -242,6 +244,7 @@ class Host:
             answers=True,
             version=info["ServerVersion"],
             directory=info["DockerRootDir"],
+            image_directory=image_directory(info),
             driver=info.get("Driver", ""),
             runtimes=sorted(info.get("Runtimes") or ()),
             cdi=bool(info.get("CDISpecDirs")),

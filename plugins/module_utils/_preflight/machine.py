@@ -128,7 +128,7 @@ def _words(version: tuple[int, ...]) -> str:
 
 def disk(host: Host, engine: Engine, wanted: Wanted, missing: Sequence[Content]) -> Iterator[Finding]:
     """Bytes and files of all that comes, by file system. What is there already stays beside it."""
-    places = {"image": engine.directory, "model": wanted.root, "mirrored": wanted.mirror_root}
+    places = {"image": engine.image_directory, "model": wanted.root, "mirrored": wanted.mirror_root}
     needs: dict[int, tuple[str, Path, int, int]] = {}
 
     def add(place: str, size: int, files: int) -> None:

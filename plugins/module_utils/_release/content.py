@@ -29,7 +29,7 @@ def check_release_space(engine: DockerEngine, root: Path, image_size: int, model
     needs: dict[int, tuple[Path, int]] = {}
     wanted = [(root, sum(2 * model.size for model in models))]
     if image_size:
-        wanted.append((Path(engine.root_directory()), UNPACK_FACTOR * image_size))
+        wanted.append((Path(engine.image_directory()), UNPACK_FACTOR * image_size))
     for path, size in wanted:
         device = path.stat().st_dev
         needs[device] = (path, needs.get(device, (path, SPARE_BYTES))[1] + size)
