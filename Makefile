@@ -142,7 +142,7 @@ test: lab-tools ## Everything but what test-long and the matrices of faults add,
 		$(FIRST_TESTS) $(HOST_TESTS) $(LAST_TESTS))
 
 .PHONY: test-long
-test-long: lab-tools ## What `make test` leaves out: six kinds of devices, a stick, all Molecule scenarios, images (an hour)
+test-long: lab-tools ## What `make test` leaves out: seven kinds of devices, a stick, all Molecule scenarios, images (an hour)
 	@$(PYTEST) --durations 15 $(LONG_TESTS)
 
 .PHONY: support-matrix
@@ -150,7 +150,7 @@ support-matrix: $(VENV)/development ## Take the day of the last `make test` into
 	@$(BIN)/python tests/support/support_matrix.py build/tests.xml
 
 .PHONY: test-hosts
-test-hosts: $(VENV)/development engine ## Six kinds of devices in one site, from a hardened one to one without systemd (8 minutes)
+test-hosts: $(VENV)/development engine ## Seven kinds of devices in one site, from a hardened one to one without systemd (8 minutes)
 	@$(BIN)/pytest -v --junitxml build/tests.xml tests/fleet/test_any_host.py
 
 .PHONY: test-stick
@@ -216,6 +216,10 @@ bench-converge: $(VENV)/development engine ## Compare a converge that changes no
 .PHONY: bench-content
 bench-content: $(VENV)/development engine ## Compare filling a mirror with skopeo and docker: seconds, and bytes on the wire
 	@$(BIN)/python tests/benchmark/content.py
+
+.PHONY: bench-mirror
+bench-mirror: $(VENV)/development ## Compare a mirror that 200 hosts ask at once with plain nginx and docker-registry: MB/s (2 minutes)
+	@$(BIN)/python tests/benchmark/mirror.py
 
 .PHONY: bench-minify
 bench-minify: $(VENV)/development engine ## Measure smaller variants of three real models: bytes, p95, memory, deviation, accuracy (3 minutes)
