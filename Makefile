@@ -121,6 +121,7 @@ LONG_TESTS := tests/fleet/test_any_host.py tests/fleet/test_stick.py tests/fleet
 	tests/molecule/test_all_scenarios.py tests/molecule/test_own_role.py tests/integration/packages/test_dnf.py \
 	tests/integration/image/test_arm64_controller.py tests/integration/image/test_openvino_image.py \
 	tests/integration/server/test_other_server.py \
+	tests/integration/publish/test_measure.py::test_what_a_trial_that_was_killed_leaves_goes_with_the_next_run \
 	tests/integration/publish/test_publish.py::test_the_same_digests_from_another_place
 PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --junitxml build/tests.xml
 
