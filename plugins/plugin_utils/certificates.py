@@ -185,10 +185,7 @@ class PrivateAuthority:
         builder = (
             self._builder(x509.Name([common_name]), authority.subject, key)
             .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
-            .add_extension(
-                x509.ExtendedKeyUsage(uses),
-                critical=False,
-            )
+            .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False)
         )
         self._write(host, builder.sign(signing, SHA256()))

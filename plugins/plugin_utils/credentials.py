@@ -70,9 +70,8 @@ def certificate_problems(path: str, key: str, name: str) -> list[dict[str, str]]
     """
     from cryptography import x509
 
-    try:
-        found = x509.load_pem_x509_certificate(Path(path).read_bytes())
-    except (OSError, ValueError):
+    found = _certificate_in(path)
+    if found is None:
         return []
     problems = _key_problems(
         found, path, key, "inference_runtime_tls_certificate_file", "inference_runtime_tls_key_file"
@@ -104,11 +103,9 @@ def client_certificate_problems(path: str, key: str) -> list[dict[str, str]]:
     A certificate that cannot be read is told by `certificate`.
     """
     from ansible_collections.edgeml.fleet.plugins.plugin_utils.certificates import is_for_clients
-    from cryptography import x509
 
-    try:
-        found = x509.load_pem_x509_certificate(Path(path).read_bytes())
-    except (OSError, ValueError):
+    found = _certificate_in(path)
+    if found is None:
         return []
     variables = ("edgeml_mirror_client_certificate_file", "edgeml_mirror_client_key_file")
     problems = _key_problems(found, path, key, *variables)
@@ -123,6 +120,16 @@ def client_certificate_problems(path: str, key: str) -> list[dict[str, str]]:
             }
         )
     return problems
+
+
+def _certificate_in(path: str) -> Any:
+    """Return the certificate in a PEM file, None if there is none that can be read."""
+    from cryptography import x509
+
+    try:
+        return x509.load_pem_x509_certificate(Path(path).read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
 def _key_problems(found: Any, path: str, key: str, *variables: str) -> list[dict[str, str]]:

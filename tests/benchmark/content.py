@@ -36,7 +36,7 @@ from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import (
     descriptor,
     sha256_digest,
 )
-from ansible_collections.edgeml.fleet.runtime.tests.support.debian_packages import unpacked
+from ansible_collections.edgeml.fleet.runtime.tests.support.debian_packages import unpacked, with_libraries
 from ansible_collections.edgeml.fleet.tests.integration.content.conftest import running_store
 from ansible_collections.edgeml.fleet.tests.support.content import PACKAGES, Authority, Store, start_synchronization
 
@@ -148,8 +148,7 @@ class Skopeo:
         self.target = directory / "skopeo"
         programs = unpacked("skopeo", SKOPEO)
         self.program = programs / "usr/bin/skopeo"
-        libraries = [path for path in (*programs.glob("usr/lib/*"), *programs.glob("lib/*")) if path.is_dir()]
-        self.environment = {**os.environ, "LD_LIBRARY_PATH": ":".join(map(str, libraries))}
+        self.environment = with_libraries(programs)
         self.policy = directory / "policy.json"
         self.policy.write_text(json.dumps({"default": [{"type": "insecureAcceptAnything"}]}))
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.edgeml.fleet.plugins.module_utils._oci.names import sha256_digest
-from ansible_collections.edgeml.fleet.runtime.tests.support.debian_packages import unpacked
+from ansible_collections.edgeml.fleet.runtime.tests.support.debian_packages import unpacked, with_libraries
 from ansible_collections.edgeml.fleet.runtime.tests.support.ports import free_port
 from ansible_collections.edgeml.fleet.tests.integration.content.conftest import (
     lay_out_mirror,
@@ -57,7 +57,7 @@ http {{
 
 
 @contextlib.contextmanager
-def mirror(programs: Path, authority: Authority, directory: Path, blob: bytes) -> Iterator[str]:
+def mirror(programs: Path, authority: Authority, directory: Path, blob: bytes) -> Iterator[list[str]]:
     """Yield the URL of the blob at nginx with the role's configuration."""
     port, digest = free_port(), sha256_digest(blob)
     tree = lay_out_mirror(authority, directory, port)
@@ -65,11 +65,11 @@ def mirror(programs: Path, authority: Authority, directory: Path, blob: bytes) -
     content.mkdir(parents=True)
     (content / digest.partition(":")[2]).write_bytes(blob)
     with running_mirror(programs, directory, port):
-        yield f"https://127.0.0.1:{port}/v2/{REPOSITORY}/blobs/{digest}"
+        yield [f"https://127.0.0.1:{port}/v2/{REPOSITORY}/blobs/{digest}"]
 
 
 @contextlib.contextmanager
-def plain_files(programs: Path, authority: Authority, directory: Path, blob: bytes) -> Iterator[str]:
+def plain_files(programs: Path, authority: Authority, directory: Path, blob: bytes) -> Iterator[list[str]]:
     """Yield the URL of the blob at nginx that does nothing but serve files."""
     port = free_port()
     tree = lay_out_mirror(authority, directory, port)
@@ -77,32 +77,29 @@ def plain_files(programs: Path, authority: Authority, directory: Path, blob: byt
     text = PLAIN.format(port=port, tree=tree, tls=directory / "tls", scratch=directory / "tmp")
     (directory / "nginx.conf").write_text(text)
     with running_mirror(programs, directory, port):
-        yield f"https://127.0.0.1:{port}/blob"
+        yield [f"https://127.0.0.1:{port}/blob"]
 
 
 @contextlib.contextmanager
-def registry(programs: Path, authority: Authority, directory: Path, blob: bytes) -> Iterator[str]:
-    """Yield the URL of the blob at docker-registry, and behind a space the account for it."""
+def registry(programs: Path, authority: Authority, directory: Path, blob: bytes) -> Iterator[list[str]]:
+    """Yield the URL of the blob at docker-registry, with the header of an account."""
     with running_store(programs, authority, directory) as store:
         store.registry().push_blob(REPOSITORY, blob, sha256_digest(blob))
         account = base64.b64encode(f"{store.username}:{store.password}".encode()).decode()
-        yield f"https://{store.address}/v2/{REPOSITORY}/blobs/{sha256_digest(blob)} {account}"
+        url = f"https://{store.address}/v2/{REPOSITORY}/blobs/{sha256_digest(blob)}"
+        yield [url, f"--header=authorization: Basic {account}"]
 
 
-def load(url: str, clients: int, requests: int) -> float:
+def load(asked: list[str], clients: int, requests: int) -> float:
     """Have so many clients get the blob at once, so many times in all; return MB a second."""
     programs = unpacked("h2load", LIBRARIES)
-    libraries = [path for path in (*programs.glob("usr/lib/*"), *programs.glob("lib/*")) if path.is_dir()]
-    environment = {**os.environ, "LD_LIBRARY_PATH": ":".join(map(str, libraries))}
-    address, _separator, account = url.partition(" ")
-    command = [str(programs / "usr/bin/h2load"), "--h1", f"--clients={clients}", f"--requests={requests}", address]
-    if account:
-        command.append(f"--header=authorization: Basic {account}")
+    command = [str(programs / "usr/bin/h2load"), "--h1", f"--clients={clients}", f"--requests={requests}", *asked]
+    environment = with_libraries(programs)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     finished = re.search(r"finished in ([\d.]+)(ms|s),", done)
     status = re.search(r"status codes: (\d+) 2xx", done)
     if finished is None or status is None or int(status[1]) != requests:
-        raise RuntimeError(f"{address} did not give all that was asked:\n{done}")
+        raise RuntimeError(f"{asked[0]} did not give all that was asked:\n{done}")
     seconds = float(finished[1]) / (1000 if finished[2] == "ms" else 1)
     return requests * BLOB_BYTES / MB / seconds
 
@@ -118,14 +115,14 @@ def measure(clients: int, requests: int, rounds: int) -> list[dict[str, Any]]:
         place.chmod(0o755)  # nginx runs as a user without rights
         authority = Authority.made(place)
         with contextlib.ExitStack() as stack:
-            urls = {}
+            asked = {}
             for number, (name, server) in enumerate(servers.items()):
                 directory = place / str(number)
                 directory.mkdir()
-                urls[name] = stack.enter_context(server(programs, authority, directory, blob))
+                asked[name] = stack.enter_context(server(programs, authority, directory, blob))
             for turn in range(rounds):
                 for name in list(servers)[turn % 3 :] + list(servers)[: turn % 3]:
-                    seen[name].append(load(urls[name], clients, requests))
+                    seen[name].append(load(asked[name], clients, requests))
     finally:
         shutil.rmtree(place)
     return [

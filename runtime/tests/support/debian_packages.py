@@ -3,6 +3,7 @@
 """Programs of Debian's packages for tests, unpacked and not installed: no service is started."""
 
 import fcntl
+import os
 import platform
 import subprocess
 import tempfile
@@ -36,3 +37,9 @@ def unpacked(name: str, packages: Sequence[str]) -> Path:
                 subprocess.run(["dpkg-deb", "-x", package, work / "unpacked"], check=True)
             (work / "unpacked").rename(target)
     return target
+
+
+def with_libraries(programs: Path) -> dict[str, str]:
+    """Return this process's environment, in which what `unpacked` returned finds its own libraries."""
+    libraries = [path for path in (*programs.glob("usr/lib/*"), *programs.glob("lib/*")) if path.is_dir()]
+    return {**os.environ, "LD_LIBRARY_PATH": ":".join(map(str, libraries))}

@@ -80,6 +80,7 @@ def guarded(programs: Path, store: Store, tmp_path_factory: pytest.TempPathFacto
     port = free_port()
     directory = Path(tempfile.mkdtemp(prefix="guarded-"))
     try:
+        # Docker asks at the bridge's address; on loopback it is waited for.
         root = lay_out_mirror(served, directory, port, listen="0.0.0.0", clients=served.ca_file)  # noqa: S104
         model = publish_digits(store, scratch)
         lock = lock_of(1, {}, model_of(model))

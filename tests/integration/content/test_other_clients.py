@@ -5,14 +5,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.edgeml.fleet.runtime.tests.support.debian_packages import unpacked
+from ansible_collections.edgeml.fleet.runtime.tests.support.debian_packages import unpacked, with_libraries
 from ansible_collections.edgeml.fleet.tests.support.content import ARCHITECTURES, SiteMirror, Store, publish_image
 
 from .test_mirror_sync import lock_of, model_of, publish_digits, sync
@@ -45,13 +44,7 @@ def run(programs: Path, directory: Path, *command: str) -> str:
         f'[engine]\nconmon_path = ["{programs}/usr/bin/conmon"]\nruntime = "runc"\n'
         f'[engine.runtimes]\nrunc = ["{programs}/usr/sbin/runc"]\n'
     )
-    libraries = [path for path in (*programs.glob("usr/lib/*"), *programs.glob("lib/*")) if path.is_dir()]
-    environment = {
-        **os.environ,
-        "LD_LIBRARY_PATH": ":".join(map(str, libraries)),
-        "CONTAINERS_CONF": str(settings),
-        "XDG_RUNTIME_DIR": str(directory),
-    }
+    environment = {**with_libraries(programs), "CONTAINERS_CONF": str(settings), "XDG_RUNTIME_DIR": str(directory)}
     done = subprocess.run(
         [str(programs / "usr/bin" / command[0]), *command[1:]], env=environment, capture_output=True, text=True
     )

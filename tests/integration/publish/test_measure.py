@@ -117,7 +117,7 @@ def test_best_is_what_was_measured_on_this_kind_of_host(fleet: Fleet) -> None:
     assert not list(fleet.state.glob("**/trial"))
 
 
-def release(fleet: Fleet, mirror: SiteMirror, port: int) -> dict[str, Any]:  # noqa: F811
+def release(fleet: Fleet, site: SiteMirror, port: int) -> dict[str, Any]:
     """Return the options of a release of the device: one variant, at a port of this machine."""
     lock = yaml.safe_load(fleet.lock_file.read_text())
     image, entry = lock["images"]["measured"], lock["models"]["spots"]["1.0.0"]["variants"]["fp32"]
@@ -125,7 +125,7 @@ def release(fleet: Fleet, mirror: SiteMirror, port: int) -> dict[str, Any]:  # n
     return {
         "root": str(fleet.state),
         "name": "measured",
-        "image": f"{mirror.address}/{image['repository']}@{image['platforms']['amd64']['digest']}",
+        "image": f"{site.address}/{image['repository']}@{image['platforms']['amd64']['digest']}",
         "models": [
             {
                 "name": "spots",
@@ -139,7 +139,7 @@ def release(fleet: Fleet, mirror: SiteMirror, port: int) -> dict[str, Any]:  # n
         ],
         "configuration": {"listen": {**private, "rest": [f"127.0.0.1:{port}", *private["rest"]]}},
         "signatures": {"mode": "ignored"},
-        "ca_file": str(mirror.ca_file),
+        "ca_file": str(site.ca_file),
     }
 
 
