@@ -221,6 +221,11 @@ class Fleet:
                 tar.extractall(target, filter="data")
         return target / "golden"
 
+    def active_release(self, host: str) -> str:
+        """Return the id of the release that a host says is its active one."""
+        state = json.loads(self.lab.run(host, "sudo cat /var/lib/edgeml/state.json", check=True).stdout)
+        return str(state["active"]["id"])
+
     def release(self, host: str) -> str:
         """Return the committed state of a device, with the id of its container and when it was started."""
         command = (

@@ -105,24 +105,19 @@ def test_a_hardened_host_stays_as_it_was(fleet: Fleet) -> None:
 def test_an_engine_that_leaves_images_to_containerd(fleet: Fleet) -> None:
     """What is lost of it is pulled again, and what it serves is handed over, there and back."""
     lab, host = fleet.lab, "any-containerd"
-
-    def release() -> str:
-        state = json.loads(lab.run(host, "sudo cat /var/lib/edgeml/state.json", check=True).stdout)
-        return str(state["active"]["id"])
-
     kind = "sudo docker info --format '{{json .DriverStatus}}'"
     assert "io.containerd.snapshotter.v1" in lab.run(host, kind, check=True).stdout
     lab.run(host, "sudo sh -c 'docker rm --force edgeml-runtime && docker image prune --all --force'", check=True)
     assert lab.run(host, "sudo docker image ls --quiet", check=True).stdout == ""
     fleet.playbook("edgeml.fleet.site", "--limit", host).must_succeed()
-    first = release()
+    first = fleet.active_release(host)
     with fleet.asking(host, "digits") as answered:
         level = ("-e", "inference_runtime_log_level=warning")
         fleet.playbook("edgeml.fleet.site", "--limit", host, *level).must_succeed()
-        assert release() != first
+        assert fleet.active_release(host) != first
         fleet.playbook("edgeml.fleet.rollback", "--limit", host).must_succeed()
     assert min(answered.values()) > 0
-    assert release() == first
+    assert fleet.active_release(host) == first
 
 
 def test_a_site_without_ipv4_has_none(fleet: Fleet) -> None:

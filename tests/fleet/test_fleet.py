@@ -395,8 +395,7 @@ def test_device_goes_back_alone_and_by_hand(fleet: Fleet) -> None:
     other = ("-e", "inference_runtime_log_level=warning")
 
     def release() -> str:
-        state = json.loads(fleet.lab.run(device, "sudo cat /var/lib/edgeml/state.json", check=True).stdout)
-        return str(state["active"]["id"])
+        return fleet.active_release(device)
 
     first = release()
     fleet.playbook("edgeml.fleet.site", *hosts, *other).must_succeed()

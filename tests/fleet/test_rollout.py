@@ -68,10 +68,7 @@ def events(fleet: Fleet, rollout: str, *outcomes: str) -> list[tuple[str, str]]:
 
 def released(fleet: Fleet) -> dict[str, str]:
     """Return the id of each device's active release."""
-    return {
-        host: json.loads(fleet.lab.run(host, "sudo cat /var/lib/edgeml/state.json", check=True).stdout)["active"]["id"]
-        for host in DEVICES
-    }
+    return {host: fleet.active_release(host) for host in DEVICES}
 
 
 def hold(fleet: Fleet, host: str) -> None:

@@ -264,5 +264,7 @@ def test_unsound_topology_is_refused(tmp_path: Path, old: str, new: str, message
 
 
 def test_unknown_topology_names_those_there_are() -> None:
-    with pytest.raises(FleetError, match="choose one of: any_host, fleet, operations, roles, rollout, stick, three_sites"):
+    with pytest.raises(
+        FleetError, match="choose one of: any_host, fleet, operations, roles, rollout, stick, three_sites"
+    ):
         Topology.named("paris")
